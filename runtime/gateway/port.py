@@ -1,0 +1,82 @@
+"""What the HTTP edge asks of whoever runs the functions.
+
+Knows neither HTTP nor processes: the edge is written against ``Functions``, the pool behind it is one
+implementation, a test's fake another. Everything runs on the gateway's event loop.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from zerowake.runtime.invocation import Depth, Invocation
+
+Kind = Literal["item", "batch", "stream", "handler"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FunctionInfo:
+    """What a caller can know of a function, from its snapshot.
+
+    input_schema, output_schema: JSON Schema (2020-12) of one item in and one item out, for a
+    stream of one chunk; ``{}`` accepts anything. raw_input, raw_output: bytes as they are
+    (application/octet-stream) instead of JSON, the schema is then not looked at.
+    examples: JSON-ready inputs that the author declared.
+    """
+
+    name: str
+    kind: Kind
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any]
+    raw_input: bool = False
+    raw_output: bool = False
+    description: str = ""
+    examples: tuple[Any, ...] = ()
+
+
+class Functions(Protocol):
+    """The functions being served."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether new calls are welcome: False before anything can serve and while draining."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is on its way out: calls under way finish, new ones are refused."""
+
+    def names(self) -> list[str]:
+        """The names of all functions served, in the order they were named."""
+
+    def find(self, name: str) -> FunctionInfo:
+        """The same object each time until the function changes; hot path.
+
+        Raises UnknownFunction, its message naming the known ones, the nearest first.
+        """
+
+    def submit(self, call: Invocation) -> None:
+        """Take ``call``; ``call.sink`` is answered later, never from inside this method.
+
+        ``call.depth`` is set on return, ``call.timings_ms`` at the latest before the first item.
+        Raises QueueFull, Draining or FunctionFailed; the sink then stays untouched.
+        """
+
+    def cancel(self, call: Invocation) -> None:
+        """The caller is gone: drop the call if queued, stop it if it streams.
+
+        Harmless on a call that has ended. The sink may still be answered; nobody listens.
+        """
+
+    async def sleep(self, name: str, depth: Depth) -> None:
+        """Sink the function to ``depth``; returns when it is there.
+
+        Raises UnknownFunction, FunctionFailed, or another InvocationError saying why it cannot.
+        """
+
+    async def wake(self, name: str) -> None:
+        """Bring the function up to hot; returns when it is there. Raises as ``sleep`` does."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One JSON-ready object a function, for ``GET /functions`` and ``zerowake ps``.
+
+        name, depth, state, reason, digest, queued, and instances: a list of
+        {pid, role, state, private_nbytes}.
+        """

@@ -1,0 +1,69 @@
+"""``zerowake serve``: from targets on the command line to a running gateway."""
+
+import logging
+import os
+from pathlib import Path
+
+from zerowake.runtime import logs
+from zerowake.runtime.build import cache_directory, ensure_snapshot
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.gateway.pool import Base, Pool, shared_modules
+from zerowake.runtime.gateway.server import listen, run
+from zerowake.runtime.target import is_target, parse_target
+from zerowake.snapshot import code
+from zerowake.snapshot.errors import ZerowakeError
+from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.store import open_snapshot
+
+log = logging.getLogger("zerowake.gateway")
+
+
+def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> None:
+    """Serve targets and snapshots until SIGTERM.
+
+    Raises before it listens what is wrong with a target or a snapshot: TargetError, SnapshotError,
+    UntrustedCode, ConfigError (two functions of one name, an address that is taken).
+    """
+    logs.configure(config.log_format)
+    sources = [text for text in targets if is_target(text)]
+    if reload and not sources:
+        raise ConfigError("--reload watches source files, and only snapshots are named")
+    snapshots = [_open(text, config) for text in targets]
+    names = [snapshot.manifest.name for snapshot in snapshots]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ConfigError(
+            f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
+        )
+    sock = listen(config)
+    base = Base(shared_modules(snapshots), os.environ, config.environment)
+    watch = (lambda pool: _reload(sources, config, pool)) if reload else None
+    run(snapshots, config, sock, base, watch)
+
+
+def _open(text: str, config: ServeConfig) -> Snapshot:
+    path = ensure_snapshot(text, cache_directory()) if is_target(text) else Path(text)
+    snapshot = open_snapshot(path)
+    code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
+    return snapshot
+
+
+async def _reload(sources: list[str], config: ServeConfig, pool: Pool) -> None:
+    """Freeze a source again whenever one of its files has changed, and put it in its place."""
+    import asyncio
+
+    from watchfiles import awatch
+
+    async def watch(text: str) -> None:
+        target = parse_target(text)
+        async for _changes in awatch(target.root, recursive=True):
+            try:
+                snapshot = await asyncio.to_thread(_open, text, config)
+            except ZerowakeError as error:
+                log.error("%s: the old one stays: %s", text, error)
+                continue
+            if all(snapshot.digest != entry["digest"] for entry in pool.describe()):
+                log.info("%s has changed: %s", text, snapshot.path.name)
+                pool.serve(snapshot)
+
+    await asyncio.gather(*(watch(text) for text in sources))

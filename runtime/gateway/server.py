@@ -1,0 +1,113 @@
+"""The gateway's process: a listening socket, uvicorn, the pool, and an orderly end.
+
+The order at start is the point: listen (callers wait in the socket's backlog), start the base
+zygote, and only then import the HTTP stack beside it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any
+
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.metrics import Metrics
+from zerowake.snapshot.opened import Snapshot
+
+if TYPE_CHECKING:
+    from zerowake.runtime.gateway.pool import Base, Pool
+
+BACKLOG = 2048
+log = logging.getLogger("zerowake.gateway")
+
+
+def listen(config: ServeConfig) -> socket.socket:
+    """Bind and listen. Raises ConfigError when the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((config.host, config.port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
+            "choose another with --port (0 takes a free one)"
+        ) from error
+    sock.listen(BACKLOG)
+    return sock
+
+
+def run(
+    snapshots: list[Snapshot],
+    config: ServeConfig,
+    sock: socket.socket,
+    base: "Base",
+    reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and return.
+
+    reload: watches the sources and gives the pool new snapshots; runs beside the server.
+    """
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(snapshots, config, sock, base, reload))
+
+
+async def _serve(
+    snapshots: list[Snapshot],
+    config: ServeConfig,
+    sock: socket.socket,
+    base: "Base",
+    reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None,
+) -> None:
+    import uvicorn
+
+    import zerowake
+    from zerowake.runtime.gateway.app import create_app
+    from zerowake.runtime.gateway.pool import Pool
+
+    class Server(uvicorn.Server):
+        """uvicorn stops listening at the first signal; we answer probes until we have drained."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None, None, None]:
+            yield
+
+    metrics = Metrics()
+    pool = Pool(config, base, metrics)
+    for snapshot in snapshots:
+        pool.serve(snapshot)
+    app: Any = create_app(
+        pool, metrics, max_body_nbytes=config.max_body_nbytes, version=zerowake.__version__
+    )
+    server = Server(
+        uvicorn.Config(
+            app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None,
+            access_log=False, backlog=BACKLOG, server_header=False, timeout_graceful_shutdown=2,
+        )
+    )
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    watching = asyncio.create_task(reload(pool)) if reload is not None else None
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    log.info("serving %s on http://%s:%d", ", ".join(pool.names()), shown, port)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
+    log.info("draining for at most %g s", config.drain_s)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, lambda: setattr(server, "force_exit", True))
+    if watching is not None:
+        watching.cancel()
+    await pool.drain(config.drain_s)
+    server.should_exit = True
+    await serving
+    await pool.close()

@@ -1,0 +1,192 @@
+"""One process, one function: restore -> ready -> run batches. Read this first.
+
+An instance is forked from a zygote. It restores the snapshot, unless the zygote already holds the
+function's object (a ``Kit``), says ``ready`` on its socket and then answers batches until the
+gateway says ``stop`` or is gone. Knows nothing of queues, depths or other instances.
+"""
+
+import logging
+import os
+import select
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zerowake.runtime import process
+from zerowake.runtime.config import InstanceSpec
+from zerowake.runtime.errors import to_problem
+from zerowake.runtime.executor import Executor, Work
+from zerowake.runtime.function import Function, Kind
+from zerowake.runtime.logs import FunctionOutput
+from zerowake.runtime.target import load_function
+from zerowake.runtime.wire import Connection, Frame, encode
+from zerowake.snapshot import code, proof
+from zerowake.snapshot.restore import Restored, restore, wake
+from zerowake.snapshot.store import open_snapshot, read_file
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """A function ready to be forked from: its declaration and its object, mapped and not yet woken.
+
+    restored: None in the zygote of a function that runs on an accelerator.
+    warm_up: the probe's first case.
+    """
+
+    function: Function
+    warm_up: list[bytes]
+    restored: Restored | None
+    report_ms: dict[str, float]
+
+
+def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
+    """Import the author's code and restore the object, without ``wake``.
+
+    For an accelerator a zygote keeps only the imports: a device's context does not survive a fork.
+    """
+    snapshot = open_snapshot(Path(spec.snapshot))
+    code_dir = Path(spec.code_dir) if spec.code_dir else None
+    files = code.load_code(snapshot, trusted=frozenset(spec.trusted), code_dir=code_dir)
+    code.install(files)
+    started = time.perf_counter()
+    function = load_function(snapshot.manifest.function["target"])
+    import_ms = 1e3 * (time.perf_counter() - started)
+    device = _device(spec.device) if snapshot.manifest.tensors else "cpu"
+    warm_up = proof.parse(read_file(snapshot, "proof.json")).cases[0]
+    if in_zygote and device != "cpu":
+        return Kit(function, warm_up, None, {"import": import_ms})
+    restored = restore(snapshot, files, device=device, wake=False)
+    return Kit(function, warm_up, restored, {"import": import_ms, **restored.report})
+
+
+def _device(requested: str) -> str:
+    from zerowake.snapshot.staging import resolve_device  # imports torch
+
+    return resolve_device(requested)
+
+
+def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
+    """The whole life of an instance, from the fork to the end of its socket.
+
+    Errors on the way to ``ready`` go to the gateway as a ``failed`` frame; the process ends normally.
+    """
+    output = FunctionOutput(spec.name, spec.log_format)
+    output.install()
+    logging.raiseExceptions = False
+    process.reseed()
+    started = time.perf_counter()
+    try:
+        kit, executor, report_ms = _start(connection, spec, kit)
+    except BaseException as error:
+        traceback.print_exc()
+        connection.send({"kind": "failed", "problem": to_problem(error)})
+        return
+    report_ms["total"] = 1e3 * (time.perf_counter() - started)
+    connection.send({"kind": "ready", "report": report_ms})
+    Loop(connection, executor, kit.function, output).run()
+
+
+def _start(
+    connection: Connection, spec: InstanceSpec, kit: Kit | None
+) -> tuple[Kit, Executor, dict[str, float]]:
+    report_ms: dict[str, float] = {}
+    if kit is None or kit.restored is None:
+        kit = prepare(spec, in_zygote=False)
+        report_ms |= kit.report_ms
+    assert kit.restored is not None
+    process.set_threads(kit.function.settings.threads)
+    started = time.perf_counter()
+    wake(kit.restored)
+    report_ms["wake"] = 1e3 * (time.perf_counter() - started)
+    executor = Executor(
+        kit.function, kit.restored.object, again=lambda: connection.send({"kind": "again"})
+    )
+    if spec.warm:
+        started = time.perf_counter()
+        kit.restored.populate()
+        executor.answer(kit.warm_up)
+        report_ms["warm_up"] = 1e3 * (time.perf_counter() - started)
+    return kit, executor, report_ms
+
+
+class Loop:
+    """Answers the gateway's frames, one batch at a time."""
+
+    def __init__(
+        self, connection: Connection, executor: Executor, function: Function, output: FunctionOutput
+    ) -> None:
+        self._connection = connection
+        self._executor = executor
+        self._function = function
+        self._output = output
+        self._waiting: list[Frame] = []  # frames that arrived while a stream was looked after
+
+    def run(self) -> None:
+        while (frame := self._next()) is not None and frame.kind != "stop":
+            if frame.kind == "batch":  # a cancel that finds no stream running came too late
+                self._batch(frame)
+
+    def _next(self) -> Frame | None:
+        return self._waiting.pop(0) if self._waiting else self._connection.receive()
+
+    def _batch(self, frame: Frame) -> None:
+        now = time.monotonic()
+        works = [
+            Work(call["id"], body, now + call["timeout_s"])
+            for call, body in zip(frame.header["calls"], frame.parts(), strict=True)
+        ]
+        self._output.invocations = tuple(work.id for work in works)
+        try:
+            if self._function.kind is Kind.STREAM:
+                for index, work in enumerate(works):
+                    self._stream(index, work)
+                self._connection.send({"kind": "settled"})
+            else:
+                self._unary(works)
+        finally:
+            self._output.flush()
+            self._output.invocations = ()
+
+    def _unary(self, works: list[Work]) -> None:
+        started = time.perf_counter()
+        answers = self._executor.run(works)
+        predict_ms = 1e3 * (time.perf_counter() - started)
+        frames = []
+        for index, answer in enumerate(answers):
+            header = {"kind": "result", "call": index, "predict_ms": predict_ms}
+            if answer.problem is not None:
+                frames.append(encode({**header, "problem": answer.problem}))
+            else:
+                frames.append(encode(header, answer.result))
+        self._output.flush()
+        # One write for the whole batch: the gateway answers all callers in one turn of its loop.
+        self._connection.socket.sendall(b"".join((*frames, encode({"kind": "settled"}))))
+
+    def _stream(self, index: int, work: Work) -> None:
+        header: dict[str, Any] = {"call": index}
+        started = time.perf_counter()
+        chunks = self._executor.stream(work)
+        try:
+            for chunk in chunks:
+                self._connection.send({"kind": "item", **header}, chunk)
+                if self._cancelled(index):
+                    break
+        except BaseException as error:
+            header["problem"] = to_problem(error)
+        finally:
+            chunks.close()
+        header["predict_ms"] = 1e3 * (time.perf_counter() - started)
+        self._connection.send({"kind": "result", **header})
+
+    def _cancelled(self, index: int) -> bool:
+        """Whether the caller of the running stream has left; other frames wait for their turn."""
+        while self._connection.pending() or select.select([self._connection], [], [], 0)[0]:
+            frame = self._connection.receive()
+            if frame is None:  # the gateway is gone: nobody is left to answer
+                os._exit(0)
+            if frame.kind == "cancel" and frame.header["call"] == index:
+                return True
+            self._waiting.append(frame)
+        return False

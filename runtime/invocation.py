@@ -1,0 +1,73 @@
+"""One call on its way through the gateway, and where its answer goes.
+
+Knows nothing of HTTP, queues or processes: edges (HTTP, platform adapters) make an ``Invocation``
+with a ``Sink`` of their own, the pool answers it exactly once.
+"""
+
+import secrets
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Depth(StrEnum):
+    """How deep a function sleeps, from awake to nothing of its own in memory."""
+
+    HOT = "hot"
+    PREWARMED = "prewarmed"
+    ZYGOTE = "zygote"
+    COLD = "cold"
+
+    @property
+    def level(self) -> int:
+        return list(Depth).index(self)
+
+
+class Sink(Protocol):
+    """The caller's end. The pool calls ``item`` any number of times, then ``finish`` or ``fail`` once.
+
+    All three run on the gateway's event loop. A unary function gives one item before ``finish``.
+    """
+
+    async def item(self, chunk: bytes) -> None:
+        """One encoded result; waits while the caller reads too slowly."""
+
+    def finish(self) -> None:
+        """The call has ended well."""
+
+    def fail(self, problem: dict[str, object]) -> None:
+        """The call has ended with an error: the members of an RFC 9457 problem."""
+
+
+@dataclass(slots=True, eq=False)
+class Invocation:
+    """One item of work.
+
+    body: the encoded item (JSON text, or raw bytes for a function that takes bytes).
+    arrived_s: monotonic seconds. attempts: how many instances have died under it.
+    depth: the depth at which the call found the function.
+    timings_ms: queue, restore, predict ... as they become known.
+    """
+
+    function: str
+    body: bytes
+    sink: Sink
+    arrived_s: float
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    attempts: int = 0
+    depth: Depth = Depth.COLD
+    timings_ms: dict[str, float] = field(default_factory=dict)
+    started: bool = False  # an item has reached the caller: it cannot be run again unseen
+    done: bool = False
+
+    def finish(self) -> None:
+        """End well; what comes after the first end is dropped."""
+        if not self.done:
+            self.done = True
+            self.sink.finish()
+
+    def fail(self, problem: dict[str, object]) -> None:
+        """End with a problem; what comes after the first end is dropped."""
+        if not self.done:
+            self.done = True
+            self.sink.fail(problem)

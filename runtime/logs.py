@@ -1,0 +1,107 @@
+"""Log lines, as JSON or text: the gateway's own, and what functions print.
+
+What a function prints is split into lines and tagged with the function's name and the ids of the
+invocations that run at that moment. Lines go to file descriptor 2 in one write each, so lines of
+many processes do not mix. Knows nothing of processes or invocations beyond their names.
+"""
+
+import io
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from zerowake.runtime.config import LogFormat
+
+
+def _format(log_format: LogFormat, level: str, message: str, fields: dict[str, object]) -> str:
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    if log_format == "json":
+        return json.dumps({"time": now, "level": level, "message": message, **fields}, default=str)
+    tags = " ".join(f"{key}={value}" for key, value in fields.items())
+    return f"{now} {level:<7} {message}" + (f"  [{tags}]" if tags else "")
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, log_format: LogFormat) -> None:
+        super().__init__()
+        self._log_format = log_format
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if record.exc_info:
+            message += "\n" + self.formatException(record.exc_info)
+        fields = getattr(record, "fields", {})
+        return _format(self._log_format, record.levelname, message, fields)
+
+
+def configure(log_format: LogFormat, level: int = logging.INFO) -> None:
+    """Send the ``zerowake`` loggers to standard error in ``log_format``."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter(log_format))
+    logger = logging.getLogger("zerowake")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+class _Lines(io.TextIOBase):
+    """A text stream whose every finished line becomes one log line."""
+
+    def __init__(self, stream: str, write: Callable[[str, str], None]) -> None:
+        self._stream = stream
+        self._write = write
+        self._rest = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 2
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._write(self._stream, line)
+        return len(text)
+
+    def finish(self) -> None:
+        if self._rest:
+            self.write("\n")
+
+
+class FunctionOutput:
+    """Takes over ``sys.stdout`` and ``sys.stderr`` of a process that runs one function."""
+
+    def __init__(self, function: str, log_format: LogFormat) -> None:
+        self._function = function
+        self._log_format = log_format
+        self.invocations: tuple[str, ...] = ()
+
+    def install(self) -> None:
+        sys.stdout = self._stdout = _Lines("stdout", self._write)
+        sys.stderr = self._stderr = _Lines("stderr", self._write)
+
+    def flush(self) -> None:
+        """Write out a last line without its newline, while the invocations are still known."""
+        self._stdout.finish()
+        self._stderr.finish()
+
+    def _write(self, stream: str, line: str) -> None:
+        fields: dict[str, object] = {"function": self._function, "stream": stream, "pid": os.getpid()}
+        if self.invocations:
+            many = len(self.invocations) > 1
+            fields["invocations" if many else "invocation"] = (
+                ",".join(self.invocations) if self._log_format == "text" else list(self.invocations)
+            ) if many else self.invocations[0]
+        text = _format(self._log_format, "PRINT", line, fields) + "\n"
+        try:
+            os.write(2, text.encode("utf-8", "replace"))
+        except OSError:
+            pass  # nobody reads the log any more: the function must not fail for it

@@ -1,0 +1,1 @@
+"""Decisions without effects: values (the time included) go in, values come out."""

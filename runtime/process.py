@@ -1,0 +1,178 @@
+"""Hygiene of forked processes: who they die with, what they inherit, what they must not share.
+
+Linux only. Knows nothing of functions or snapshots.
+"""
+
+import ctypes
+import fcntl
+import os
+import random
+import select
+import signal
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+
+F_SETSIG = 10  # <fcntl.h>; Python's fcntl does not name it on every build
+PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36  # <linux/prctl.h>
+
+# What a function's process inherits of the gateway's environment. The rest may hold secrets and
+# is passed on only when it is named (``--env NAME``).
+INHERITED = frozenset(
+    """PATH HOME USER LOGNAME SHELL LANG LANGUAGE TZ TMPDIR VIRTUAL_ENV PYTHONPATH PYTHONHOME
+    PYTHONDONTWRITEBYTECODE PYTHONPYCACHEPREFIX LD_LIBRARY_PATH SSL_CERT_FILE SSL_CERT_DIR
+    HF_HOME HF_HUB_OFFLINE TRANSFORMERS_OFFLINE CUDA_VISIBLE_DEVICES CUDA_HOME
+    NVIDIA_VISIBLE_DEVICES NVIDIA_DRIVER_CAPABILITIES""".split()
+)
+INHERITED_PREFIXES = ("LC_", "XDG_", "ZEROWAKE_")
+
+# Libraries start threads of their own at import or first use, and threads do not survive a fork:
+# instances set their number after the fork instead.
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # torch.cuda.is_available() must not create a context in a process that forks.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # Only read at start, so it has to be in the environment: output must not wait in a buffer.
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+def function_environment(environ: Mapping[str, str], named: Iterable[str]) -> dict[str, str]:
+    """The environment for zygotes and instances: an allow-list, what is ``named``, one thread."""
+    names = INHERITED.union(named)
+    kept = {k: v for k, v in environ.items() if k in names or k.startswith(INHERITED_PREFIXES)}
+    return {**kept, **ONE_THREAD}
+
+
+def _prctl(option: int, argument: int | bytes) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0)
+
+
+def set_name(name: str) -> None:
+    """Show this process as ``name`` (its first 15 bytes) in ``ps`` and ``top``."""
+    _prctl(PR_SET_NAME, name.encode()[:15])
+
+
+def become_subreaper() -> None:
+    """Let orphans among our descendants become our children, so that their end is seen."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with(alive_fd: int) -> None:
+    """Have the kernel kill this process when the last writer of the ``alive_fd`` pipe is gone.
+
+    The signal is raised by the kernel (O_ASYNC with F_SETSIG), so it needs no thread and works while
+    the process is stuck in native code. The pipe is opened anew because the owner of the signal
+    belongs to the open file description, which forks share.
+    """
+    fd = os.open(f"/proc/self/fd/{alive_fd}", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([fd], [], [], 0)[0]:  # the writer went before the signal was armed
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _open_descriptors() -> dict[int, int]:
+    """Every open descriptor with its ``st_mode``."""
+    modes = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            modes[int(name)] = os.fstat(int(name)).st_mode
+        except OSError:
+            continue  # the listing's own descriptor
+    return modes
+
+
+def close_descriptors(keep: Iterable[int]) -> None:
+    """Close what a fork inherited, but for ``keep``, 0 to 2 and plain files of the function's own.
+
+    A sibling's socket or pipe end that stays open here would keep that sibling's peer from ever
+    seeing its end of file.
+    """
+    keep = {0, 1, 2, *keep}
+    for fd, mode in _open_descriptors().items():
+        if fd not in keep and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            os.close(fd)
+
+
+def sockets() -> frozenset[int]:
+    """The descriptors of this process that are sockets."""
+    return frozenset(fd for fd, mode in _open_descriptors().items() if stat.S_ISSOCK(mode))
+
+
+def unforkable_reason(sockets_before: frozenset[int]) -> str | None:
+    """Why this process must not be forked from: running threads, or sockets opened since."""
+    found = []
+    threads = os.listdir("/proc/self/task")
+    if len(threads) > 1:
+        names = sorted({_comm(tid) for tid in threads if int(tid) != os.getpid()})
+        found.append(f"{len(threads) - 1} running thread(s) ({', '.join(names)})")
+    if new := sockets() - sockets_before:
+        found.append(f"{len(new)} open socket(s)")
+    if not found:
+        return None
+    return (
+        f"importing the module leaves {' and '.join(found)}, which a fork does not survive; "
+        "open them in wake() to let the function sleep at zygote or prewarmed"
+    )
+
+
+def _comm(tid: str) -> str:
+    try:
+        with open(f"/proc/self/task/{tid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return "?"
+
+
+def reseed() -> None:
+    """Give this fork random numbers of its own: Python's, numpy's and torch's, where loaded."""
+    random.seed()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed()
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.seed()
+
+
+def set_threads(count: int | None) -> int:
+    """Let torch, where loaded, compute with ``count`` threads (None: one per usable core)."""
+    count = count or len(os.sched_getaffinity(0))
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(count)
+    return count
+
+
+def assert_device_untouched() -> None:
+    """Raises DeviceError when this process must not fork because it has used an accelerator."""
+    if "torch" in sys.modules:
+        from zerowake.snapshot.staging import assert_cuda_untouched
+
+        assert_cuda_untouched()
+
+
+def exit_reason(status: int) -> str:
+    """A wait status in words: "exit code 3" or "killed by SIGSEGV"."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def private_nbytes(pid: int) -> int | None:
+    """Unique set size plus page tables of a process, in bytes; None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            private = sum(int(line.split()[1]) for line in file if line.startswith("Private_"))
+        with open(f"/proc/{pid}/status") as file:
+            tables = sum(int(line.split()[1]) for line in file if line.startswith("VmPTE"))
+    except (OSError, ValueError):
+        return None
+    return (private + tables) << 10

@@ -1,0 +1,46 @@
+"""A progress bar on standard error, for work that goes through named stages."""
+
+import sys
+from types import TracebackType
+from typing import Any, Self
+
+
+class ProgressBar:
+    """One bar a stage; nothing but notes when standard error is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` bytes (or steps) of ``stage``."""
+        from tqdm import tqdm
+
+        if stage != self._stage:
+            self._close()
+            self._stage = stage
+            self._bar = tqdm(
+                total=total, desc=stage, unit="B" if total > 9999 else "", unit_scale=total > 9999,
+                file=sys.stderr, leave=True, dynamic_ncols=True, mininterval=0.05,
+                disable=None,  # None: off when the file is no terminal
+            )
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def note(self, text: str) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,131 @@
+"""Where a function's source is: ``path/app.py:Class`` or ``package.module:Class``.
+
+Imports no author code but in ``load_function``; knows nothing of snapshots.
+"""
+
+import ast
+import importlib
+import importlib.util
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from zerowake.runtime.errors import TargetError
+from zerowake.runtime.function import Function, function_of
+
+HEAVY_IMPORT_S = 0.15  # what is slower than this at the top of an app file is worth a word
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """entry: the source file. root: the folder that its imports start from. module: its dotted name."""
+
+    text: str
+    entry: Path
+    root: Path
+    module: str
+    attribute: str
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+
+def is_target(text: str) -> bool:
+    """Whether ``text`` names source (``...:Name``) rather than a snapshot's folder."""
+    return ":" in text and not Path(text).is_dir()
+
+
+def parse_target(text: str) -> Target:
+    """Find the source file of a target. Raises TargetError with what is missing."""
+    location, _, attribute = text.rpartition(":")
+    if not location or not attribute.isidentifier():
+        raise TargetError(
+            f"{text!r} is no target; write path/app.py:Class or package.module:Class"
+        )
+    if location.endswith(".py"):
+        entry = Path(location).resolve()
+        if not entry.is_file():
+            raise TargetError(f"there is no file {location}; the path is taken from {Path.cwd()}")
+        if not entry.stem.isidentifier():
+            raise TargetError(f"{entry.name} cannot be imported: its name is no Python identifier")
+        return Target(text, entry, entry.parent, entry.stem, attribute)
+    try:
+        spec = importlib.util.find_spec(location)
+    except (ImportError, ValueError) as error:
+        raise TargetError(f"module {location} is not importable: {error}") from error
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise TargetError(
+            f"module {location} has no source file on the path; install its package or name the file"
+        )
+    entry = Path(spec.origin).resolve()
+    root = entry.parents[location.count(".") + (entry.name == "__init__.py")]
+    return Target(text, entry, root, location, attribute)
+
+
+def load_function(qualified: str) -> Function:
+    """Import ``module:attribute`` and return its declaration.
+
+    Raises TargetError with a message of its own for each of: a syntax error, a module that raises
+    while it is imported, a name that is not there, one that is no function.
+    """
+    module_name, _, attribute = qualified.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except SyntaxError as error:
+        raise TargetError(
+            f"{module_name} has a syntax error: {error.msg} "
+            f"({Path(error.filename or '?').name}, line {error.lineno})"
+        ) from error
+    except BaseException as error:  # SystemExit included: an app file may call sys.exit()
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        raise TargetError(
+            f"module {module_name} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, attribute, None)
+    if found is None:
+        names = sorted(n for n, v in vars(module).items() if hasattr(v, "__zerowake__"))
+        raise TargetError(
+            f"{module_name} has no {attribute}; its functions: {', '.join(names) or 'none'}"
+        )
+    return function_of(found)
+
+
+def heavy_imports(target: Target) -> list[str]:
+    """Import the libraries at the top of the entry file; say which ones are slow, and where.
+
+    Such an import is paid for by every cold start and by every tool that only looks at the file;
+    inside ``load`` it is paid for once, at freeze.
+    """
+    slow = []
+    try:
+        tree = ast.parse(target.entry.read_bytes())
+    except SyntaxError:
+        return []  # the import that follows says it better
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names = [node.module]
+        else:
+            continue
+        for name in names:
+            root = name.partition(".")[0]
+            if (target.root / f"{root}.py").exists() or (target.root / root).is_dir():
+                continue  # the author's own: carried in the snapshot
+            if root in sys.modules:
+                continue
+            started = time.perf_counter()
+            try:
+                importlib.import_module(name)
+            except Exception:
+                continue
+            seconds = time.perf_counter() - started
+            if seconds > HEAVY_IMPORT_S:
+                slow.append(
+                    f"{target.entry.name}:{node.lineno} imports {name} at the top ({seconds:.1f} s); "
+                    "move it into load or predict, so that a cold start does not pay for it"
+                )
+    return slow

@@ -1,0 +1,167 @@
+"""A process that is forked from and never serves: the base, and one for each function.
+
+The base holds what functions share (interpreter, torch, the model libraries that their snapshots
+name). A function's zygote is a fork of the base that also holds the function's code and its object,
+bound to the mapped weights and not woken. Both answer ``fork`` frames: the child's socket comes
+with the frame, the answer is ``forked`` with its pid, and ``exit`` when it has ended.
+
+One thread, no event loop, no device: what a fork must not find here is checked, not hoped for.
+"""
+
+import gc
+import importlib
+import json
+import logging
+import os
+import selectors
+import socket
+import sys
+import time
+import traceback
+from typing import Any, NoReturn
+
+from zerowake.runtime import instance, process
+from zerowake.runtime.config import InstanceSpec
+from zerowake.runtime.errors import to_problem
+from zerowake.runtime.instance import Kit
+from zerowake.runtime.logs import FunctionOutput
+from zerowake.runtime.wire import Connection
+from zerowake.snapshot.errors import ZerowakeError
+
+
+class Zygote:
+    """Serves forks until the gateway's end of ``control`` is closed."""
+
+    def __init__(self, control: Connection, alive_fd: int, kit: Kit | None = None) -> None:
+        self._control = control
+        self._alive_fd = alive_fd
+        self._kit = kit
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(control, selectors.EVENT_READ)
+        self._pids: dict[int, int] = {}  # pidfd -> pid
+
+    def serve(self) -> None:
+        while True:
+            for key, _events in self._selector.select():
+                if key.fd in self._pids:
+                    self._reap(key.fd)
+                    continue
+                frame = self._control.receive()
+                while frame is not None:
+                    self._fork(frame.header)
+                    if not self._control.pending():
+                        break
+                    frame = self._control.receive()
+                if frame is None:
+                    return
+
+    def _fork(self, request: dict[str, Any]) -> None:
+        child_fd = self._control.descriptors.pop(0)
+        try:
+            process.assert_device_untouched()
+        except ZerowakeError as error:
+            os.close(child_fd)
+            refusal = {"kind": "refused", "ticket": request["ticket"], "problem": to_problem(error)}
+            self._control.send(refusal)
+            return
+        pid = os.fork()
+        if pid == 0:
+            self._become_child(request, child_fd)
+        os.close(child_fd)
+        pidfd = os.pidfd_open(pid)
+        self._pids[pidfd] = pid
+        self._selector.register(pidfd, selectors.EVENT_READ)
+        self._control.send({"kind": "forked", "ticket": request["ticket"], "pid": pid})
+
+    def _reap(self, pidfd: int) -> None:
+        pid = self._pids.pop(pidfd)
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        _pid, status = os.waitpid(pid, 0)
+        self._control.send({"kind": "exit", "pid": pid, "status": status})
+
+    def _become_child(self, request: dict[str, Any], child_fd: int) -> NoReturn:
+        """Never returns: the parent's frames must not be run again by a child."""
+        code = 1
+        try:
+            self._selector.close()
+            self._control.socket.close()
+            connection = Connection(socket.socket(fileno=child_fd))
+            process.close_descriptors(keep=(child_fd, self._alive_fd))
+            process.die_with(self._alive_fd)
+            spec = InstanceSpec.from_json(request["spec"])
+            if request["role"] == "zygote":
+                process.set_name(f"zw-z {spec.name}")
+                serve_function(connection, self._alive_fd, spec)
+            else:
+                process.set_name(f"zw-i {spec.name}")
+                gc.enable()
+                instance.main(connection, spec, self._kit)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> None:
+    """The life of a function's zygote: restore, check that it may be forked, serve forks."""
+    FunctionOutput(spec.name, spec.log_format).install()
+    sockets_before = process.sockets()
+    started = time.perf_counter()
+    try:
+        kit = instance.prepare(spec, in_zygote=True)
+    except BaseException as error:
+        traceback.print_exc()
+        control.send({"kind": "failed", "problem": to_problem(error)})
+        return
+    if reason := process.unforkable_reason(sockets_before):
+        control.send({"kind": "unforkable", "reason": reason})
+        return
+    # Objects that live now are shared with every fork: the collector must not touch their pages.
+    gc.collect()
+    gc.freeze()
+    total_ms = 1e3 * (time.perf_counter() - started)
+    control.send({"kind": "up", "report": {**kit.report_ms, "total": total_ms}})
+    Zygote(control, alive_fd, kit).serve()
+
+
+def main(arguments: list[str]) -> None:
+    """The base: ``CONTROL_FD ALIVE_FD MODULES_JSON``, started by the gateway."""
+    control_fd, alive_fd, modules = int(arguments[0]), int(arguments[1]), json.loads(arguments[2])
+    os.set_inheritable(control_fd, False)
+    os.set_inheritable(alive_fd, False)
+    process.die_with(alive_fd)
+    process.set_name("zw-base")
+    gc.disable()  # a collection here writes into pages that every fork shares
+    started = time.perf_counter()
+    missing = _import(modules)
+    if modules and (reason := process.unforkable_reason(process.sockets())):
+        # A library that cannot be shared stays out of the base; functions import it themselves.
+        print(f"base zygote: starting again without {', '.join(modules)}: {reason}", file=sys.stderr)
+        os.set_inheritable(control_fd, True)
+        os.set_inheritable(alive_fd, True)
+        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments[:2], "[]"])
+    gc.collect()
+    gc.freeze()
+    control = Connection(socket.socket(fileno=control_fd))
+    report = {"import": 1e3 * (time.perf_counter() - started)}
+    control.send({"kind": "up", "report": report, "missing": missing})
+    Zygote(control, alive_fd).serve()
+
+
+def _import(modules: list[str]) -> list[str]:
+    missing = []
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # the function that needs it will say so, with its own name
+            logging.getLogger("zerowake").warning("base zygote: cannot import %s: %s", name, error)
+            missing.append(name)
+    return missing
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,462 @@
+"""Objects into a skeleton: walks what ``load`` left and writes down each object once.
+
+Knows no file and not where a tensor will lie; it hands the tensors and arrays on as ``leaves``.
+Every object must be of a kind that ``rebuild`` can make from plain state; any other is refused
+with its path and the remedy.
+"""
+
+import base64
+import collections
+import dataclasses
+import datetime
+import enum
+import functools
+import importlib
+import json
+import math
+import pathlib
+import types
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from zerowake.snapshot import names
+from zerowake.snapshot.errors import ForbiddenClass, FreezeError
+from zerowake.snapshot.layout import TORCH_DTYPES
+from zerowake.snapshot.skeleton import ASSETS, SHELLS, Skeleton
+
+_ASSET_NBYTES = 64 << 10  # plain data larger than this goes to a file of its own
+_REMEDY = "open it in wake(self), or keep only plain data"
+
+Node = dict[str, Any]
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Leaf:
+    """A tensor or array, the path at which it was first met, and its node, still without place."""
+
+    value: torch.Tensor | np.ndarray[Any, Any]
+    path: str
+    node: Node
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Parts:
+    skeleton: Skeleton
+    leaves: list[Leaf]
+    assets: dict[str, bytes]
+
+
+def dismantle(root: object, own: frozenset[str]) -> Parts:
+    """What ``root`` is made of. ``own``: the modules of the author's code.
+
+    Raises FreezeError naming the attribute's path, its type and the remedy.
+    """
+    walker = _Walker(own)
+    try:
+        value = walker.value(root, "self")
+    except RecursionError:
+        raise FreezeError("objects are nested too deep to freeze; keep them in a flat list") from None
+    early = sorted(ref[0] for ref in walker.early.values())
+    skeleton = Skeleton(value, walker.nodes, early, walker.names)
+    return Parts(skeleton, walker.leaves, walker.assets)
+
+
+class _Walker:
+    """A reference is a list ``[n]`` shared by all who refer; n is known once the node is complete,
+    so that nodes stand after the nodes they name."""
+
+    def __init__(self, own: frozenset[str]) -> None:
+        self.own = own
+        self.nodes: list[Node] = []
+        self.names: list[tuple[str, str]] = []
+        self.leaves: list[Leaf] = []
+        self.assets: dict[str, bytes] = {}
+        self.early: dict[int, list[Any]] = {}
+        self.refs: dict[int, tuple[object, list[Any], str]] = {}
+        self.named: dict[tuple[str, str], int] = {}
+
+    def value(self, obj: Any, path: str) -> Any:
+        cls = type(obj)
+        if cls is str or cls is int or cls is bool or obj is None:
+            return obj
+        if cls is float and math.isfinite(obj):
+            return obj
+        known = self.refs.get(id(obj))
+        if known is not None:
+            ref = known[1]
+            if ref[0] is None:
+                if known[2] not in SHELLS:
+                    self.refuse(obj, path, "contains itself", "break the circle")
+                self.early[id(obj)] = ref
+            return ref
+        kind, make = self.kind(obj, path)
+        ref = [None]
+        self.refs[id(obj)] = (obj, ref, kind)  # holds obj, so that its id is not used again
+        node = make(self, obj, path)
+        ref[0] = len(self.nodes)
+        node["t"] = kind
+        self.nodes.append(node)
+        return ref
+
+    def kind(self, obj: Any, path: str) -> tuple[str, Callable[["_Walker", Any, str], Node]]:
+        cls = type(obj)
+        if (cls is list or cls is dict) and is_plain(obj):
+            return "plain", _Walker.plain
+        if found := _EXACT.get(cls):
+            return found
+        if isinstance(obj, torch.Tensor):
+            return "tensor", _Walker.tensor
+        if isinstance(obj, torch.nn.Module):
+            return "module", _Walker.module
+        if isinstance(obj, enum.Enum):
+            return "enum", _Walker.enum
+        if isinstance(obj, pathlib.PurePath):
+            return "path", _Walker.path
+        if isinstance(obj, np.generic):
+            return "scalar", _Walker.scalar
+        if isinstance(obj, type):
+            return "class", _Walker.class_
+        if isinstance(obj, tuple) and isinstance(getattr(cls, "_fields", None), tuple):
+            return "namedtuple", _Walker.namedtuple
+        if cls.__module__ == "tokenizers" and cls.__qualname__ == "Tokenizer":
+            return "tokenizer", _Walker.tokenizer
+        if cls.__module__ == "tokenizers" and cls.__qualname__ == "AddedToken":
+            return "token", _Walker.token
+        name = names.function_name(obj)
+        if name is not None or isinstance(obj, types.FunctionType):
+            return "function", _Walker.function
+        return "object", _Walker.object_
+
+    def refuse(self, obj: object, path: str, problem: str, remedy: str = _REMEDY) -> Any:
+        cls = type(obj)
+        raise FreezeError(f"{path} ({cls.__module__}.{cls.__qualname__}) {problem}; {remedy}")
+
+    def name(self, name: str, kind: str, obj: object, path: str) -> int:
+        """The index of ``name``, sure to lead back to ``obj``."""
+        index = self.named.get((kind, name))
+        if index is not None:
+            return index
+        try:
+            names.check(name, kind, self.own)
+            module = importlib.import_module(name.partition(":")[0])
+            found = names.look_up(name, kind, self.own, module)
+        except (ForbiddenClass, ImportError):
+            found = None
+        if found is not obj:
+            what = "class" if isinstance(obj, type) else "function"
+            raise FreezeError(
+                f"{path}: the {what} {name} cannot be frozen by name: it is neither on the "
+                f"allow-list nor defined at the top of one of the author's files; {_REMEDY}"
+            )
+        self.named[kind, name] = len(self.names)
+        self.names.append((kind, name))
+        return len(self.names) - 1
+
+    def class_name(self, cls: type, kind: str, path: str) -> int:
+        return self.name(f"{cls.__module__}:{cls.__qualname__}", kind, cls, path)
+
+    def asset(self, name: str, data: bytes) -> str:
+        path = f"{ASSETS}{len(self.assets) + 1}-{name}"
+        self.assets[path] = data
+        return path
+
+    # containers
+
+    def list_(self, obj: list[Any], path: str) -> Node:
+        return {"v": [self.value(item, f"{path}[{i}]") for i, item in enumerate(obj)]}
+
+    def set_(self, obj: set[Any], path: str) -> Node:
+        items = list(obj)
+        if all(type(item) is str for item in items):
+            items.sort()  # the order of strings in a set changes from run to run
+        return {"v": [self.value(item, f"{path}{{{i}}}") for i, item in enumerate(items)]}
+
+    def plain(self, obj: Any, path: str) -> Node:
+        data = json.dumps(obj, separators=(",", ":"), allow_nan=False).encode("ascii")
+        if len(data) > _ASSET_NBYTES:
+            return {"asset": self.asset("plain.json", data)}
+        return {"v": obj}
+
+    def dict_(self, obj: dict[Any, Any], path: str) -> Node:
+        if all(type(key) is str for key in obj):
+            return {"s": {key: self.value(v, f"{path}[{key!r}]") for key, v in obj.items()}}
+        keys = [self.value(key, f"{path} key {key!r:.40}") for key in obj]
+        return {"k": keys, "v": [self.value(v, f"{path}[{key!r:.40}]") for key, v in obj.items()]}
+
+    def default(self, obj: collections.defaultdict[Any, Any], path: str) -> Node:
+        factory: Any = obj.default_factory
+        if factory is not None and getattr(factory, "__name__", "") not in names.BUILTIN_TYPES:
+            self.refuse(obj, path, f"makes values with {factory!r}", "use a builtin type like list")
+        return {"f": factory and factory.__name__, **self.dict_(obj, path)}
+
+    def namedtuple(self, obj: Any, path: str) -> Node:
+        c = self.class_name(type(obj), names.NAMEDTUPLE, path)
+        return {"c": c, **self.list_(obj, path)}
+
+    # plain values
+
+    def float_(self, obj: float, path: str) -> Node:
+        return {"v": repr(obj)}
+
+    def complex_(self, obj: complex, path: str) -> Node:
+        return {"v": [repr(obj.real), repr(obj.imag)]}
+
+    def bytes_(self, obj: bytes, path: str) -> Node:
+        if len(obj) > _ASSET_NBYTES:
+            return {"asset": self.asset("bytes.bin", obj)}
+        return {"v": base64.b64encode(obj).decode("ascii")}
+
+    def range_(self, obj: range, path: str) -> Node:
+        return {"v": [obj.start, obj.stop, obj.step]}
+
+    def slice_(self, obj: slice, path: str) -> Node:
+        return {"v": [self.value(v, path) for v in (obj.start, obj.stop, obj.step)]}
+
+    def path(self, obj: pathlib.PurePath, path: str) -> Node:
+        if type(obj) is not type(pathlib.Path()):
+            self.refuse(obj, path, "is no pathlib.Path of this system", "use pathlib.Path")
+        return {"v": str(obj)}
+
+    def time(self, obj: Any, path: str) -> Node:
+        if isinstance(obj, datetime.timedelta):
+            return {"c": "timedelta", "v": [obj.days, obj.seconds, obj.microseconds]}
+        zone = getattr(obj, "tzinfo", None)
+        if zone is not None and type(zone) is not datetime.timezone:
+            self.refuse(obj, path, f"has the time zone {zone!r}", "use datetime.timezone")
+        return {"c": type(obj).__name__, "v": obj.isoformat()}
+
+    def enum(self, obj: enum.Enum, path: str) -> Node:
+        if not isinstance(obj.name, str) or type(obj).__members__.get(obj.name) is not obj:
+            self.refuse(obj, path, "is a combination of flags", "keep its members in a list")
+        return {"c": self.class_name(type(obj), names.ENUM, path), "v": obj.name}
+
+    def dtype(self, obj: torch.dtype, path: str) -> Node:
+        name = str(obj).removeprefix("torch.")
+        if name not in TORCH_DTYPES:
+            self.refuse(obj, path, f"is the dtype {name}, which the format does not have")
+        return {"v": name}
+
+    def device(self, obj: torch.device, path: str) -> Node:
+        return {"v": str(obj)}
+
+    def size(self, obj: torch.Size, path: str) -> Node:
+        return {"v": list(obj)}
+
+    # tensors and arrays
+
+    def tensor(self, obj: torch.Tensor, path: str) -> Node:
+        if problem := _odd_tensor(obj):
+            self.refuse(obj, path, problem[0], problem[1])
+        node: Node = {}
+        if type(obj) is torch.nn.Parameter:
+            node["p"] = True
+        if obj.requires_grad:
+            node["g"] = True
+        if state := vars(obj):
+            node["s"] = self.state(state, path)
+        self.leaves.append(Leaf(obj, path, node))
+        return node
+
+    def array(self, obj: np.ndarray[Any, Any], path: str) -> Node:
+        if obj.dtype.kind not in "biufcSUmM" or obj.dtype.byteorder == ">":
+            self.refuse(obj, path, f"is an array of {obj.dtype}", "use numbers or fixed strings")
+        if any(stride < 0 for stride in obj.strides):
+            self.refuse(obj, path, "runs backwards in memory", "use numpy.ascontiguousarray")
+        node: Node = {"dtype": obj.dtype.str, "shape": list(obj.shape)}
+        if not obj.flags.writeable:
+            node["ro"] = True
+        self.leaves.append(Leaf(obj, path, node))
+        return node
+
+    def scalar(self, obj: Any, path: str) -> Node:
+        if obj.dtype.kind not in "biufcSUmM":
+            self.refuse(obj, path, f"is a numpy scalar of {obj.dtype}", "use a Python number")
+        return {"dtype": obj.dtype.str, "v": base64.b64encode(obj.tobytes()).decode("ascii")}
+
+    # objects
+
+    def state(self, state: dict[str, Any], path: str) -> Node:
+        for name in state:
+            if type(name) is not str or (name.startswith("__") and name.endswith("__")):
+                raise FreezeError(f"{path}.{name}: an attribute cannot have this name; rename it")
+        return {name: self.value(v, f"{path}.{name}") for name, v in state.items()}
+
+    def object_(self, obj: Any, path: str) -> Node:
+        cls = type(obj)
+        if reason := _odd_object(obj):
+            self.refuse(obj, path, reason)
+        try:
+            c = self.class_name(cls, names.OBJECT, path)
+        except FreezeError as error:
+            if cls.__module__ in self.own:
+                raise
+            raise FreezeError(
+                f"{path} is a {cls.__module__}.{cls.__qualname__}, which cannot be frozen; {_REMEDY}"
+            ) from error
+        state = dict(getattr(obj, "__dict__", {}))
+        for slot in names.slots(cls):
+            if hasattr(obj, slot):
+                state[slot] = getattr(obj, slot)
+        try:
+            object.__new__(cls)
+        except TypeError:
+            self.refuse(obj, path, "inherits from a builtin type", "hold the value in an attribute")
+        return {"c": c, "s": self.state(state, path)}
+
+    def module(self, obj: torch.nn.Module, path: str) -> Node:
+        cls = type(obj)
+        if isinstance(obj, torch.jit.ScriptModule):
+            self.refuse(obj, path, "is a ScriptModule, which has no Python structure to freeze")
+        if "quantized" in cls.__module__ or "torch.ao" in cls.__module__:
+            self.refuse(obj, path, "is a quantised module", "freeze the float model for now")
+        c = self.class_name(cls, names.MODULE, path)
+        state = dict(vars(obj))
+        node: Node = {"c": c}
+        for attribute, field in (("_parameters", "p"), ("_buffers", "b"), ("_modules", "m")):
+            if table := state.pop(attribute, None):
+                node[field] = {k: self.value(v, f"{path}.{k}") for k, v in table.items()}
+        if buffers := state.pop("_non_persistent_buffers_set", None):
+            node["n"] = sorted(buffers)
+        for name, default in vars(torch.nn.Module()).items():
+            if name == "training" or name not in state:
+                continue
+            if "hook" in name and state[name] != default:
+                raise FreezeError(
+                    f"{path}.{name} holds hooks, which cannot be frozen; register them in wake(self)"
+                )
+            if state[name] == default:
+                del state[name]
+        node["s"] = self.state(state, path)
+        return node
+
+    def class_(self, obj: type, path: str) -> Node:
+        return {"c": self.class_name(obj, names.CLASS, path)}
+
+    def function(self, obj: Any, path: str) -> Node:
+        name = names.function_name(obj) or f"{obj.__module__}:{obj.__qualname__}"
+        if "<" in name:
+            self.refuse(obj, path, "is a lambda or closure", "define it at the top of a file")
+        return {"c": self.name(name, names.FUNCTION, obj, path)}
+
+    def partial(self, obj: "functools.partial[Any]", path: str) -> Node:
+        if vars(obj):
+            self.refuse(obj, path, "carries attributes", "keep them elsewhere")
+        f = self.value(obj.func, f"{path}.func")
+        if type(f) is not list or self.nodes[f[0]]["t"] not in ("function", "method", "partial"):
+            self.refuse(obj.func, f"{path}.func", "is not a function")
+        a = [self.value(v, f"{path}.args[{i}]") for i, v in enumerate(obj.args)]
+        return {"f": f, "a": a, "k": self.state(obj.keywords, path)}
+
+    def method(self, obj: types.MethodType, path: str) -> Node:
+        owner, name = obj.__self__, obj.__func__.__name__
+        cls = type(owner)
+        own = cls.__module__ in self.own or (isinstance(owner, torch.nn.Module) and name == "forward")
+        if isinstance(owner, type) or not own or getattr(cls, name, None) is not obj.__func__:
+            self.refuse(obj, path, f"is the method {name!r} of {owner!r:.60}", "call it by name")
+        return {"o": self.value(owner, f"{path}.__self__"), "v": name}
+
+    def weakref(self, obj: "weakref.ref[Any]", path: str) -> Node:
+        target = obj()
+        if target is None or obj.__callback__ is not None:
+            self.refuse(obj, path, "is a weak reference that is dead or calls back")
+        o = self.value(target, path)
+        node = self.nodes[o[0]]["t"] if type(o) is list and o[0] is not None else "object"
+        if node not in ("tensor", "object", "module"):
+            self.refuse(obj, path, f"is a weak reference to a {type(target).__qualname__}")
+        return {"o": o}
+
+    def tokenizer(self, obj: Any, path: str) -> Node:
+        return {"asset": self.asset("tokenizer.json", obj.to_str().encode("utf-8"))}
+
+    def token(self, obj: Any, path: str) -> Node:
+        flags = [obj.single_word, obj.lstrip, obj.rstrip, obj.normalized, obj.special]
+        return {"v": [obj.content, *flags]}
+
+
+_EXACT: dict[type, tuple[str, Callable[[_Walker, Any, str], Node]]] = {
+    list: ("list", _Walker.list_),
+    tuple: ("tuple", _Walker.list_),
+    set: ("set", _Walker.set_),
+    frozenset: ("frozenset", _Walker.set_),
+    dict: ("dict", _Walker.dict_),
+    collections.OrderedDict: ("ordered", _Walker.dict_),
+    collections.defaultdict: ("default", _Walker.default),
+    float: ("float", _Walker.float_),
+    complex: ("complex", _Walker.complex_),
+    bytes: ("bytes", _Walker.bytes_),
+    range: ("range", _Walker.range_),
+    slice: ("slice", _Walker.slice_),
+    datetime.date: ("time", _Walker.time),
+    datetime.time: ("time", _Walker.time),
+    datetime.datetime: ("time", _Walker.time),
+    datetime.timedelta: ("time", _Walker.time),
+    torch.dtype: ("dtype", _Walker.dtype),
+    torch.device: ("device", _Walker.device),
+    torch.Size: ("size", _Walker.size),
+    np.ndarray: ("array", _Walker.array),
+    functools.partial: ("partial", _Walker.partial),
+    types.MethodType: ("method", _Walker.method),
+    weakref.ref: ("weakref", _Walker.weakref),
+}
+
+_SCALARS = frozenset({str, int, bool, type(None)})
+
+
+def is_plain(obj: Any) -> bool:
+    """Whether a list or dictionary is nothing but JSON scalars under string keys."""
+    if type(obj) is dict:
+        if not all(type(key) is str for key in obj):
+            return False
+        obj = obj.values()
+    return all(type(v) in _SCALARS or (type(v) is float and math.isfinite(v)) for v in obj)
+
+
+def _odd_tensor(tensor: torch.Tensor) -> tuple[str, str] | None:
+    """What keeps a tensor from being frozen, and the remedy."""
+    plain = "keep a plain tensor"
+    if tensor.is_quantized:
+        return "is a quantised tensor", "freeze the float model for now"
+    if tensor.is_nested:
+        return "is a nested tensor", plain
+    if tensor.layout != torch.strided:
+        return f"is a sparse tensor ({tensor.layout})", "call to_dense()"
+    if tensor.device.type == "meta":
+        return "is on the meta device and has no bytes", "load its weights"
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        return "is a tensor subclass", plain
+    if tensor.is_conj() or tensor.is_neg():
+        return "is a lazy conjugate or negation", "call resolve_conj().resolve_neg()"
+    if tensor.grad_fn is not None:
+        return "is part of a gradient graph", "call detach()"
+    if tensor.grad is not None:
+        return "has a gradient", "call zero_grad(set_to_none=True)"
+    if str(tensor.dtype).removeprefix("torch.") not in TORCH_DTYPES:
+        return f"has the dtype {tensor.dtype}, which the format does not have", plain
+    return None
+
+
+def _odd_object(obj: object) -> str | None:
+    """A word on objects that people leave behind most often."""
+    import io
+    import socket
+    import threading
+
+    if isinstance(obj, io.IOBase):
+        return "is an open file"
+    if isinstance(obj, socket.socket):
+        return "is a socket"
+    if isinstance(obj, threading.Thread):
+        return "is a thread"
+    if isinstance(obj, types.ModuleType):
+        return "is a module"
+    if isinstance(obj, types.GeneratorType):
+        return "is a running generator"
+    if type(obj).__module__ == "_thread" or type(obj).__module__ == "threading":
+        return "is a lock"
+    if isinstance(obj, torch.Generator):
+        return "is a random generator"
+    return None

@@ -1,0 +1,85 @@
+"""The root of the one error tree, and what can be wrong with a snapshot.
+
+Every error carries an HTTP-like ``status`` and a stable ``code``; its message says what was found,
+what was wanted and what to do. The whole tree::
+
+    ZerowakeError                 500 internal
+    |- SnapshotError              422 snapshot_invalid
+    |  |- SnapshotNotFound        404 snapshot_not_found
+    |  |- UnsupportedVersion      422 snapshot_version
+    |  |- DamagedSnapshot         422 snapshot_damaged
+    |  |- ForbiddenClass          422 class_not_allowed
+    |  |- UntrustedCode           403 code_not_trusted
+    |  |- ProofFailed             422 proof_failed
+    |- FreezeError                422 cannot_freeze
+    |- DeviceError                503 device_unavailable
+    |- (zerowake.runtime.errors continues below ZerowakeError)
+"""
+
+from typing import ClassVar
+
+
+class ZerowakeError(Exception):
+    """Root of every error that Zerowake raises on purpose."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+
+
+class SnapshotError(ZerowakeError):
+    """A snapshot cannot be used as it is."""
+
+    status = 422
+    code = "snapshot_invalid"
+
+
+class SnapshotNotFound(SnapshotError):
+    """There is no snapshot at the path given."""
+
+    status = 404
+    code = "snapshot_not_found"
+
+
+class UnsupportedVersion(SnapshotError):
+    """The snapshot was written in a format that this release does not read."""
+
+    code = "snapshot_version"
+
+
+class DamagedSnapshot(SnapshotError):
+    """A file of the snapshot is missing, has the wrong length or the wrong digest, or contradicts itself."""
+
+    code = "snapshot_damaged"
+
+
+class ForbiddenClass(SnapshotError):
+    """The skeleton names a class or function outside the allow-list."""
+
+    code = "class_not_allowed"
+
+
+class UntrustedCode(SnapshotError):
+    """The snapshot's code was made by someone else and nobody vouched for it."""
+
+    status = 403
+    code = "code_not_trusted"
+
+
+class ProofFailed(SnapshotError):
+    """The restored object does not answer the probe as the original did."""
+
+    code = "proof_failed"
+
+
+class FreezeError(ZerowakeError):
+    """What ``load`` left on the object cannot be frozen."""
+
+    status = 422
+    code = "cannot_freeze"
+
+
+class DeviceError(ZerowakeError):
+    """The device asked for is not there or does not work."""
+
+    status = 503
+    code = "device_unavailable"

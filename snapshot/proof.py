@@ -1,0 +1,144 @@
+"""The proof: probe cases with the answers of the original, and comparing answers field by field.
+
+Knows no torch (it seeds it when somebody has imported it) and no object; how a case is run is
+given from above.
+"""
+
+import base64
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from zerowake.snapshot.errors import DamagedSnapshot, ProofFailed
+from zerowake.snapshot.manifest import canonical, parse_json
+
+SEED = 0x5EED
+
+# one answer is the chunks of one item (one chunk unless it streams); a case has one per item
+Answers = list[list[bytes]]
+Probe = Callable[[object, list[bytes]], Answers]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """``cases``: item bodies; ``answers``: what the original gave; ``unsteady``: per case, the
+    fields that differed between two runs of the original, left out of comparisons."""
+
+    cases: list[list[bytes]]
+    answers: list[Answers]
+    unsteady: list[list[str]]
+
+
+def encode(proof: Proof) -> bytes:
+    cases = [
+        {
+            "items": [_text(body) for body in items],
+            "answers": [[_text(chunk) for chunk in answer] for answer in answers],
+            "unsteady": unsteady,
+        }
+        for items, answers, unsteady in zip(proof.cases, proof.answers, proof.unsteady, strict=True)
+    ]
+    return canonical({"seed": SEED, "cases": cases})
+
+
+def parse(data: bytes) -> Proof:
+    """Raises DamagedSnapshot."""
+    try:
+        cases = parse_json(data, "proof.json")["cases"]
+        return Proof(
+            [[_bytes(body) for body in case["items"]] for case in cases],
+            [[[_bytes(chunk) for chunk in answer] for answer in case["answers"]] for case in cases],
+            [[str(field) for field in case["unsteady"]] for case in cases],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedSnapshot(f"proof.json does not hold cases as it should: {error!r}") from None
+
+
+def seed_all(seed: int = SEED) -> None:
+    """Seed Python's, numpy's and torch's random state, of those that are imported."""
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+def answer_all(target: object, cases: list[list[bytes]], probe: Probe) -> list[Answers]:
+    """Answer the cases one after the other, each from the same seeds: freeze does, replay must."""
+    answers = []
+    for items in cases:
+        seed_all()
+        answers.append([list(chunks) for chunks in probe(target, items)])
+    return answers
+
+
+def compare(proof: Proof, found: list[Answers]) -> None:
+    """ProofFailed names the case, the field and both values of the first difference."""
+    for case, (wanted, got) in enumerate(zip(proof.answers, found, strict=True)):
+        for field, old, new in differences(wanted, got):
+            if field not in proof.unsteady[case]:
+                raise ProofFailed(
+                    f"case {case}, {field}: the original answered {old}, the restored object "
+                    f"{new}. State that load() keeps outside self does not come back; make it in "
+                    "wake(self) or keep it on self."
+                )
+
+
+def unsteady(first: list[Answers], second: list[Answers]) -> list[list[str]]:
+    """The fields of each case in which two runs of the same object differ."""
+    return [
+        sorted({field for field, _, _ in differences(one, two)})
+        for one, two in zip(first, second, strict=True)
+    ]
+
+
+def differences(wanted: Answers, got: Answers) -> Iterator[tuple[str, str, str]]:
+    """(field, wanted, got) where answers differ: ``items[0].score``; inside lists ``[*]``."""
+    if len(wanted) != len(got):
+        yield "items", f"{len(wanted)} items", f"{len(got)} items"
+        return
+    for i, (old, new) in enumerate(zip(wanted, got, strict=True)):
+        if old == new:
+            continue
+        where = f"items[{i}]"
+        if len(old) != len(new):
+            yield where, f"{len(old)} chunks", f"{len(new)} chunks"
+            continue
+        for a, b in zip(old, new, strict=True):
+            if a == b:
+                continue
+            try:
+                plain = json.loads(a), json.loads(b)
+            except (ValueError, RecursionError):
+                yield where, f"{a[:40]!r} ({len(a)} bytes)", f"{b[:40]!r} ({len(b)} bytes)"
+                continue
+            inside = list(_differences(where, *plain))
+            # equal as JSON and not as bytes: -0.0, key order, spacing
+            yield from inside or [(where, f"{a[:40]!r}", f"{b[:40]!r}")]
+
+
+def _differences(where: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        for key in old:
+            yield from _differences(f"{where}.{key}", old[key], new[key])
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for a, b in zip(old, new, strict=True):
+            yield from _differences(where if where.endswith("[*]") else f"{where}[*]", a, b)
+    elif json.dumps(old) != json.dumps(new):
+        yield where, f"{old!r:.80}", f"{new!r:.80}"
+
+
+def _text(data: bytes) -> Any:
+    try:
+        return {"text": data.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode("ascii")}
+
+
+def _bytes(plain: Any) -> bytes:
+    if "text" in plain:
+        return str(plain["text"]).encode("utf-8")
+    return base64.b64decode(plain["base64"], validate=True)

@@ -1,0 +1,261 @@
+"""Opening a snapshot and checking it: everything that can be told without running or importing any of it.
+
+Knows no torch. A snapshot may come from a stranger: ``open_snapshot`` looks at structure (cheap),
+``check_digests`` reads every byte.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from zerowake.snapshot import layout, manifest, names, skeleton, state
+from zerowake.snapshot.code import digest_of
+from zerowake.snapshot.errors import DamagedSnapshot, SnapshotNotFound
+from zerowake.snapshot.mapping import open_file
+from zerowake.snapshot.opened import Snapshot
+
+MANIFEST_FILE = "manifest.json"
+PROOF_FILE = "proof.json"
+CODE = "code/"
+MAX_HEADER_NBYTES = 100 << 20  # safetensors' own limit
+# Beside the snapshot, outside its identity, with digests of their own.
+BESIDE = frozenset({"compiled", "timings.json"})
+
+Progress = Callable[[str, int, int], None]
+
+
+def open_snapshot(path: Path) -> Snapshot:
+    """The snapshot at ``path``, after every structural check; imports and runs nothing of it.
+
+    Raises SnapshotNotFound, UnsupportedVersion, DamagedSnapshot or ForbiddenClass.
+    """
+    if not (path / MANIFEST_FILE).exists():
+        raise SnapshotNotFound(
+            f"there is no snapshot at {path}: no {MANIFEST_FILE}; `zerowake freeze` makes one"
+        )
+    path = path.resolve()
+    data = _read(path / MANIFEST_FILE, manifest.MAX_JSON_NBYTES)
+    found = manifest.parse(data)
+    _check_files(path, found)
+    _check_code(found)
+    _tensors_in_range(found)
+    for index, segment in enumerate(found.segments):
+        _check_segment(path, found, index, segment)
+    skeleton_data = _read(path / skeleton.FILE, manifest.MAX_JSON_NBYTES)
+    if hashlib.sha256(skeleton_data).hexdigest() != found.files[skeleton.FILE].sha256:
+        raise DamagedSnapshot(f"{skeleton.FILE} does not have the SHA-256 that the manifest names")
+    return Snapshot(path, manifest.digest_of(data), found, skeleton.parse(skeleton_data, found))
+
+
+def check_digests(
+    snapshot: Snapshot, progress: Progress | None = None, force: bool = False
+) -> None:
+    """Hash every file and every block of weights; DamagedSnapshot names what differs.
+
+    Skipped when this user verified exactly these files before (device, inode, size and times are
+    the same), unless ``force``. ``progress("verify", done, total)`` counts bytes.
+    """
+    facts = _facts(snapshot)
+    if not force and state.is_verified(snapshot.digest, facts):
+        return
+    found = snapshot.manifest
+    files = {path: file.sha256 for path, file in found.files.items()}
+    jobs = [(path, 0, found.files[path].nbytes, sha, path) for path, sha in files.items()]
+    for segment in found.segments:
+        for i, sha in enumerate(segment.blocks):
+            start = i * segment.block_nbytes
+            nbytes = min(segment.block_nbytes, segment.nbytes - start)
+            jobs.append((segment.file, start, nbytes, sha, f"block {i} of {segment.file}"))
+    total, done = sum(job[2] for job in jobs), 0
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        # hashlib gives up the interpreter lock, so threads hash side by side
+        hashes = pool.map(lambda job: _hash(snapshot.path, *job[:3]), jobs)
+        for job, sha in zip(jobs, hashes, strict=True):
+            if sha != job[3]:
+                pool.shutdown(cancel_futures=True)
+                raise DamagedSnapshot(
+                    f"{job[4]} is damaged: its SHA-256 is {sha[:12]}..., the manifest says "
+                    f"{job[3][:12]}...; copy or freeze the snapshot again"
+                )
+            done += job[2]
+            if progress is not None:
+                progress("verify", done, total)
+    if facts == _facts(snapshot):
+        state.record_verified(snapshot.digest, facts)
+
+
+def read_file(snapshot: Snapshot, path: str) -> bytes:
+    """A file that the manifest lists, its digest checked."""
+    file = snapshot.manifest.files[path]
+    data = _read(snapshot.path / path, file.nbytes)
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise DamagedSnapshot(f"{path} does not have the SHA-256 that the manifest names")
+    return data
+
+
+def _read(path: Path, most: int) -> bytes:
+    with open(open_file(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise DamagedSnapshot(f"{path.name} has {size} bytes; expected at most {most}")
+        return file.read()
+
+
+def _hash(root: Path, file: str, start: int, nbytes: int) -> str:
+    fd = open_file(root / file)
+    try:
+        return hashlib.sha256(os.pread(fd, nbytes, start)).hexdigest()
+    finally:
+        os.close(fd)
+
+
+def _facts(snapshot: Snapshot) -> list[list[object]]:
+    """What would change if a file were replaced or written to."""
+    found = snapshot.manifest
+    paths = [MANIFEST_FILE, *sorted(found.files), *(segment.file for segment in found.segments)]
+    facts: list[list[object]] = []
+    for path in paths:
+        s = os.lstat(snapshot.path / path)
+        facts.append([path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
+    return facts
+
+
+def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(root / below) as entries:
+        for entry in entries:
+            relative = f"{below}{entry.name}"
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                raise DamagedSnapshot(f"{relative} is a symbolic link; a snapshot holds only files")
+            if not below and entry.name in BESIDE:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                yield from _walk(root, relative + "/")
+            else:
+                yield relative, found
+
+
+def _check_files(path: Path, found: manifest.Manifest) -> None:
+    sizes = {file.file: file.nbytes for file in found.segments}
+    twice = sizes.keys() & found.files.keys()
+    if twice or len(sizes) != len(found.segments) or MANIFEST_FILE in found.files:
+        raise DamagedSnapshot(f"the manifest lists a file twice: {sorted(twice) or sorted(sizes)}")
+    sizes |= {name: file.nbytes for name, file in found.files.items()}
+    for needed in (skeleton.FILE, PROOF_FILE):
+        if needed not in found.files:
+            raise DamagedSnapshot(f"the manifest does not list {needed}")
+    top = {skeleton.FILE, PROOF_FILE}
+    for name in found.files:
+        if name not in top and not name.startswith((skeleton.ASSETS, CODE)):
+            raise DamagedSnapshot(f"the manifest lists {name}, which has no place in a snapshot")
+    present: set[str] = set()
+    for name, facts in _walk(path):
+        if name == MANIFEST_FILE:
+            continue
+        if name not in sizes:
+            raise DamagedSnapshot(f"{name} is not listed in the manifest")
+        if not stat.S_ISREG(facts.st_mode):
+            raise DamagedSnapshot(f"{name} is no regular file")
+        if facts.st_size != sizes[name]:
+            raise DamagedSnapshot(
+                f"{name} has {facts.st_size} bytes, the manifest says {sizes[name]}; "
+                "copy or freeze the snapshot again"
+            )
+        present.add(name)
+    if missing := sorted(sizes.keys() - present):
+        raise DamagedSnapshot(f"{missing[0]} is missing; copy or freeze the snapshot again")
+
+
+def _check_code(found: manifest.Manifest) -> None:
+    code = found.code
+    listed = {name.removeprefix(CODE) for name in found.files if name.startswith(CODE)}
+    if listed != code.files.keys():
+        odd = sorted(listed ^ code.files.keys())[0]
+        raise DamagedSnapshot(f"code.files and files disagree about {CODE}{odd}")
+    for path, sha256 in code.files.items():
+        if found.files[CODE + path].sha256 != sha256:
+            raise DamagedSnapshot(f"code.files and files name two digests of {CODE}{path}")
+        if not path.endswith(".py"):
+            raise DamagedSnapshot(f"{CODE}{path} is no Python file")
+    for module in names.own_modules(code.files):
+        if not names.may_be_own(module):
+            raise DamagedSnapshot(
+                f"the snapshot's code has a module {module!r}, which would stand before Python's "
+                "or a library's"
+            )
+    if digest_of(code.files) != code.digest:
+        raise DamagedSnapshot("code.digest is not the digest of code.files")
+
+
+def _check_segment(
+    path: Path, found: manifest.Manifest, index: int, segment: manifest.Segment
+) -> None:
+    """The tensor table against the head of the file, which any safetensors reader goes by."""
+    file = segment.file
+    if file != layout.segment_file(index):
+        raise DamagedSnapshot(f"segment {index} is {file}; wanted {layout.segment_file(index)}")
+    fd = open_file(path / file)
+    try:
+        nbytes = int.from_bytes(os.pread(fd, 8, 0), "little")
+        if nbytes > MAX_HEADER_NBYTES or 8 + nbytes != segment.data_offset:
+            raise DamagedSnapshot(
+                f"{file} has a header of {nbytes} bytes; the manifest says its data starts at "
+                f"{segment.data_offset}"
+            )
+        if segment.data_offset % layout.PAGE_NBYTES:
+            raise DamagedSnapshot(f"{file}: data starts at {segment.data_offset}, on no page")
+        head = manifest.parse_json(os.pread(fd, nbytes, 8), f"the header of {file}")
+    finally:
+        os.close(fd)
+    if not isinstance(head, dict):
+        raise DamagedSnapshot(f"the header of {file} is no object")
+    head.pop("__metadata__", None)
+    table = [tensor for tensor in found.tensors if tensor.segment == index]
+    if {tensor.name for tensor in table} != head.keys() or len(table) != len(head):
+        raise DamagedSnapshot(f"{file} and the tensor table do not name the same tensors")
+    end = 0
+    for tensor in sorted(table, key=lambda tensor: tensor.offset):
+        where = f"tensor {tensor.name!r:.80} of {file}"
+        item = layout.ITEM_NBYTES.get(tensor.dtype)
+        if item is None:
+            raise DamagedSnapshot(f"{where} has the dtype {tensor.dtype!r:.40}, which is not known")
+        count = 1
+        for n in tensor.shape:
+            count *= n
+            if count > manifest.MAX_INT:
+                raise DamagedSnapshot(f"{where} has the shape {tensor.shape}, larger than any file")
+        if count * item != tensor.nbytes:
+            raise DamagedSnapshot(
+                f"{where} has {tensor.nbytes} bytes; its shape {tensor.shape} of {tensor.dtype} "
+                f"takes {count * item}"
+            )
+        if tensor.offset % item:
+            raise DamagedSnapshot(f"{where} starts at byte {tensor.offset}, not on an element")
+        if tensor.offset < end:
+            raise DamagedSnapshot(f"{where} overlaps the tensor before it")
+        if tensor.offset > end:
+            raise DamagedSnapshot(f"{where} leaves a hole before it, from byte {end}")
+        end = tensor.offset + tensor.nbytes
+        if end > segment.nbytes - segment.data_offset:
+            raise DamagedSnapshot(f"{where} ends at byte {end}, past the end of the file")
+        wanted = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [tensor.offset, end],
+        }
+        if head[tensor.name] != wanted:
+            raise DamagedSnapshot(f"{where}: the file's header says {head[tensor.name]!r:.120}")
+    if end != segment.nbytes - segment.data_offset:
+        raise DamagedSnapshot(f"{file} has bytes past its last tensor")
+
+
+def _tensors_in_range(found: manifest.Manifest) -> None:
+    for tensor in found.tensors:
+        if tensor.segment >= len(found.segments):
+            raise DamagedSnapshot(
+                f"tensor {tensor.name!r:.80} lies in segment {tensor.segment} of "
+                f"{len(found.segments)}"
+            )

@@ -1,0 +1,134 @@
+"""A ``Functions`` in process, whose functions are coroutines that answer a sink; and a real server."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from zerowake.runtime.errors import UnknownFunction, to_problem
+from zerowake.runtime.gateway.app import create_app
+from zerowake.runtime.gateway.port import FunctionInfo
+from zerowake.runtime.invocation import Depth, Invocation
+from zerowake.runtime.metrics import Metrics
+
+Answer = Callable[[Invocation], Awaitable[None]]
+
+
+async def echo(call: Invocation) -> None:
+    call.timings_ms.update(queue=2.0, predict=40.0)
+    await call.sink.item(call.body)
+    call.sink.finish()
+
+
+class FakeFunctions:
+    """What a test says it is; ``calls``, ``cancelled`` and ``orders`` tell what was asked of it."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.draining = False
+        self.refusal: Exception | None = None
+        self.calls: list[Invocation] = []
+        self.cancelled: asyncio.Queue[Invocation] = asyncio.Queue()
+        self.orders: list[tuple[str, Depth]] = []
+        self.infos: dict[str, FunctionInfo] = {}
+        self._answers: dict[str, Answer] = {}
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def serve(self, name: str, answer: Answer = echo, **known: Any) -> None:
+        known = {"kind": "item", "input_schema": {}, "output_schema": {}, **known}
+        self.infos[name] = FunctionInfo(name, **known)
+        self._answers[name] = answer
+
+    def names(self) -> list[str]:
+        return list(self.infos)
+
+    def find(self, name: str) -> FunctionInfo:
+        if name not in self.infos:
+            raise UnknownFunction(f"there is no function {name!r}; known: {', '.join(self.infos)}")
+        return self.infos[name]
+
+    def submit(self, call: Invocation) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+        call.depth = Depth.PREWARMED
+        self.calls.append(call)
+        task = asyncio.ensure_future(self._answer(call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, call: Invocation) -> None:
+        try:
+            await self._answers[call.function](call)
+        except Exception as error:  # noqa: BLE001 - as an instance does
+            call.sink.fail(to_problem(error))
+
+    def cancel(self, call: Invocation) -> None:
+        self.cancelled.put_nowait(call)
+
+    async def sleep(self, name: str, depth: Depth) -> None:
+        self.find(name)
+        if self.refusal is not None:
+            raise self.refusal
+        self.orders.append((name, depth))
+
+    async def wake(self, name: str) -> None:
+        await self.sleep(name, Depth.HOT)
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [{"name": name, "depth": "hot", "instances": []} for name in self.infos]
+
+
+class Edge:
+    """The app under test, and clients of it."""
+
+    def __init__(self) -> None:
+        self.functions = FakeFunctions()
+        self.metrics = Metrics()
+        self.options: dict[str, Any] = {"version": "1.2.3"}
+
+    @property
+    def app(self) -> Any:
+        return create_app(self.functions, self.metrics, **self.options)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request in process, in a loop of its own."""
+
+        async def run() -> httpx.Response:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://edge") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(run())
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        """The app on a real server; gives the port of 127.0.0.1."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = uvicorn.Server(
+                uvicorn.Config(self.app, http="httptools", ws="none", log_config=None)
+            )
+            # Clients need not wait until it accepts: the kernel queues them from here on.
+            serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+            try:
+                yield listener.getsockname()[1]
+            finally:
+                server.should_exit = True
+                await serving
+
+    def count(self, outcome: str, function: str = "f") -> float:
+        wanted = f'zerowake_invocations_total{{function="{function}",outcome="{outcome}"}} '
+        lines = self.metrics.render()[0].decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(wanted))
+
+
+@pytest.fixture
+def edge() -> Edge:
+    return Edge()

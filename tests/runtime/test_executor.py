@@ -1,0 +1,117 @@
+"""One item's failure is its own, whatever the batch."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from zerowake import Batch, Context, InvalidInput, function
+from zerowake.runtime.errors import RemoteError
+from zerowake.runtime.executor import Executor, Work
+from zerowake.runtime.function import function_of
+
+
+@function(batch=Batch(max_size=16), examples=[1])
+class Halve:
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+
+    def predict(self, items: list[int]) -> list[float]:
+        self.batches.append(items)
+        if 13 in items:
+            raise ValueError("13 is bad")
+        if 14 in items:
+            raise InvalidInput("14 is not acceptable")
+        return [item / 2 for item in items]
+
+
+def run(target: Any, values: list[Any], **options: Any) -> list[Any]:
+    """Results, or codes of problems."""
+    executor = Executor(function_of(type(target)), target, **options)
+    answers = executor.run([Work(str(v), json.dumps(v).encode()) for v in values])
+    return [a.problem["code"] if a.problem else json.loads(a.result) for a in answers]
+
+
+def test_a_batch_that_raises_is_halved_until_the_culprit_stands_alone() -> None:
+    halve, again = Halve(), []
+    answers = run(halve, [1, 2, 3, 13, 5, 6, 7, 8], again=lambda: again.append(1))
+    assert answers == [0.5, 1.0, 1.5, "handler_failed", 2.5, 3.0, 3.5, 4.0]
+    assert len(again) == len(halve.batches) - 1
+    assert len(halve.batches) == 1 + 2 + 2 + 2  # one path down, not a call for each item
+
+
+def test_two_culprits_keep_their_own_errors() -> None:
+    assert run(Halve(), [13, 1, 14, 2]) == ["handler_failed", 0.5, "invalid_input", 1.0]
+
+
+def test_an_item_that_does_not_fit_never_reaches_predict() -> None:
+    halve = Halve()
+    assert run(halve, [2, "two", 4]) == [1.0, "invalid_input", 2.0]
+    assert halve.batches == [[2, 4]]
+
+
+@function(batch=Batch(max_size=4), examples=[1], retry=False)
+class Careful:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def predict(self, items: list[int]) -> list[int]:
+        self.calls += 1
+        raise ValueError("no")
+
+
+def test_without_retry_a_batch_that_raises_runs_once() -> None:
+    careful = Careful()
+    assert run(careful, [1, 2]) == ["handler_failed"] * 2
+    assert careful.calls == 1
+
+
+@function(batch=Batch(max_size=4), examples=[1])
+class Odd:
+    def predict(self, items: list[int]) -> list[int]:
+        if items[0] == 1:
+            return 5  # type: ignore[return-value]
+        return [ValueError("as a value") if item == 3 else item for item in items]  # type: ignore[misc]
+
+
+def test_results_may_be_errors_and_must_be_a_list() -> None:
+    assert run(Odd(), [2, 3]) == [2, "handler_failed"]
+    assert run(Odd(), [1]) == ["handler_failed"]
+
+
+@function(examples=[1])
+class Exits:
+    def predict(self, x: int) -> int:
+        raise SystemExit(x)
+
+
+def test_system_exit_is_an_error_of_the_item() -> None:
+    assert run(Exits(), [1]) == ["handler_failed"]
+
+
+@function(examples=[2])
+class Up:
+    def predict(self, n: int) -> Iterator[int]:
+        yield from range(n)
+        raise RuntimeError("at the end")
+
+
+def test_a_stream_gives_its_items_before_its_error() -> None:
+    executor = Executor(function_of(Up), Up())
+    stream = executor.stream(Work("a", b"2"))
+    assert [next(stream), next(stream)] == [b"0", b"1"]
+    with pytest.raises(RuntimeError):
+        next(stream)
+
+
+@function(examples=[{}])
+def handler(event: dict[str, int], context: Context) -> list[Any]:
+    return [event["x"], context.invocation_id, context.function_name]
+
+
+def test_a_handler_gets_its_context() -> None:
+    executor = Executor(function_of(handler), None)
+    assert executor.answer([b'{"x": 3}']) == [[b'[3,"probe-0","handler"]']]
+    with pytest.raises(RemoteError):
+        executor.answer([b"{}"])

@@ -1,0 +1,102 @@
+"""Forked processes die with their gateway and share no randomness, sockets or secrets."""
+
+import os
+import random
+import signal
+import socket
+import threading
+
+from zerowake.runtime import process
+
+
+def fork(body: "object") -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            body()  # type: ignore[operator]
+        finally:
+            os._exit(9)
+    return pid
+
+
+def test_the_kernel_ends_a_process_stuck_in_a_loop_when_the_writer_is_gone() -> None:
+    reader, writer = os.pipe()
+    armed, tell = os.pipe()
+
+    def child() -> None:
+        os.close(writer)
+        process.die_with(reader)
+        os.write(tell, b"x")
+        while True:
+            pass
+
+    pid = fork(child)
+    os.read(armed, 1)
+    os.close(writer)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    for fd in (reader, armed, tell):
+        os.close(fd)
+
+
+def test_a_process_armed_too_late_ends_as_well() -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    pid = fork(lambda: process.die_with(reader))
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    os.close(reader)
+
+
+def test_close_descriptors_keeps_files_and_what_is_named() -> None:
+    kept, lost = socket.socketpair()
+    file = os.open(__file__, os.O_RDONLY)
+    pipe = os.pipe()
+
+    def child() -> None:
+        process.close_descriptors(keep=[kept.fileno()])
+        left = {int(fd) for fd in os.listdir("/proc/self/fd")}
+        good = {kept.fileno(), file} <= left and not {lost.fileno(), *pipe} & left
+        os._exit(0 if good else 1)
+
+    assert os.waitpid(fork(child), 0)[1] == 0
+    for fd in (file, *pipe):
+        os.close(fd)
+    kept.close()
+    lost.close()
+
+
+def test_threads_and_sockets_forbid_a_fork_and_are_named() -> None:
+    before = process.sockets()
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    with socket.socket():
+        thread.start()
+        reason = process.unforkable_reason(before)
+    stop.set()
+    thread.join()
+    assert reason is not None
+    assert "running thread" in reason and "1 open socket" in reason and "wake()" in reason
+
+
+def test_reseeding_gives_other_numbers() -> None:
+    random.seed(1)
+    expected = random.random()
+    random.seed(1)
+    process.reseed()
+    assert random.random() != expected
+
+
+def test_the_environment_of_functions_is_an_allow_list() -> None:
+    environ = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x", "LC_ALL": "C", "WANTED": "1"}
+    assert process.function_environment(environ, ["WANTED"]) == {
+        "PATH": "/bin", "LC_ALL": "C", "WANTED": "1", **process.ONE_THREAD,
+    }
+
+
+def test_wait_statuses_are_told_in_words() -> None:
+    assert process.exit_reason(3 << 8) == "exit code 3"
+    assert process.exit_reason(signal.SIGSEGV) == "killed by SIGSEGV"
+
+
+def test_private_memory_is_counted_while_the_process_lives() -> None:
+    assert (process.private_nbytes(os.getpid()) or 0) > 1 << 20
+    assert process.private_nbytes(1 << 22) is None

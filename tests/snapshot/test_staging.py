@@ -1,0 +1,304 @@
+"""``zerowake.snapshot.staging`` on a fake device whose copies happen as late as they may.
+
+``LateDevice`` moves no byte until an event forces it to: a slot refilled too early, or a consumer
+that did not wait, then shows as wrong bytes and not as a rare race.
+"""
+
+import mmap
+import os
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from zerowake.snapshot import staging
+from zerowake.snapshot.errors import DeviceError
+from zerowake.snapshot.staging import (
+    Event,
+    Ring,
+    Slot,
+    assert_cuda_untouched,
+    copy_to_device,
+    resolve_device,
+)
+
+SLOT_NBYTES = 64
+POISON = 0xEE
+
+
+@dataclass(frozen=True)
+class LateEvent:
+    device: "LateDevice"
+    number: int
+
+    def synchronize(self) -> None:
+        self.device.finish(self.number, "synchronize")
+
+    def wait(self) -> None:
+        self.device.finish(self.number, "wait")
+
+
+class LateDevice:
+    """A stream that keeps copies until event ``number`` is asked for, then does them in order."""
+
+    def __init__(self, slots: int, eager: Callable[[], bool] = lambda: False) -> None:
+        self.ring = Ring(tuple(Slot(_filled(SLOT_NBYTES)) for _ in range(slots)))
+        self.eager = eager  # whether a copy happens to complete by itself, at once
+        self.sent: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.done = 0
+        self.waits: list[str] = []
+        self.fail_at: int | None = None
+        self._lock = threading.Lock()
+
+    def start(self) -> Future[Ring]:
+        started: Future[Ring] = Future()
+        started.set_result(self.ring)
+        return started
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        return _filled(nbytes)
+
+    def send(self, source: torch.Tensor, target: torch.Tensor) -> Event:
+        with self._lock:
+            if len(self.sent) == self.fail_at:
+                raise RuntimeError("the bus fell off")
+            self.sent.append((source, target))
+            number = len(self.sent)
+        if self.eager():
+            self.finish(number, "eager")
+        return LateEvent(self, number)
+
+    def finish(self, number: int, how: str) -> None:
+        with self._lock:
+            self.waits.append(how)
+            while self.done < number:
+                source, target = self.sent[self.done]
+                target.copy_(source)
+                self.done += 1
+
+
+def _filled(nbytes: int) -> torch.Tensor:
+    return torch.full((nbytes,), POISON, dtype=torch.uint8)
+
+
+def _segments(sizes: list[int], seed: int = 0) -> list[memoryview]:
+    rng = random.Random(seed)
+    return [memoryview(rng.randbytes(size)) for size in sizes]
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.numpy().tobytes()
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5])
+@pytest.mark.parametrize("sizes", [[1000], [10, 0, 257, 64], [SLOT_NBYTES * 5], [0], []])
+def test_every_byte_arrives_when_copies_are_late(sizes: list[int], slots: int) -> None:
+    segments = _segments(sizes)
+    arena = copy_to_device(segments, "late", LateDevice(slots))
+    arena.wait()
+    for index, segment in enumerate(segments):
+        assert _bytes(arena.view(index, 0, segment.nbytes)) == bytes(segment)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_byte_arrives_when_some_copies_are_late(seed: int) -> None:
+    rng = random.Random(seed)
+    device = LateDevice(rng.randrange(1, 6), eager=lambda: rng.random() < 0.4)
+    segments = _segments([rng.randrange(3000) for _ in range(4)], seed)
+    arena = copy_to_device(segments, "late", device)
+    arena.wait()
+    for index, segment in enumerate(segments):
+        assert _bytes(arena.view(index, 0, segment.nbytes)) == bytes(segment)
+
+
+def test_a_slot_that_is_refilled_early_would_be_seen() -> None:
+    """The fake is adversarial enough: without the wait before a refill the bytes are wrong."""
+    device = LateDevice(2)
+    segments = _segments([1000])
+    device.ring.slots[0].left = device.ring.slots[1].left = None
+    arena = copy_to_device(segments, "late", _Forgetful(device))
+    arena.wait()
+    assert _bytes(arena.view(0, 0, 1000)) != bytes(segments[0])
+
+
+class _Forgetful:
+    """Gives events that never hold the CPU."""
+
+    def __init__(self, device: LateDevice) -> None:
+        self.device = device
+        self.start = device.start
+        self.allocate = device.allocate
+
+    def send(self, source: torch.Tensor, target: torch.Tensor) -> Event:
+        late = self.device.send(source, target)
+
+        class Free:
+            def synchronize(self) -> None:
+                pass
+
+            def wait(self) -> None:
+                late.wait()
+
+        return Free()
+
+
+def test_bytes_are_not_there_before_the_consumer_waits() -> None:
+    device = LateDevice(4)
+    segments = _segments([SLOT_NBYTES * 3])
+    arena = copy_to_device(segments, "late", device)
+    assert device.done == 0
+    assert set(_bytes(arena.memory)) == {POISON}
+    arena.wait()
+    assert device.done == 3
+    assert "synchronize" not in device.waits  # the consumer's stream waits, no thread does
+    assert _bytes(arena.memory) == bytes(segments[0])
+
+
+def test_a_ring_still_in_flight_is_not_overwritten_by_the_next_model() -> None:
+    device = LateDevice(3)
+    first, second = _segments([150], seed=1), _segments([170], seed=2)
+    arena_1 = copy_to_device(first, "late", device)
+    arena_2 = copy_to_device(second, "late", device)  # nobody waited for the first
+    arena_1.wait()
+    arena_2.wait()
+    assert _bytes(arena_1.view(0, 0, 150)) == bytes(first[0])
+    assert _bytes(arena_2.view(0, 0, 170)) == bytes(second[0])
+
+
+def test_two_threads_share_the_ring_one_model_at_a_time() -> None:
+    device = LateDevice(2)
+    models = [_segments([700, 30], seed) for seed in range(4)]
+    copied: dict[int, bool] = {}
+
+    def work(index: int) -> None:
+        arena = copy_to_device(models[index], "late", device)
+        arena.wait()
+        views = [arena.view(n, 0, s.nbytes) for n, s in enumerate(models[index])]
+        copied[index] = [_bytes(view) for view in views] == [bytes(s) for s in models[index]]
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert copied == dict.fromkeys(range(4), True)
+
+
+def test_views_share_the_arena_and_keep_its_order() -> None:
+    segments = _segments([100, 300])
+    arena = copy_to_device(segments, "late", LateDevice(2))
+    arena.wait()
+    view = arena.view(1, 8, 16)
+    assert view.dtype == torch.uint8
+    assert view.untyped_storage().data_ptr() == arena.memory.untyped_storage().data_ptr()
+    assert view.storage_offset() == 256 + 8
+    with pytest.raises(ValueError, match="it has 100 bytes"):
+        arena.view(0, 90, 11)
+
+
+def test_the_mapping_may_be_closed_after_the_copy(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(random.Random(0).randbytes(10_000))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    segment = memoryview(mapped)[4096:]
+    arena = copy_to_device([segment], "late", LateDevice(3))
+    segment.release()
+    mapped.close()  # a BufferError if anything still held it
+    arena.wait()
+    assert _bytes(arena.memory) == path.read_bytes()[4096:]
+
+
+def test_pages_are_faulted_in_only_until_the_device_is_ready() -> None:
+    asked: list[bool] = []
+
+    def until() -> bool:
+        asked.append(len(asked) == 2)
+        return asked[-1]
+
+    staging._populate(_segments([staging.POPULATE_NBYTES * 5]), until)
+    assert asked in ([False, False, True], [False])  # the second where the kernel is too old
+
+
+def test_a_lane_that_fails_is_reported() -> None:
+    device = LateDevice(2)
+    device.fail_at = 3
+    with pytest.raises(RuntimeError, match="the bus fell off"):
+        copy_to_device(_segments([1000]), "late", device)
+    assert not device.ring.lock.locked()
+
+
+def test_report_has_injected_times() -> None:
+    times = iter([10.0, 10.25, 10.75])
+    device = LateDevice(2)
+    arena = copy_to_device(_segments([500, 500]), "late", device, clock=lambda: next(times))
+    assert arena.report.nbytes == 1000
+    assert arena.report.ready_ms == 250.0
+    assert arena.report.copy_ms == 500.0
+    assert arena.report.bytes_per_s == 2000.0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU: it can be used")
+def test_a_device_that_is_not_there() -> None:
+    staging.begin("cuda")  # shows nothing yet
+    with pytest.raises(DeviceError, match=r"cannot be used.*--device cpu"):
+        copy_to_device(_segments([100]), "cuda")
+
+
+@pytest.mark.parametrize(
+    ("requested", "built", "gpus", "resolved"),
+    [
+        ("cpu", True, 1, "cpu"),
+        ("auto", True, 1, "cuda"),
+        ("auto", True, 0, "cpu"),
+        ("auto", False, 0, "cpu"),
+        ("cuda", True, 2, "cuda"),
+    ],
+)
+def test_resolve_device(
+    monkeypatch: pytest.MonkeyPatch, requested: str, built: bool, gpus: int, resolved: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0" if built else None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert resolve_device(requested) == resolved
+
+
+@pytest.mark.parametrize(
+    ("requested", "built", "message"),
+    [
+        ("cuda", False, "built without CUDA; install a CUDA build of torch, or use --device cpu"),
+        ("cuda", True, "no GPU is visible.*CUDA_VISIBLE_DEVICES"),
+        ("gpu", True, "'gpu' is not known; use auto, cpu or cuda"),
+    ],
+)
+def test_resolve_device_refuses(
+    monkeypatch: pytest.MonkeyPatch, requested: str, built: bool, message: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0" if built else None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(DeviceError, match=message):
+        resolve_device(requested)
+
+
+def test_cuda_untouched_here() -> None:
+    resolve_device("auto")
+    assert_cuda_untouched()
+
+
+def test_an_open_gpu_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "0").symlink_to(os.devnull)
+    (tmp_path / "1").symlink_to("/dev/null")
+    (tmp_path / "7").symlink_to("/dev/nvidia-uvm")
+    with pytest.raises(DeviceError, match="/dev/nvidia-uvm"):
+        assert_cuda_untouched(tmp_path)
+
+
+def test_an_initialised_context_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(DeviceError, match="initialised CUDA context"):
+        assert_cuda_untouched(tmp_path)
