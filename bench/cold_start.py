@@ -30,7 +30,7 @@ from common import (
     write_json,
 )
 from peers.registry import OURS, Peer, select
-from process import log_tail, running, tree
+from process import command, log_tail, running, tree
 from texts import SHORT, reference
 
 DEPTHS = ("prewarmed", "zygote", "cold")
@@ -206,7 +206,7 @@ def asleep(setup: Setup, snapshot: Path) -> dict[str, Any]:
         server = [
             {
                 "pid": pid,
-                "role": listed.get(pid, "gateway" if pid == process.pid else "unlisted"),
+                "role": "gateway" if pid == process.pid else listed.get(pid) or command(pid),
                 **memory.of_process(pid).report(),
                 "makeup": [(name, part.report()) for name, part in memory.makeup(pid)[:10]],
             }

@@ -75,6 +75,14 @@ def tree(root: int) -> dict[int, str]:
         found |= more
 
 
+def command(pid: int) -> str:
+    """What the kernel calls a process, for those that nobody lists."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "gone"
+
+
 def stop(process: subprocess.Popen[str]) -> None:
     """SIGTERM to the server, SIGKILL to whatever of its tree is left after a while."""
     members = tree(process.pid)

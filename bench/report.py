@@ -80,12 +80,21 @@ def _depths(result: Mapping[str, Any], warm: float) -> str:
                 f"{best[1] / first:.0f}" if best else "-",
                 _mb(total, "private_nbytes"),
                 *_memory(total),
-                ", ".join(part["role"] for part in mine) or "none",
+                ", ".join(f"{p['role']} {_mb(p, 'private_nbytes')}" for p in mine) or "none",
             ]
         )
     head = ["zerowake from", "first ms, median (range)", "x warm", "fastest peer / this"]
-    memory = ["private MB", "PSS MB", "USS MB", "dirty MB", "PTE MB", "processes of the function"]
+    memory = ["private MB", "PSS MB", "USS MB", "dirty MB", "PTE MB", "its processes, private MB"]
     return table([*head, *memory], rows)
+
+
+def _timings(result: Mapping[str, Any]) -> str:
+    """The server's own account of the median call from each depth."""
+    lines = []
+    for depth, one in result["ours"]["depths"].items():
+        middle = sorted(one["ms"])[len(one["ms"]) // 2]
+        lines.append(f"- {depth}, {middle:.1f} ms: {one['server_timing'][one['ms'].index(middle)]}")
+    return "\n".join(lines)
 
 
 def _server(result: Mapping[str, Any]) -> str:
@@ -110,7 +119,7 @@ def _server(result: Mapping[str, Any]) -> str:
     return table(head, rows)
 
 
-def _targets(result: Mapping[str, Any], warm: float) -> list[str]:
+def _targets(result: Mapping[str, Any]) -> list[str]:
     depths, best = result["ours"]["depths"], fastest_spawn(result)
     first = {depth: statistics.median(one["ms"]) for depth, one in depths.items()}
     by_warm = {d: first[d] / statistics.median(one["warm_ms"]) for d, one in depths.items()}
@@ -135,8 +144,10 @@ def cold_start(result: Mapping[str, Any]) -> str:
     """All tables of one run of cold_start.py."""
     parts = [_starts(result)]
     if result["ours"] is not None:
-        warm = statistics.median(result["ours"]["warm_ms"])
-        parts += [_depths(result, warm), _server(result), "\n".join(_targets(result, warm))]
+        depths = result["ours"]["depths"].values()
+        warm = statistics.median([ms for one in (result["ours"], *depths) for ms in one["warm_ms"]])
+        parts += [_depths(result, warm), _timings(result), _server(result)]
+        parts.append("\n".join(_targets(result)))
     return "\n\n".join(parts)
 
 

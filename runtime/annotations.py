@@ -81,9 +81,15 @@ class Builder:
         return {**node.schema, **({"$defs": self._definitions} if self._definitions else {})}
 
     def unwrap(self, annotation: Any) -> Any:
-        """Without NewType, Annotated, Required and NotRequired, which say nothing about the value."""
+        """Without NewType, Annotated, Required and NotRequired, which say nothing about the value.
+
+        A generic alias (``type Pair[T] = ...``, and NDArray since numpy 2.5) is filled in.
+        """
         while True:
-            if isinstance(annotation, typing.NewType):
+            if _is_alias(_origin(annotation)):
+                arguments = typing.get_args(annotation)
+                annotation = _origin(annotation).__value__[arguments]
+            elif isinstance(annotation, typing.NewType):
                 annotation = annotation.__supertype__
             elif _origin(annotation) in (typing.Annotated, typing.Required, typing.NotRequired):
                 annotation = typing.get_args(annotation)[0]
@@ -138,7 +144,7 @@ class Builder:
         return object_node(title, members, construct)
 
     def _class(self, annotation: Any) -> Node:
-        if type(annotation).__name__ == "TypeAliasType":  # ``type X = ...`` of Python 3.12
+        if _is_alias(annotation):
             return self._define(
                 annotation, annotation.__name__, lambda: self.node(annotation.__value__)
             )
@@ -287,6 +293,11 @@ class Builder:
 
 def _origin(annotation: Any) -> Any:
     return typing.get_origin(annotation)
+
+
+def _is_alias(annotation: Any) -> bool:
+    """Whether it was made by ``type X = ...`` (Python 3.12) or typing_extensions."""
+    return type(annotation).__name__ == "TypeAliasType"
 
 
 def _with_default(schema: dict[str, Any], default: Any) -> dict[str, Any]:

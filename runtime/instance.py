@@ -23,7 +23,7 @@ from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.target import load_function
 from zerowake.runtime.wire import Connection, Frame, encode
 from zerowake.snapshot import code, proof
-from zerowake.snapshot.restore import Restored, restore, wake
+from zerowake.snapshot.restore import Restored, restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
 
@@ -98,7 +98,7 @@ def _start(
     assert kit.restored is not None
     process.set_threads(kit.function.settings.threads)
     started = time.perf_counter()
-    wake(kit.restored)
+    wake_up(kit.restored.object, spec.name)
     report_ms["wake"] = 1e3 * (time.perf_counter() - started)
     executor = Executor(
         kit.function, kit.restored.object, again=lambda: connection.send({"kind": "again"})

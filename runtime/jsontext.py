@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from zerowake.runtime.errors import BadRequest, BadResult
 
 Path = tuple[str | int, ...]
+MAX_NAME_NCHARS = 200
 
 _LONGEST_INT = 10**4300  # Python neither reads nor writes longer ones (sys.set_int_max_str_digits)
 # Strings are consumed whole, so that a NaN inside one is not taken for a constant.
@@ -40,8 +41,12 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def pointer(path: Path) -> str:
-    """``path`` as a JSON pointer (RFC 6901); the empty string is the whole value."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+    """``path`` as a JSON pointer (RFC 6901); the empty string is the whole value.
+
+    A name that is longer than a name is cut: a reply does not repeat megabytes of its request.
+    """
+    names = (str(step)[:MAX_NAME_NCHARS] for step in path)
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
 
 
 def parse_json(body: bytes) -> Any:
@@ -54,7 +59,7 @@ def parse_json(body: bytes) -> Any:
         value = _DECODER.decode(text)
         if b"\\ud" in body or b"\\uD" in body:
             # Half a surrogate pair is legal JSON but no text: every tokenizer would choke on it.
-            encode_text(value)
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise BadRequest(
             f"the body is not UTF-8 at byte {error.start} ({error.reason}); send JSON in UTF-8"

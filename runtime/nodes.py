@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Never
 
-from zerowake.runtime.jsontext import Path
+from zerowake.runtime.jsontext import MAX_NAME_NCHARS, Path
 
 MAX_FAULTS = 50  # a reply that lists a million wrong numbers helps nobody
 SHOWN_NCHARS = 40
@@ -84,9 +84,11 @@ def _misfit(wanted: str, value: Any) -> Never:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` where a known name is close to ``name``, else nothing."""
+    """ "; did you mean 'x'?" where a known name is close to ``name``, else nothing."""
     import difflib  # only a mistake needs it
 
+    if len(name) > MAX_NAME_NCHARS:  # the search takes seconds for a name of megabytes
+        return ""
     close = difflib.get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

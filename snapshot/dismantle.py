@@ -59,7 +59,9 @@ def dismantle(root: object, own: frozenset[str]) -> Parts:
     try:
         value = walker.value(root, "self")
     except RecursionError:
-        raise FreezeError("objects are nested too deep to freeze; keep them in a flat list") from None
+        raise FreezeError(
+            "objects are nested too deep to freeze; keep them in a flat list"
+        ) from None
     early = sorted(ref[0] for ref in walker.early.values())
     skeleton = Skeleton(value, walker.nodes, early, walker.names)
     return Parts(skeleton, walker.leaves, walker.assets)
@@ -354,7 +356,9 @@ class _Walker:
     def method(self, obj: types.MethodType, path: str) -> Node:
         owner, name = obj.__self__, obj.__func__.__name__
         cls = type(owner)
-        own = cls.__module__ in self.own or (isinstance(owner, torch.nn.Module) and name == "forward")
+        own = cls.__module__ in self.own or (
+            isinstance(owner, torch.nn.Module) and name == "forward"
+        )
         if isinstance(owner, type) or not own or getattr(cls, name, None) is not obj.__func__:
             self.refuse(obj, path, f"is the method {name!r} of {owner!r:.60}", "call it by name")
         return {"o": self.value(owner, f"{path}.__self__"), "v": name}

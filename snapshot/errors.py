@@ -12,6 +12,7 @@ what was wanted and what to do. The whole tree::
     |  |- UntrustedCode           403 code_not_trusted
     |  |- ProofFailed             422 proof_failed
     |- FreezeError                422 cannot_freeze
+    |- WakeFailed                 500 wake_failed
     |- DeviceError                503 device_unavailable
     |- (zerowake.runtime.errors continues below ZerowakeError)
 """
@@ -76,6 +77,12 @@ class FreezeError(ZerowakeError):
 
     status = 422
     code = "cannot_freeze"
+
+
+class WakeFailed(ZerowakeError):
+    """The object came back, and its own ``wake`` raised; ``__cause__`` is what it raised."""
+
+    code = "wake_failed"
 
 
 class DeviceError(ZerowakeError):

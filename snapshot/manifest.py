@@ -220,7 +220,18 @@ def integer(value: object, where: str, most: int = MAX_INT) -> int:
 
 
 _TOP = frozenset(
-    "format name function code files segments tensors environment modules created_by".split()
+    [
+        "format",
+        "name",
+        "function",
+        "code",
+        "files",
+        "segments",
+        "tensors",
+        "environment",
+        "modules",
+        "created_by",
+    ]
 )
 
 

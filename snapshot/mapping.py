@@ -4,6 +4,7 @@ Knows no tensor and no manifest. A file that shrinks under a mapping is a SIGBUS
 touches it, so the length is checked on the descriptor that is mapped.
 """
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -57,7 +58,9 @@ def open_file(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise DamagedSnapshot(f"{path} is a symbolic link; a snapshot holds only files") from None
+            raise DamagedSnapshot(
+                f"{path} is a symbolic link; a snapshot holds only files"
+            ) from None
         if error.errno == errno.ENOENT:
             raise DamagedSnapshot(f"{path} is missing") from None
         raise
@@ -91,10 +94,8 @@ def resident_fraction(path: Path, samples: int = _SAMPLES) -> float | None:
         hits = 0
         for i in range(count):
             page = int((i + random.random()) * npages / count)
-            try:
+            with contextlib.suppress(BlockingIOError):
                 hits += os.preadv(fd, [bytearray(1)], page * mmap.PAGESIZE, os.RWF_NOWAIT) == 1
-            except BlockingIOError:
-                pass
         return hits / count
     except OSError:
         return None

@@ -30,12 +30,15 @@ _PLAIN = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _LIBRARIES: list[tuple[str, frozenset[str]]] = [
     (r"torch\.nn\.modules\.[a-z]\w*", frozenset({MODULE})),
     (r"transformers\.models\.[a-z]\w*\.modeling_\w+", frozenset({MODULE})),
-    (r"transformers\.(activations|pytorch_utils|modeling_layers|modeling_utils)", frozenset({MODULE})),
+    (
+        r"transformers\.(activations|pytorch_utils|modeling_layers|modeling_utils)",
+        frozenset({MODULE}),
+    ),
     (r"transformers\.models\.[a-z]\w*\.configuration_\w+", frozenset({OBJECT})),
     (r"transformers\.(generation\.)?configuration_utils", frozenset({OBJECT})),
     (
-        r"transformers\.models\.[a-z]\w*\.(tokenization|image_processing|feature_extraction"
-        r"|video_processing|processing)_\w+",
+        r"transformers\.models\.[a-z]\w*\."
+        + r"(tokenization|(image_|video_)?processing|feature_extraction)_\w+",
         frozenset({OBJECT}),
     ),
     (r"transformers\.tokenization_utils\w*", frozenset({OBJECT, ENUM})),
@@ -46,7 +49,10 @@ _LIBRARIES: list[tuple[str, frozenset[str]]] = [
     (r"torchvision\.transforms\.functional", frozenset({ENUM})),
     (r"timm\.(models|layers)(\.[a-z_]\w*)+", frozenset({MODULE})),
     (r"diffusers\.models(\.[a-z]\w*)+", frozenset({MODULE})),
-    (r"sentence_transformers(\.[A-Za-z]\w*)*\.(models|modules)(\.[A-Za-z]\w*)*", frozenset({MODULE})),
+    (
+        r"sentence_transformers(\.[A-Za-z]\w*)*\.(models|modules)(\.[A-Za-z]\w*)*",
+        frozenset({MODULE}),
+    ),
     (r"sentence_transformers\.SentenceTransformer", frozenset({MODULE})),
 ]
 _RULES = [(re.compile(pattern, re.ASCII), kinds) for pattern, kinds in _LIBRARIES]
@@ -101,8 +107,18 @@ BUILTIN_TYPES = frozenset(
 )
 
 _LIBRARY_TOPS = frozenset(
-    "torch numpy transformers tokenizers safetensors torchvision timm diffusers "
-    "sentence_transformers zerowake".split()
+    [
+        "torch",
+        "numpy",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "torchvision",
+        "timm",
+        "diffusers",
+        "sentence_transformers",
+        "zerowake",
+    ]
 )
 
 

@@ -141,8 +141,10 @@ class Builder:
     def namedtuple(self, node: dict[str, Any], shell: Any) -> Any:
         cls = self.classes[node["c"]]
         if len(node["v"]) != len(cls._fields):
-            raise DamagedSnapshot(f"{cls.__qualname__} has {len(cls._fields)} fields, the skeleton "
-                                  f"holds {len(node['v'])}; its code is not what was frozen")
+            raise DamagedSnapshot(
+                f"{cls.__qualname__} has {len(cls._fields)} fields, the skeleton "
+                f"holds {len(node['v'])}; its code is not what was frozen"
+            )
         return tuple.__new__(cls, self.values(node["v"]))
 
     def float_(self, node: dict[str, Any], shell: Any) -> Any:

@@ -14,21 +14,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zerowake.snapshot.tensors import Run
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[misc,unused-ignore]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While active: numbers runs by first use, and saves a run's bytes before an operation that,
     by its schema, writes into it."""
 
     def __init__(self, runs: list[Run]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._used = 0
         self._runs: dict[str, list[Run]] = {}
         for run in sorted(runs, key=lambda run: run.start):
             self._runs.setdefault(run.device, []).append(run)
         self._starts = {device: [r.start for r in runs] for device, runs in self._runs.items()}
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for i, argument in enumerate(func._schema.arguments):
             given = args[i] if i < len(args) else kwargs.get(argument.name)

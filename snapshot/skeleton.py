@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from zerowake.snapshot import names
 from zerowake.snapshot.errors import DamagedSnapshot
@@ -103,7 +103,9 @@ def parse(data: bytes, manifest: Manifest) -> Skeleton:
     named: list[tuple[str, str]] = []
     for entry in plain["names"]:
         if not isinstance(entry, list) or len(entry) != 2 or not all(map(_is_str, entry)):
-            raise DamagedSnapshot(f"{FILE}: a name is {entry!r:.80}; wanted [kind, module:qualname]")
+            raise DamagedSnapshot(
+                f"{FILE}: a name is {entry!r:.80}; wanted [kind, module:qualname]"
+            )
         if entry[0] not in _NAME_KINDS:
             raise DamagedSnapshot(f"{FILE}: {entry!r:.80} is of no known kind")
         names.check(entry[1], entry[0], own)
@@ -138,11 +140,10 @@ class _Checker:
             if not isinstance(node, dict):
                 self.refuse(f"is {node!r:.40}; wanted an object")
             kind = node.get("t")
-            fields = KINDS.get(kind) if isinstance(kind, str) else None
-            if fields is None:
+            if not isinstance(kind, str) or kind not in KINDS:
                 self.refuse(f"is of kind {kind!r:.40}, which this format does not have")
             keys = node.keys() - {"t"}
-            must, may = fields
+            must, may = KINDS[kind]
             if not must <= keys or not keys <= must | may:
                 self.refuse(f"of kind {kind} has the fields {sorted(keys)}; wanted {sorted(must)}")
             if self.at in self.early and kind not in SHELLS:
@@ -151,7 +152,7 @@ class _Checker:
         self.at = len(nodes)
         self.value(self.skeleton.root)
 
-    def refuse(self, problem: str) -> Any:
+    def refuse(self, problem: str) -> NoReturn:
         raise DamagedSnapshot(f"{FILE}: node {self.at} {problem}")
 
     # values
@@ -192,7 +193,6 @@ class _Checker:
         node = self.skeleton.nodes[value[0]] if type(value) is list else None
         if not isinstance(node, dict) or node.get("t") not in kinds:
             self.refuse(f"holds {value!r:.40}; wanted [node] of kind {' or '.join(kinds)}")
-        assert node is not None
         return node
 
     def name(self, index: Any, *kinds: str) -> str:
@@ -222,7 +222,9 @@ class _Checker:
             self.asset(node["asset"])
             return
         v = node["v"]
-        items = v.values() if type(v) is dict else v if type(v) is list else self.refuse("is empty")
+        if type(v) is not dict and type(v) is not list:
+            self.refuse(f"is plain and holds {v!r:.40}; wanted a list or an object")
+        items = v.values() if type(v) is dict else v
         for item in items:
             if item.__class__ is list or item.__class__ is dict:
                 self.refuse("is plain and holds more than scalars")
@@ -271,7 +273,7 @@ class _Checker:
         try:
             return base64.b64decode(text.encode("ascii"), validate=True)
         except (AttributeError, ValueError, binascii.Error):
-            return self.refuse(f"holds {text!r:.40}; wanted base64")  # type: ignore[no-any-return]
+            self.refuse(f"holds {text!r:.40}; wanted base64")
 
     def range_(self, node: dict[str, Any]) -> None:
         v = node["v"]
@@ -348,7 +350,7 @@ class _Checker:
     def array_dtype(self, text: Any) -> int:
         match = _ARRAY_DTYPE.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            return self.refuse(f"has the array dtype {text!r:.40}; wanted one like '<f4'")  # type: ignore[no-any-return]
+            self.refuse(f"has the array dtype {text!r:.40}; wanted one like '<f4'")
         if match[3]:
             return 8
         nbytes = int(match[2])

@@ -208,9 +208,9 @@ def _backend(device: str) -> CudaBackend:
     return CudaBackend(device)
 
 
-def begin(device: str) -> None:
-    """Starts to make ``device``'s context and ring in the background; errors show at the copy."""
-    _backend(device).start()
+def begin(device: str) -> Future[Ring]:
+    """Starts to make ``device``'s context and ring in the background; nobody need wait for it."""
+    return _backend(device).start()
 
 
 def copy_to_device(

@@ -173,7 +173,7 @@ def _check_code(found: manifest.Manifest) -> None:
     code = found.code
     listed = {name.removeprefix(CODE) for name in found.files if name.startswith(CODE)}
     if listed != code.files.keys():
-        odd = sorted(listed ^ code.files.keys())[0]
+        odd = min(listed ^ code.files.keys())
         raise DamagedSnapshot(f"code.files and files disagree about {CODE}{odd}")
     for path, sha256 in code.files.items():
         if found.files[CODE + path].sha256 != sha256:

@@ -76,7 +76,7 @@ class Run:
         if self.device == "cpu":
             data = memoryview((ctypes.c_ubyte * nbytes).from_address(self.start)).cast("B")
         else:
-            data = memoryview(self.flat().cpu().numpy()).cast("B")
+            data = memoryview(self.flat().cpu().numpy().data).cast("B")
         if nbytes < self.piece.nbytes:
             data = memoryview(bytes(data).ljust(self.piece.nbytes, b"\0"))
         return data
@@ -157,9 +157,7 @@ def _member(leaf: Leaf) -> Member:
         start = value.data_ptr()
         base = value.untyped_storage().data_ptr()
         device = str(value.device)
-        return Member(
-            leaf, device, base, start, start + extent, item, dtype, value.is_contiguous()
-        )
+        return Member(leaf, device, base, start, start + extent, item, dtype, value.is_contiguous())
     root: Any = value
     while isinstance(root.base, np.ndarray):
         root = root.base
@@ -180,10 +178,10 @@ def _run(group: list[Member], taken: set[str]) -> Run:
     alike = len({m.item for m in group}) == 1
     aligned = all((m.start - start) % m.item == 0 for m in group)
     for member in group:
-        if member.whole and member.dtype and alike and aligned:
-            if (member.start, member.end) == (start, end):
-                piece = Piece(name, end - start, member.dtype, tuple(member.leaf.value.shape))
-                return Run(member.device, start, end, group, piece)
+        covers = member.whole and (member.start, member.end) == (start, end)
+        if covers and member.dtype and alike and aligned:
+            piece = Piece(name, end - start, member.dtype, tuple(member.leaf.value.shape))
+            return Run(member.device, start, end, group, piece)
     # plain bytes: start on a multiple of the widest element from the storage's start, pad the end
     base = min(m.base for m in group)
     start = base + (start - base) // _ITEM_MAX * _ITEM_MAX

@@ -110,8 +110,8 @@ class Served:
         self.info = FunctionInfo(
             name=self.name,
             kind=function["kind"],
-            input_schema=function["input"],
-            output_schema=function["output"],
+            input_schema=function["input_schema"],
+            output_schema=function["output_schema"],
             raw_input=function["raw_input"],
             raw_output=function["raw_output"],
             description=function.get("description", ""),

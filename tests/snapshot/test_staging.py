@@ -4,6 +4,7 @@
 that did not wait, then shows as wrong bytes and not as a rare race.
 """
 
+import importlib
 import mmap
 import os
 import random
@@ -12,12 +13,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from zerowake.snapshot import staging
+from zerowake.snapshot.code import collect, install
 from zerowake.snapshot.errors import DeviceError
+from zerowake.snapshot.freeze import Recipe, freeze
+from zerowake.snapshot.restore import restore
 from zerowake.snapshot.staging import (
     Event,
     Ring,
@@ -26,6 +31,7 @@ from zerowake.snapshot.staging import (
     copy_to_device,
     resolve_device,
 )
+from zerowake.snapshot.store import open_snapshot
 
 SLOT_NBYTES = 64
 POISON = 0xEE
@@ -241,6 +247,41 @@ def test_report_has_injected_times() -> None:
     assert arena.report.ready_ms == 250.0
     assert arena.report.copy_ms == 500.0
     assert arena.report.bytes_per_s == 2000.0
+
+
+_CODE = """
+import torch
+
+class Holder:
+    def wake(self):
+        self.seen = {name: bytes(t.view(torch.uint8).numpy()) for name, t in self.weights.items()}
+"""
+
+
+def test_restore_waits_for_its_arena_before_wake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZEROWAKE_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(staging, "_backend", lambda device: LateDevice(3))
+    (tmp_path / "holder_app.py").write_text(_CODE)
+    code = collect(tmp_path / "holder_app.py", tmp_path)
+    install(code)
+    made = importlib.import_module("holder_app").Holder()
+    made.weights = {name: torch.arange(n) for name, n in (("a", 40), ("b", 7), ("c", 64))}
+    recipe = Recipe(
+        name="holder",
+        function={},
+        code=code,
+        make=lambda: made,
+        cases=[[b"1"]],
+        probe=lambda instance, items: [[b"1"] for _ in items],
+        prove=lambda path: [[[b"1"]]],
+    )
+    snapshot = open_snapshot(freeze(recipe, tmp_path))
+    found: Any = restore(snapshot, code, device="cuda").object
+    wanted = {name: _bytes(tensor) for name, tensor in made.weights.items()}
+    assert found.seen == wanted
+    assert {name: _bytes(tensor) for name, tensor in found.weights.items()} == wanted
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU: it can be used")

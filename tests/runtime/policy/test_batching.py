@@ -9,7 +9,7 @@ import pytest
 
 from zerowake.runtime.errors import QueueFull
 from zerowake.runtime.invocation import Invocation
-from zerowake.runtime.policy.batching import MAX_RETRY_AFTER_S, Batcher, BatchRule, Plan
+from zerowake.runtime.policy.batching import HORIZON, MAX_RETRY_AFTER_S, Batcher, BatchRule, Plan
 
 NOW_S = 1000.0
 WINDOW_S = 0.005
@@ -164,7 +164,7 @@ def test_a_plan_looks_at_each_size_once_a_batch() -> None:
     for _ in range(1000):
         batcher.submit(Invocation("embed", Body(), NoSink(), NOW_S), NOW_S)
     assert sizes(batcher.plan(NOW_S, 1)) == [32]
-    assert looked == HORIZON * rule_max_size
+    assert looked == HORIZON * 32
 
 
 def test_starvation_bound_is_met_and_is_tight() -> None:

@@ -1,0 +1,317 @@
+"""Freezing: an object that ``load`` made becomes a snapshot, proven before it is published.
+
+Does not know how an object is made, run or restored in a fresh process: the recipe brings that.
+The snapshot is written aside, synced, proven and renamed; a failure leaves nothing behind.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zerowake.snapshot import layout, manifest, names, proof, skeleton, state, store
+from zerowake.snapshot.code import CodeFiles
+from zerowake.snapshot.dismantle import Parts, dismantle
+from zerowake.snapshot.errors import FreezeError
+from zerowake.snapshot.proof import Answers, Probe, Proof
+from zerowake.snapshot.record import Recorder
+from zerowake.snapshot.tensors import Run, fill_nodes, gather
+
+Progress = Callable[[str, int, int], None]
+_STAGING = ".staging-"
+_SPARE_NBYTES = 1 << 20  # manifest and directories, when judging free space
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What freezing needs from above.
+
+    make: gives the object after ``load`` ran; called once.
+    cases: probe cases, each the encoded bodies of the items of one batch.
+    probe: runs one case on an object; for each item the chunks of its answer (one unless it
+        streams). Random state is seeded before each call.
+    prove: restores the snapshot at a path in a fresh process and answers all cases there, with
+        ``proof.answer_all`` and as many threads as here.
+    function: what the runtime wants to find again in the manifest; plain JSON.
+    """
+
+    name: str
+    function: Mapping[str, Any]
+    code: CodeFiles
+    make: Callable[[], object]
+    cases: list[list[bytes]]
+    probe: Probe
+    prove: Callable[[Path], list[Answers]]
+    created_by: str = "zerowake"
+
+
+def freeze(
+    recipe: Recipe,
+    out: Path,
+    progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Path:
+    """Write the snapshot of ``recipe`` below ``out`` and return its directory.
+
+    ``progress(stage, done, total)`` counts bytes; ``note`` is told what the author should know.
+    Raises FreezeError for what cannot be frozen or written, ProofFailed when the restored object
+    answers otherwise than the original; whatever ``make`` raises goes through.
+    """
+    progress = progress or (lambda stage, done, total: None)
+    target = recipe.make()
+    parts = dismantle(target, names.own_modules(recipe.code.files))
+    runs = gather(parts.leaves)
+    evidence = _probe(recipe, target, runs)
+    for case, fields in enumerate(evidence.unsteady):
+        if fields and note is not None:
+            note(
+                f"case {case} is not deterministic in {', '.join(fields)}: two runs from the same "
+                "seeds differ. The snapshot is not held to these fields."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    _remove_stale(out)
+    with _staging(out) as staging:
+        try:
+            digest = _write(recipe, parts, runs, evidence, staging, progress)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise _no_space(runs, out) from error
+        progress("prove", 0, 1)
+        proof.compare(evidence, recipe.prove(staging))
+        progress("prove", 1, 1)
+        final = out / f"{recipe.name}-{digest.removeprefix('sha256:')[:12]}"
+        if not final.exists():
+            os.rename(staging, final)
+            _sync_directory(out)
+    state.record_trust(digest)
+    store.check_digests(store.open_snapshot(final), progress)
+    return final
+
+
+def _probe(recipe: Recipe, target: object, runs: list[Run]) -> Proof:
+    """Run the cases twice, once recorded, and leave the stored tensors as ``load`` left them."""
+    arrays = [run for run in runs if not isinstance(run.members[0].leaf.value, torch.Tensor)]
+    copies = [bytes(run.current()) for run in arrays]  # numpy writes where no recorder looks
+    before = [zlib.crc32(run.current()) for run in runs]
+    with Recorder(runs):
+        first = _answers(recipe, target)
+    for run, copy in zip(arrays, copies, strict=True):
+        if run.saved is None and run.current() != copy:
+            run.saved = copy
+    for run, crc in zip(runs, before, strict=True):
+        run.put_back()
+        if zlib.crc32(run.current()) != crc:
+            raise FreezeError(
+                f"{run.members[0].leaf.path} was changed by predict in a way that torch does not "
+                "show (numpy view, custom operator); use torch operations, or copy it first"
+            )
+    second = _answers(recipe, target)
+    for run in runs:
+        run.put_back()
+    return Proof(recipe.cases, first, proof.unsteady(first, second))
+
+
+def _answers(recipe: Recipe, target: object) -> list[Answers]:
+    try:
+        return proof.answer_all(target, recipe.cases, recipe.probe)
+    except Exception as error:
+        raise FreezeError(
+            f"the probe failed: {type(error).__name__}: {error}; the examples must be items that "
+            "the function answers"
+        ) from error
+
+
+def _write(
+    recipe: Recipe,
+    parts: Parts,
+    runs: list[Run],
+    evidence: Proof,
+    staging: Path,
+    progress: Progress,
+) -> str:
+    """Write all files of the snapshot into ``staging``, synced; returns its digest."""
+    runs = sorted(runs, key=lambda run: run.first_use)  # stable: never used ones keep their order
+    places = layout.place([run.piece for run in runs])
+    fill_nodes(parts.leaves, runs, {id(runs[p.piece]): i for i, p in enumerate(places)})
+    files: dict[str, bytes] = {
+        **{store.CODE + path: data for path, data in recipe.code.files.items()},
+        **parts.assets,
+        skeleton.FILE: skeleton.encode(parts.skeleton),
+        store.PROOF_FILE: proof.encode(evidence),
+    }
+    needed = sum(run.piece.nbytes for run in runs) + sum(map(len, files.values()))
+    if shutil.disk_usage(staging).free < needed + _SPARE_NBYTES:
+        raise _no_space(runs, staging)
+    for path, data in files.items():
+        _write_file(staging / path, data)
+    weights = _write_weights(runs, places, staging, progress)
+    made = manifest.Manifest(
+        name=recipe.name,
+        function=recipe.function,
+        code=manifest.Code(recipe.code.digest, recipe.code.entry, recipe.code.sha256),
+        files={
+            path: manifest.File(len(data), hashlib.sha256(data).hexdigest())
+            for path, data in files.items()
+        },
+        segments=tuple(weights),
+        tensors=tuple(
+            manifest.Tensor(
+                name=runs[p.piece].piece.name,
+                segment=p.segment,
+                offset=p.offset,
+                nbytes=runs[p.piece].piece.nbytes,
+                dtype=runs[p.piece].piece.dtype,
+                shape=runs[p.piece].piece.shape,
+                mutated=runs[p.piece].mutated,
+            )
+            for p in places
+        ),
+        environment=_environment(),
+        modules=_modules(parts.skeleton, recipe.code),
+        created_by=recipe.created_by,
+    )
+    data = manifest.encode(made)
+    _write_file(staging / store.MANIFEST_FILE, data)
+    for directory, _, _ in os.walk(staging):
+        _sync_directory(Path(directory))
+    return manifest.digest_of(data)
+
+
+def _write_weights(
+    runs: list[Run], places: list[layout.Place], staging: Path, progress: Progress
+) -> Iterator[manifest.Segment]:
+    total, done = sum(run.piece.nbytes for run in runs), 0
+    for segment in sorted({p.segment for p in places}):
+        mine = [p for p in places if p.segment == segment]
+        head = layout.header([(runs[p.piece].piece, p.offset) for p in mine])
+        file = layout.segment_file(segment)
+        with open(staging / file, "xb") as target:
+            blocks = _Blocks()
+            target.write(head)
+            blocks.add(memoryview(head))
+            for p in mine:
+                data = runs[p.piece].read()
+                for start in range(0, len(data), manifest.BLOCK_NBYTES):
+                    part = data[start : start + manifest.BLOCK_NBYTES]
+                    target.write(part)
+                    blocks.add(part)
+                    done += len(part)
+                    progress("write", done, total)
+            target.flush()
+            os.fsync(target.fileno())
+            nbytes = target.tell()
+        yield manifest.Segment(file, nbytes, len(head), manifest.BLOCK_NBYTES, blocks.finish())
+
+
+class _Blocks:
+    """SHA-256 of each block of a stream."""
+
+    def __init__(self) -> None:
+        self._done: list[str] = []
+        self._hash = hashlib.sha256()
+        self._room = manifest.BLOCK_NBYTES
+
+    def add(self, data: memoryview) -> None:
+        while len(data):
+            part, data = data[: self._room], data[self._room :]
+            self._hash.update(part)
+            self._room -= len(part)
+            if self._room == 0:
+                self._close()
+
+    def finish(self) -> tuple[str, ...]:
+        if self._room < manifest.BLOCK_NBYTES:
+            self._close()
+        return tuple(self._done)
+
+    def _close(self) -> None:
+        self._done.append(self._hash.hexdigest())
+        self._hash, self._room = hashlib.sha256(), manifest.BLOCK_NBYTES
+
+
+def _environment() -> dict[str, str | int]:
+    found: dict[str, str | int] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+    for library in ("numpy", "transformers", "tokenizers", "torchvision", "timm", "diffusers"):
+        if version := getattr(sys.modules.get(library), "__version__", None):
+            found[library] = str(version)
+    return found
+
+
+def _modules(made: skeleton.Skeleton, code: CodeFiles) -> tuple[str, ...]:
+    """The library modules that the skeleton needs imported."""
+    own = names.own_modules(code.files)
+    modules = {name.partition(":")[0] for _, name in made.names}
+    return tuple(sorted(modules - own - {"builtins"}))
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """A directory to write in, locked while this process lives and gone afterwards."""
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
+    staging.chmod(0o755)
+    fd = os.open(staging, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(fd)
+
+
+def _remove_stale(out: Path) -> None:
+    """Remove what killed processes left: staging directories that nobody holds locked."""
+    for left in out.glob(_STAGING + "*"):
+        try:
+            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            pass  # a freeze is at work there
+        finally:
+            os.close(fd)
+
+
+def _no_space(runs: list[Run], where: Path) -> FreezeError:
+    needed = sum(run.piece.nbytes for run in runs) + _SPARE_NBYTES
+    free = shutil.disk_usage(where).free
+    return FreezeError(
+        f"no space for the snapshot: it needs about {needed} bytes, {free} are free in {where}; "
+        "free some, or choose another --out"
+    )
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
