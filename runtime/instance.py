@@ -80,7 +80,7 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     try:
         kit, executor, report_ms = _start(connection, spec, kit)
     except BaseException as error:
-        traceback.print_exc()
+        traceback.print_exception(error.__cause__ or error)  # the author's, where there is one
         connection.send({"kind": "failed", "problem": to_problem(error)})
         return
     report_ms["total"] = 1e3 * (time.perf_counter() - started)

@@ -114,7 +114,7 @@ def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> No
     try:
         kit = instance.prepare(spec, in_zygote=True)
     except BaseException as error:
-        traceback.print_exc()
+        traceback.print_exception(error.__cause__ or error)
         control.send({"kind": "failed", "problem": to_problem(error)})
         return
     if reason := process.unforkable_reason(sockets_before):

@@ -65,7 +65,11 @@ def collect(entry: Path, root: Path) -> CodeFiles:
         path = todo.pop()
         if path in files:
             continue
-        if not all(part.isascii() for part in path) or not names.may_be_own(_module_name(path)):
+        if not path.isascii() or not all(map(str.isidentifier, _module_name(path).split("."))):
+            raise FreezeError(
+                f"{root / path} cannot be imported by its name; use letters, digits, _"
+            )
+        if not names.may_be_own(_module_name(path)):
             raise FreezeError(
                 f"{root / path} would stand before the module {_module_name(path)!r} of Python or a "
                 "library; give the file another name"
@@ -100,11 +104,10 @@ def load_code(snapshot: Snapshot, *, trusted: frozenset[str], code_dir: Path | N
         if code_dir is not None:
             return _read(code_dir.resolve(), code.entry, code.files, str(code_dir))
         installed = _installed_root(code.entry)
-        if installed is None:
+        if installed is None or not _is_function_code(installed, code.entry, code.files):
             raise UntrustedCode(
                 f"the code of {snapshot.manifest.name!r} was not made here by this user, and no "
-                f"installed module {_module_name(code.entry)!r} has the same files "
-                f"({code.entry} is missing)."
+                f"installed module {_module_name(code.entry)!r} declares it ({code.entry})."
             )
         return _read(installed, code.entry, code.files, str(installed))
     except UntrustedCode as error:
@@ -118,7 +121,7 @@ def install(code: CodeFiles) -> None:
     does nothing.
     """
     for finder in sys.meta_path:
-        if isinstance(finder, _Finder) and finder.code == code:
+        if isinstance(finder, _Finder) and finder.code.digest == code.digest:
             return
     finder = _Finder(code)
     mine = finder.modules.keys()
@@ -210,6 +213,20 @@ def _installed_root(entry: str) -> Path | None:
         return None
     origin = Path(spec.origin)
     return origin.parent.parent if origin.name == "__init__.py" else origin.parent
+
+
+def _is_function_code(root: Path, entry: str, files: Mapping[str, str]) -> bool:
+    """Whether installed files may stand in for a stranger's without being asked: they must be one
+    package (or file) whose entry imports zerowake. Otherwise a snapshot could name any installed
+    package as its code, and callers would reach its functions."""
+    top = entry.partition("/")[0]
+    if any(path.partition("/")[0] != top for path in files):
+        return False
+    try:
+        tree = ast.parse((root / entry).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return any(module.partition(".")[0] == "zerowake" for module in _imports(tree, entry))
 
 
 def _module_name(path: str) -> str:

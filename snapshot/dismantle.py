@@ -129,7 +129,7 @@ class _Walker:
         if cls.__module__ == "tokenizers" and cls.__qualname__ == "AddedToken":
             return "token", _Walker.token
         name = names.function_name(obj)
-        if name is not None or isinstance(obj, types.FunctionType):
+        if name is not None or isinstance(obj, types.FunctionType | types.BuiltinFunctionType):
             return "function", _Walker.function
         return "object", _Walker.object_
 
@@ -181,7 +181,7 @@ class _Walker:
         data = json.dumps(obj, separators=(",", ":"), allow_nan=False).encode("ascii")
         if len(data) > _ASSET_NBYTES:
             return {"asset": self.asset("plain.json", data)}
-        return {"v": obj}
+        return {"v": obj.copy()}  # the probe may change the original
 
     def dict_(self, obj: dict[Any, Any], path: str) -> Node:
         if all(type(key) is str for key in obj):

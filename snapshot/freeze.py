@@ -70,6 +70,8 @@ def freeze(
     answers otherwise than the original; whatever ``make`` raises goes through.
     """
     progress = progress or (lambda stage, done, total: None)
+    if not manifest.is_name(recipe.name):
+        raise FreezeError(f"the name is {recipe.name!r}; wanted letters, digits, '-', '_' and '.'")
     target = recipe.make()
     parts = dismantle(target, names.own_modules(recipe.code.files))
     runs = gather(parts.leaves)
@@ -89,6 +91,7 @@ def freeze(
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise _no_space(runs, out) from error
+        store.open_snapshot(staging)
         progress("prove", 0, 1)
         proof.compare(evidence, recipe.prove(staging))
         progress("prove", 1, 1)

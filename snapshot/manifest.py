@@ -7,6 +7,7 @@ know: a stranger may have written the bytes.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,6 +91,10 @@ class Manifest:
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
+def is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
+
+
 def encode(manifest: Manifest) -> bytes:
     """Canonical JSON: keys sorted, no spaces, ASCII. Its SHA-256 is the snapshot's digest."""
     plain = {
@@ -155,7 +160,7 @@ def parse(data: bytes) -> Manifest:
         raise DamagedSnapshot("manifest.json is not canonical JSON: sorted keys, no spaces, ASCII")
     top = _fields(plain, "manifest.json", _TOP)
     name = top["name"]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not is_name(name):
         raise DamagedSnapshot(f"name is {name!r:.80}; wanted letters, digits, '-', '_', '.'")
     modules = _list(top["modules"], "modules")
     for module in modules:
@@ -182,7 +187,9 @@ def parse_json(data: bytes, what: str) -> Any:
     if len(data) > MAX_JSON_NBYTES:
         raise DamagedSnapshot(f"{what} has {len(data)} bytes; the limit is {MAX_JSON_NBYTES}")
     try:
-        plain = json.loads(data, object_pairs_hook=_unique, parse_constant=_no_constant)
+        plain = json.loads(
+            data, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
     except RecursionError:
         raise DamagedSnapshot(f"{what} is nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:
@@ -310,6 +317,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {twice!r:.80} occurs twice in one object")
     return plain
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{text:.40} is no finite number")
+    return value
 
 
 def _no_constant(name: str) -> Any:

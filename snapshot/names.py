@@ -45,7 +45,7 @@ _LIBRARIES: list[tuple[str, frozenset[str]]] = [
     (r"transformers\.utils\.generic", frozenset({ENUM})),
     (r"transformers\.image_utils", frozenset({ENUM})),
     (r"torchvision\.(models|ops)(\.[a-z]\w*)+", frozenset({MODULE})),
-    (r"torchvision\.transforms\.(_?transforms|_presets)", frozenset({MODULE, OBJECT})),
+    (r"torchvision\.transforms\.(transforms|_presets)", frozenset({MODULE, OBJECT})),
     (r"torchvision\.transforms\.functional", frozenset({ENUM})),
     (r"timm\.(models|layers)(\.[a-z_]\w*)+", frozenset({MODULE})),
     (r"diffusers\.models(\.[a-z]\w*)+", frozenset({MODULE})),

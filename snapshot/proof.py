@@ -77,6 +77,8 @@ def answer_all(target: object, cases: list[list[bytes]], probe: Probe) -> list[A
 
 def compare(proof: Proof, found: list[Answers]) -> None:
     """ProofFailed names the case, the field and both values of the first difference."""
+    if len(found) != len(proof.answers):
+        raise ProofFailed(f"{len(proof.answers)} cases were asked and {len(found)} answered")
     for case, (wanted, got) in enumerate(zip(proof.answers, found, strict=True)):
         for field, old, new in differences(wanted, got):
             if field not in proof.unsteady[case]:

@@ -74,14 +74,24 @@ class Builder:
         self.tables = [(k, type(v)) for k, v in template.items() if isinstance(v, dict | set)]
 
     def build(self) -> Any:
+        """The root object. Raises SnapshotError when a node does not fit the classes here."""
         nodes, objects = self.skeleton.nodes, self.objects
-        early = self.skeleton.early
-        for index in early:
-            objects[index] = self._shell(nodes[index])
-        made_early = set(early)
-        for index, node in enumerate(nodes):
-            shell = objects[index] if index in made_early else None
-            objects[index] = _MAKE[node["t"]](self, node, shell)
+        early = frozenset(self.skeleton.early)
+        index = -1
+        try:
+            for index in early:
+                objects[index] = self._shell(nodes[index])
+            for index, node in enumerate(nodes):
+                shell = objects[index] if index in early else None
+                objects[index] = _MAKE[node["t"]](self, node, shell)
+        except SnapshotError:
+            raise
+        except Exception as error:
+            raise SnapshotError(
+                f"node {index} of the skeleton ({nodes[index]['t']}) cannot be rebuilt: "
+                f"{type(error).__name__}: {error}; are the libraries those of the manifest's "
+                "environment?"
+            ) from error
         return self.value(self.skeleton.root)
 
     def value(self, value: Any) -> Any:

@@ -28,9 +28,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for i, argument in enumerate(func._schema.arguments):
-            given = args[i] if i < len(args) else kwargs.get(argument.name)
+        arguments = func._schema.arguments
+        given_by_name = dict(zip((a.name for a in arguments), args, strict=False)) | kwargs
+        # batch normalisation writes its running statistics and its schema does not say so
+        trains = given_by_name.get("training") is True
+        for argument in arguments:
+            given = given_by_name.get(argument.name)
             writes = argument.alias_info is not None and argument.alias_info.is_write
+            writes |= trains and argument.name in ("running_mean", "running_var")
             for tensor in _tensors(given):
                 for run in self._touched(tensor):
                     if run.first_use > self._used:

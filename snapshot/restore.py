@@ -4,6 +4,7 @@ Does not know how ``load`` once made the object, and never runs it. Starts no th
 """
 
 import contextlib
+import gc
 import mmap
 import time
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def restore(
     else:
         with _phase(report, "copy"):
             memory = _OnDevice(snapshot, mappings, device)
-    with _phase(report, "build"):
+    with _phase(report, "build"), _no_collection():
         target = Builder(
             snapshot.skeleton,
             classes,
@@ -141,10 +142,23 @@ class _OnDevice(_Memory):
 
         data = [memoryview(m)[s:] for m, s in zip(mappings, self.starts, strict=True)]
         self.arena = copy_to_device(data, device)
+        self.arena.wait()
 
     def fresh(self, index: int, dtype: torch.dtype) -> torch.Tensor:
         entry = self.tensors[index]
         return self.arena.view(entry.segment, entry.offset, entry.nbytes).view(dtype)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Thousands of new objects, none of them garbage: the collector would walk all of torch."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

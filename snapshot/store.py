@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from zerowake.snapshot import layout, manifest, names, skeleton, state
+from zerowake.snapshot import layout, manifest, names, proof, skeleton, state
 from zerowake.snapshot.code import digest_of
 from zerowake.snapshot.errors import DamagedSnapshot, SnapshotNotFound
 from zerowake.snapshot.mapping import open_file
 from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.proof import Answers
 
 MANIFEST_FILE = "manifest.json"
 PROOF_FILE = "proof.json"
@@ -85,6 +86,19 @@ def check_digests(
                 progress("verify", done, total)
     if facts == _facts(snapshot):
         state.record_verified(snapshot.digest, facts)
+
+
+def verify(
+    snapshot: Snapshot, prove: Callable[[Path], list[Answers]], progress: Progress | None = None
+) -> None:
+    """Hash every block again, then have the proof's cases answered and compare the answers.
+
+    ``prove(path)`` restores the snapshot and answers all cases, as in ``freeze.Recipe``. Raises
+    DamagedSnapshot or ProofFailed.
+    """
+    check_digests(snapshot, progress, force=True)
+    evidence = proof.parse(read_file(snapshot, PROOF_FILE))
+    proof.compare(evidence, prove(snapshot.path))
 
 
 def read_file(snapshot: Snapshot, path: str) -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from zerowake.snapshot.dismantle import Leaf
+from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES, Piece
 
 _ITEM_MAX = 16  # the widest element, complex128
@@ -47,6 +48,10 @@ class Member:
     item: int
     dtype: str
     whole: bool
+    keep: object  # the storage, so that its memory outlives what the probe does to the tensor
+
+    def moved(self) -> bool:
+        return isinstance(self.keep, torch.UntypedStorage) and self.keep.data_ptr() != self.base
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +77,7 @@ class Run:
         return self.current()
 
     def current(self) -> memoryview:
+        self.check_still_there()
         nbytes = self.end - self.start
         if self.device == "cpu":
             data = memoryview((ctypes.c_ubyte * nbytes).from_address(self.start)).cast("B")
@@ -85,11 +91,20 @@ class Run:
         """Undo what the probe wrote."""
         if self.saved is None:
             return
+        self.check_still_there()
         nbytes = self.end - self.start
         if self.device == "cpu":
             ctypes.memmove(self.start, self.saved, nbytes)
         else:
             self.flat().copy_(torch.frombuffer(bytearray(self.saved[:nbytes]), dtype=torch.uint8))
+
+    def check_still_there(self) -> None:
+        for member in self.members:
+            if member.moved():
+                raise FreezeError(
+                    f"{member.leaf.path}: predict resized its storage; make such a tensor in "
+                    "wake(self), or do not resize it"
+                )
 
     def flat(self) -> torch.Tensor:
         """The run as bytes on its device. Off the CPU, all members share one storage."""
@@ -149,15 +164,17 @@ def fill_nodes(leaves: list[Leaf], runs: list[Run], place_of: dict[int, int]) ->
 def _member(leaf: Leaf) -> Member:
     value = leaf.value
     if isinstance(value, torch.Tensor):
+        keep = value.untyped_storage()
         item, dtype = TORCH_DTYPES[_dtype(value)]
         extent = 0
         if value.numel():
             pairs = zip(value.shape, value.stride(), strict=True)
             extent = (1 + sum((n - 1) * stride for n, stride in pairs)) * item
         start = value.data_ptr()
-        base = value.untyped_storage().data_ptr()
+        base = keep.data_ptr()
         device = str(value.device)
-        return Member(leaf, device, base, start, start + extent, item, dtype, value.is_contiguous())
+        whole = value.is_contiguous()
+        return Member(leaf, device, base, start, start + extent, item, dtype, whole, keep)
     root: Any = value
     while isinstance(root.base, np.ndarray):
         root = root.base
@@ -169,19 +186,24 @@ def _member(leaf: Leaf) -> Member:
     base = min(start, root.__array_interface__["data"][0])
     dtype = _ARRAY_DTYPES.get(value.dtype.str[1:], "")
     item = min(value.itemsize, _ITEM_MAX) if value.dtype.kind not in "SU" else 4
-    return Member(leaf, "cpu", base, start, start + extent, item, dtype, value.flags.c_contiguous)
+    whole = value.flags.c_contiguous
+    return Member(leaf, "cpu", base, start, start + extent, item, dtype, whole, root)
 
 
 def _run(group: list[Member], taken: set[str]) -> Run:
     start, end = min(m.start for m in group), max(m.end for m in group)
     name = _name(group[0].leaf.path, taken)
-    alike = len({m.item for m in group}) == 1
+    alike = len({(m.item, m.dtype) for m in group}) == 1 and group[0].dtype
     aligned = all((m.start - start) % m.item == 0 for m in group)
     for member in group:
         covers = member.whole and (member.start, member.end) == (start, end)
-        if covers and member.dtype and alike and aligned:
+        if covers and alike and aligned:
             piece = Piece(name, end - start, member.dtype, tuple(member.leaf.value.shape))
             return Run(member.device, start, end, group, piece)
+    if alike and aligned:
+        item, dtype = group[0].item, group[0].dtype
+        piece = Piece(name, end - start, dtype, ((end - start) // item,))
+        return Run(group[0].device, start, end, group, piece)
     # plain bytes: start on a multiple of the widest element from the storage's start, pad the end
     base = min(m.base for m in group)
     start = base + (start - base) // _ITEM_MAX * _ITEM_MAX

@@ -65,7 +65,7 @@ class Stopwatch:
 # --- what runs in a process of its own ---------------------------------------------------------
 
 
-def run_freeze(case: Case, work: Path, _device: str) -> dict[str, Any]:
+def run_freeze(case: Case, work: Path, device: str) -> dict[str, Any]:
     """The original as torch and safetensors files, and the snapshot."""
     import models
     import safetensors.torch
@@ -73,7 +73,9 @@ def run_freeze(case: Case, work: Path, _device: str) -> dict[str, Any]:
 
     from zerowake.snapshot.code import collect
     from zerowake.snapshot.freeze import Recipe, freeze
+    from zerowake.snapshot.staging import resolve_device
 
+    resolve_device(device)  # where there is no GPU, say so before the work
     function = models.load(case.kind, case.nbytes)
     state = function.model.state_dict()
     torch.save(state, work / f"{case.kind}.pt")
@@ -255,6 +257,8 @@ def run_forks(path: Path, device: str, runs: int) -> dict[str, Any]:
     from zerowake.snapshot.staging import assert_cuda_untouched, resolve_device
 
     checks = {"device found": "" if resolve_device(device) == device else "not by resolve_device"}
+    threads = len(os.listdir("/proc/self/task"))
+    checks["zygote has one thread"] = "" if threads == 1 else f"it has {threads}"
     children = []
     for index in range(runs):
         assert_cuda_untouched()
@@ -304,7 +308,8 @@ def spawn(what: str, case: Case, work: Path, device: str, *more: str) -> dict[st
     argv = [sys.executable, str(HERE / "first_result.py"), "--child", what]
     argv += ["--kind", case.kind, "--nbytes", str(case.nbytes), "--work", str(work)]
     argv += ["--device", device, "--began", repr(time.monotonic()), *more]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # or importing numpy starts threads
+    done = subprocess.run(argv, env=env, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{what} of {case.kind} ended with {done.returncode}; its error is above")
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -63,7 +63,7 @@ class Decoder(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
         # not initialised: normal_ on meta imports torch's decompositions, a second that no peer owes
-        self.embedding = nn.Embedding.from_pretrained(torch.empty(VOCABULARY, width), freeze=False)
+        self.embedding = nn.Embedding(VOCABULARY, width, _weight=torch.empty(VOCABULARY, width))
         self.blocks = nn.ModuleList([Block(width) for _ in range(layers)])
         self.norm = nn.LayerNorm(width)
 

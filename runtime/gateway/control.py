@@ -6,10 +6,10 @@ that wants one of these routes, not by a gateway that is starting.
 
 from typing import Annotated, Any, Literal
 
-from fastapi import Body, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
 from zerowake.runtime.errors import InvalidInput
@@ -36,6 +36,23 @@ class Standing(BaseModel):
     depth: Depth
 
 
+_JSON_ORDER = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": SleepOrder.model_json_schema()}},
+    }
+}
+
+
+async def _order(request: Request) -> SleepOrder:
+    """The body as JSON, whatever its content type says: ``curl -d`` calls everything a form."""
+    try:
+        return SleepOrder.model_validate_json(await request.body())
+    except ValidationError as error:
+        found = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise RequestValidationError(found) from error
+
+
 def create_control(functions: Functions, version: str) -> FastAPI:
     app = FastAPI(title="Zerowake", version=version, redoc_url=None)
 
@@ -48,8 +65,9 @@ def create_control(functions: Functions, version: str) -> FastAPI:
         tags=["operation"],
         summary="Put a function to sleep",
         responses=_documented(404, 409, 422, 503),
+        openapi_extra=_JSON_ORDER,
     )
-    async def sleep(name: str, order: Annotated[SleepOrder, Body()]) -> Standing:
+    async def sleep(name: str, order: Annotated[SleepOrder, Depends(_order)]) -> Standing:
         depth = Depth(order.depth)
         await functions.sleep(name, depth)
         return Standing(name=name, depth=depth)

@@ -600,7 +600,7 @@ class Served:
         died = InstanceDied(f"the process that ran it ended: {how}")
         if not instance.ready.done():
             instance.ready.set_exception(died)
-        elif instance.state is not State.STOPPING and not instance.timed_out:
+        elif instance.is_ready and not instance.timed_out:
             log.error("%s: an instance died: %s", self.name, how, extra=self._fields(instance))
             self._metrics.instance_died(self.name)
             self._health.died(self._clock(), how)
@@ -676,7 +676,6 @@ class Served:
                 instance.state = State.IDLE
                 instance.ready.set_result(header["report"])
             case "failed":
-                instance.state = State.STOPPING
                 instance.ready.set_exception(RemoteError(header["problem"]))
             case "again":
                 self._watch_time(instance)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Gateway  # type: ignore[import-not-found]
+from support import Gateway
 
 ZOO = ["Batched", "Once", "Count", "Reverse", "Add", "Environment", "Wide"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Gateway, zerowake  # type: ignore[import-not-found]
+from support import Gateway, zerowake
 
 
 def alive(pid: int) -> bool:

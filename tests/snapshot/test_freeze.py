@@ -1,0 +1,198 @@
+"""Freezing as a whole: what is published, and that nothing half-made is."""
+
+import errno
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workshop import freeze_source, prove_here, recipe
+
+from zerowake.snapshot import freeze as freezing
+from zerowake.snapshot import state
+from zerowake.snapshot.errors import DamagedSnapshot, FreezeError, ProofFailed
+from zerowake.snapshot.freeze import freeze
+from zerowake.snapshot.store import check_digests, open_snapshot, verify
+
+TENSOR = "import torch\nself.t = torch.arange(1000.0)"
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+def test_fields_that_are_not_deterministic(tmp_path: Path) -> None:
+    made = freeze_source(
+        tmp_path,
+        """
+        import itertools, random, time
+        count = itertools.count()
+        class App:
+            def load(self): pass
+            def predict(self, item):
+                return {"id": next(count), "seeded": random.random(), "parts": [{"at": next(count)}]}
+        """,
+        cases=[[b"1"], [b"2", b"3"]],
+    )
+    assert "case 0 is not deterministic in items[0].id, items[0].parts[*].at" in made.notes[0]
+    proof = json.loads((made.path / "proof.json").read_bytes())
+    assert proof["cases"][0]["unsteady"] == ["items[0].id", "items[0].parts[*].at"]
+    assert "seeded" in proof["cases"][0]["answers"][0][0]["text"]
+
+
+def test_state_outside_self_does_not_come_back(tmp_path: Path) -> None:
+    made, _ = recipe(
+        tmp_path / "source",
+        """
+        class App:
+            def load(self):
+                self.kept = 1
+            def predict(self, item):
+                return {"outer": [getattr(self, "kept"), self.factor()]}
+            def factor(self):
+                return 1
+        """,
+    )
+    answers = [[[b'{"outer": [1, 2]}']]]
+    broken = freezing.Recipe(
+        **{f: getattr(made, f) for f in made.__dataclass_fields__ if f != "prove"},
+        prove=lambda path: answers,
+    )
+    with pytest.raises(ProofFailed, match=r"case 0, items\[0\]\.outer\[\*\].*answered 1, .* 2"):
+        freeze(broken, tmp_path / "out")
+    assert left_in(tmp_path / "out") == []
+
+
+def test_a_failing_proof_leaves_nothing(tmp_path: Path) -> None:
+    def die(path: Path) -> Any:
+        assert (path / "manifest.json").exists()
+        raise RuntimeError("the process died")
+
+    with pytest.raises(RuntimeError):
+        freeze_source(tmp_path, TENSOR, prove=die)
+    assert left_in(tmp_path / "out") == []
+
+
+def test_a_failing_probe_is_a_freeze_error(tmp_path: Path) -> None:
+    with pytest.raises(FreezeError, match=r"the probe failed: ZeroDivisionError"):
+        freeze_source(
+            tmp_path,
+            """
+            class App:
+                def load(self): pass
+                def predict(self, item): return 1 / 0
+            """,
+        )
+
+
+def test_no_space_is_seen_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 5000, 5000))
+    with pytest.raises(FreezeError, match=r"needs about \d+ bytes, 5000 are free"):
+        freeze_source(tmp_path, TENSOR)
+    assert left_in(tmp_path / "out") == []
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FreezeError, match="no space for the snapshot"):
+        freeze_source(tmp_path, TENSOR)
+    assert left_in(tmp_path / "out") == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
+    stale = tmp_path / "out" / ".staging-dead"
+    stale.mkdir(parents=True)
+    (stale / "weights-00001.safetensors").write_bytes(b"x")
+    seen: list[list[str]] = []
+
+    def prove(path: Path) -> Any:
+        with freezing._staging(tmp_path / "out") as other:
+            freezing._remove_stale(tmp_path / "out")
+            seen.append(left_in(tmp_path / "out"))
+            assert other.exists() and path.exists()  # both are at work
+        return prove_here(path)
+
+    freeze_source(tmp_path, TENSOR, prove=prove)
+    assert len(seen[0]) == 2 and ".staging-dead" not in seen[0]
+    assert len(left_in(tmp_path / "out")) == 1
+
+
+def test_an_existing_snapshot_is_kept(tmp_path: Path) -> None:
+    first = freeze_source(tmp_path, TENSOR).path
+    before = os.stat(first / "manifest.json").st_ino
+    assert freeze_source(tmp_path, TENSOR).path == first
+    assert os.stat(first / "manifest.json").st_ino == before
+
+
+def test_names(tmp_path: Path) -> None:
+    made, _ = recipe(tmp_path / "source", TENSOR)
+    odd = freezing.Recipe(
+        **{f: getattr(made, f) for f in made.__dataclass_fields__ if f != "name"}, name="a/b"
+    )
+    with pytest.raises(FreezeError, match="name is 'a/b'"):
+        freeze(odd, tmp_path / "out")
+
+
+def test_published_is_trusted_verified_and_public(tmp_path: Path) -> None:
+    made = freeze_source(tmp_path, TENSOR)
+    snapshot = open_snapshot(made.path)
+    assert state.is_trusted(snapshot.digest, frozenset())
+    assert snapshot.digest.removeprefix("sha256:").startswith(made.path.name.split("-")[1])
+    assert made.path.stat().st_mode & 0o777 == 0o755
+    assert snapshot.manifest.environment["threads"] >= 1
+
+
+def test_verify(tmp_path: Path) -> None:
+    made = freeze_source(tmp_path, TENSOR)
+    snapshot = open_snapshot(made.path)
+    done: list[int] = []
+    verify(snapshot, prove_here, lambda stage, so_far, total: done.append(total - so_far))
+    assert done[-1] == 0
+    with pytest.raises(ProofFailed):
+        verify(snapshot, lambda path: [[[b"2"]]])
+    with open(made.path / "weights-00001.safetensors", "r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff")
+    with pytest.raises(DamagedSnapshot, match=r"block 0 of weights-00001\.safetensors is damaged"):
+        verify(snapshot, prove_here)
+
+
+def test_verification_is_remembered_until_a_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = freeze_source(tmp_path, TENSOR).snapshot
+    hashed: list[object] = []
+    check_digests(snapshot, lambda *progress: hashed.append(progress))
+    assert hashed == []
+    weights = snapshot.path / "weights-00001.safetensors"
+    os.utime(weights)
+    check_digests(snapshot, lambda *progress: hashed.append(progress))
+    assert hashed != []
+    hashed.clear()
+    monkeypatch.setenv("ZEROWAKE_STATE", str(tmp_path / "another-user"))
+    check_digests(snapshot, lambda *progress: hashed.append(progress))
+    assert hashed != []
+
+
+def test_weights_are_split_into_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(freezing.layout.place, "__defaults__", (10_000,))
+    made = freeze_source(
+        tmp_path,
+        "import torch\nself.ts = [torch.full((1000 + i,), float(i)) for i in range(9)]",
+    )
+    assert len(made.snapshot.manifest.segments) == 5
+    assert [t[0].item() for t in made.restored.ts] == list(range(9))
+
+
+def test_an_object_without_tensors(tmp_path: Path) -> None:
+    made = freeze_source(tmp_path, "self.x = [1]")
+    assert made.restored.x == [1] and made.snapshot.manifest.segments == ()
