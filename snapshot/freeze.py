@@ -12,7 +12,6 @@ import platform
 import shutil
 import sys
 import tempfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from zerowake.snapshot.code import CodeFiles
 from zerowake.snapshot.dismantle import Parts, dismantle
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.proof import Answers, Probe, Proof
-from zerowake.snapshot.record import Recorder
+from zerowake.snapshot.record import run_twice
+from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.tensors import Run, fill_nodes, gather
 
 Progress = Callable[[str, int, int], None]
@@ -38,7 +38,8 @@ _SPARE_NBYTES = 1 << 20  # manifest and directories, when judging free space
 class Recipe:
     """What freezing needs from above.
 
-    make: gives the object after ``load`` ran; called once.
+    make: gives the object after ``load`` ran; called once. Freeze takes it apart and then calls
+        its ``wake``, as every restore does, before it is probed.
     cases: probe cases, each the encoded bodies of the items of one batch.
     probe: runs one case on an object; for each item the chunks of its answer (one unless it
         streams). Random state is seeded before each call.
@@ -75,7 +76,10 @@ def freeze(
     target = recipe.make()
     parts = dismantle(target, names.own_modules(recipe.code.files))
     runs = gather(parts.leaves)
-    evidence = _probe(recipe, target, runs)
+    first, second = run_twice(
+        runs, lambda: wake_up(target, recipe.name), lambda: _answers(recipe, target)
+    )
+    evidence = Proof(recipe.cases, first, proof.unsteady(first, second))
     for case, fields in enumerate(evidence.unsteady):
         if fields and note is not None:
             note(
@@ -102,29 +106,6 @@ def freeze(
     state.record_trust(digest)
     store.check_digests(store.open_snapshot(final), progress)
     return final
-
-
-def _probe(recipe: Recipe, target: object, runs: list[Run]) -> Proof:
-    """Run the cases twice, once recorded, and leave the stored tensors as ``load`` left them."""
-    arrays = [run for run in runs if not isinstance(run.members[0].leaf.value, torch.Tensor)]
-    copies = [bytes(run.current()) for run in arrays]  # numpy writes where no recorder looks
-    before = [zlib.crc32(run.current()) for run in runs]
-    with Recorder(runs):
-        first = _answers(recipe, target)
-    for run, copy in zip(arrays, copies, strict=True):
-        if run.saved is None and run.current() != copy:
-            run.saved = copy
-    for run, crc in zip(runs, before, strict=True):
-        run.put_back()
-        if zlib.crc32(run.current()) != crc:
-            raise FreezeError(
-                f"{run.members[0].leaf.path} was changed by predict in a way that torch does not "
-                "show (numpy view, custom operator); use torch operations, or copy it first"
-            )
-    second = _answers(recipe, target)
-    for run in runs:
-        run.put_back()
-    return Proof(recipe.cases, first, proof.unsteady(first, second))
 
 
 def _answers(recipe: Recipe, target: object) -> list[Answers]:

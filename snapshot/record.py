@@ -1,17 +1,61 @@
-"""The recorded probe: which stored runs it uses first, and what it writes into.
+"""The probe of the original object: which stored runs it uses first, and what it writes into.
 
 Knows no file and no skeleton. Works below every torch operation (TorchDispatchMode), so it also
 sees what goes on inside a library's modules.
 """
 
 import bisect
-from collections.abc import Iterator
-from typing import Any
+import contextlib
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.tensors import Run
+
+T = TypeVar("T")
+
+
+def run_twice(runs: list[Run], wake: Callable[[], None], answer: Callable[[], T]) -> tuple[T, T]:
+    """Wake the original and let it answer twice, both times from the same stored bytes.
+
+    Afterwards each run knows its first use, and those that were written to what ``load`` had left
+    there. Raises FreezeError when bytes changed that no torch operation was seen to write.
+    """
+    recorder = Recorder(runs)
+    with _watched(runs), recorder:
+        wake()
+    for run in runs:
+        if run.saved is not None:
+            run.awake = bytes(run.current())
+    with _watched(runs), recorder:
+        first = answer()
+    for run in runs:
+        run.put_back()
+    second = answer()
+    for run in runs:
+        run.put_back()
+    return first, second
+
+
+@contextlib.contextmanager
+def _watched(runs: list[Run]) -> Iterator[None]:
+    """Finds the runs that change unseen. Arrays are copied, for numpy writes where no recorder
+    looks; of tensors a checksum is kept."""
+    copies = {id(run): bytes(run.current()) for run in runs if run.is_array}
+    before = [zlib.crc32(run.current()) for run in runs]
+    yield
+    for run, crc in zip(runs, before, strict=True):
+        if run.saved is None and zlib.crc32(run.current()) != crc:
+            if id(run) not in copies:
+                raise FreezeError(
+                    f"{run.members[0].leaf.path} was changed by wake or predict in a way that torch "
+                    "does not show (numpy view, custom operator); use torch operations, or copy it"
+                )
+            run.saved = copies[id(run)]
 
 
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -63,7 +63,8 @@ class Run:
     end: int
     members: list[Member]
     piece: Piece
-    saved: bytes | None = None  # what the bytes were before the probe wrote into them
+    saved: bytes | None = None  # what ``load`` left, when wake or the probe wrote there
+    awake: bytes | None = None  # what ``wake`` made of that
     first_use: int = field(default=1 << 62)
 
     @property
@@ -87,16 +88,21 @@ class Run:
             data = memoryview(bytes(data).ljust(self.piece.nbytes, b"\0"))
         return data
 
+    @property
+    def is_array(self) -> bool:
+        return isinstance(self.members[0].leaf.value, np.ndarray)
+
     def put_back(self) -> None:
         """Undo what the probe wrote."""
-        if self.saved is None:
+        data = self.awake if self.awake is not None else self.saved
+        if data is None:
             return
         self.check_still_there()
         nbytes = self.end - self.start
         if self.device == "cpu":
-            ctypes.memmove(self.start, self.saved, nbytes)
+            ctypes.memmove(self.start, data, nbytes)
         else:
-            self.flat().copy_(torch.frombuffer(bytearray(self.saved[:nbytes]), dtype=torch.uint8))
+            self.flat().copy_(torch.frombuffer(bytearray(data[:nbytes]), dtype=torch.uint8))
 
     def check_still_there(self) -> None:
         for member in self.members:

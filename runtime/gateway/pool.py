@@ -99,7 +99,7 @@ class Pool:
         served = Served(snapshot, self._config, self._base.link, self._metrics)
         old = self._served.get(served.name)
         self._served[served.name] = served
-        served.start()
+        served.changed()
         if old is not None:
             task = asyncio.create_task(_retire(old))
             self._retired.add(task)

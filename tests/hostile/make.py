@@ -17,7 +17,8 @@ CORPUS = Path(__file__).parent / "corpus"
 PAGE = 4096
 BLOCK = 4 << 20
 
-APP = b"""import os, pathlib
+APP = b"""import os
+import pathlib
 
 pathlib.Path(os.environ["ZEROWAKE_CANARY"]).touch()
 
@@ -264,7 +265,7 @@ CASES: dict[str, tuple[Change, str, str, str]] = {
     "flip-skeleton": (flip("skeleton.json", -30), D, "SHA-256", OPEN),
     "flip-proof": (flip("proof.json", 40), D, "proof.json is damaged", DIGESTS),
     "flip-asset": (flip("assets/1-plain.json", 2), D, "assets/1-plain.json is damaged", DIGESTS),
-    "flip-code": (flip("code/app.py", 3), D, "code/app.py is damaged", DIGESTS),
+    "flip-code": (flip("code/app.py", 60), D, "code/app.py is damaged", DIGESTS),
     "flip-manifest-digest": (
         in_manifest(lambda m: m["files"]["skeleton.json"].update(sha256="0" * 64)),
         D,

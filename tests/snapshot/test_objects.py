@@ -205,7 +205,7 @@ REFUSED = {
     "lambda": ("self.f = lambda x: x", r"self\.f .*lambda or closure.*top of a file"),
     "local class": ("class A: pass\nself.a = A()", r"self\.a: the class app:App\.load"),
     "other library": ("import fractions; self.a = fractions.Fraction(1)", r"self\.a .*Fraction"),
-    "library function": ("import os; self.f = os.getcwd", r"self\.f .*os"),
+    "library function": ("import os; self.f = os.getcwd", r"self\.f: the function posix:getcwd"),
     "module": ("import os; self.os = os", r"self\.os .*is a module"),
     "generator": ("self.g = (i for i in [])", r"self\.g .*generator"),
     "dict subclass": (

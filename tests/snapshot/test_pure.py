@@ -164,9 +164,8 @@ def test_wake_errors_say_so(tmp_path: Path) -> None:
             def wake(self):
                 self.y = 2
                 if "FAIL_WAKE" in os.environ: raise OSError("no database")
-            def predict(self, item): return [self.x, getattr(self, "y", None) and 1]
+            def predict(self, item): return [self.x, self.y]
         """,
-        make=lambda module: _woken(module.App()),
     )
     assert made.restored.y == 2
     files = code.load_code(made.snapshot, trusted=frozenset(), code_dir=None)
@@ -177,8 +176,3 @@ def test_wake_errors_say_so(tmp_path: Path) -> None:
             restore(made.snapshot, files)
     finally:
         del os.environ["FAIL_WAKE"]
-
-
-def _woken(app: object) -> object:
-    app.load()  # type: ignore[attr-defined]
-    return app

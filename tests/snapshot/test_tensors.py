@@ -185,7 +185,7 @@ def test_what_the_probe_writes_is_marked_and_undone(tmp_path: Path) -> None:
 
 
 def test_a_write_that_torch_does_not_show_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FreezeError, match=r"self\.hidden was changed by predict"):
+    with pytest.raises(FreezeError, match=r"self\.hidden was changed by wake or predict"):
         freeze_source(
             tmp_path,
             """
@@ -244,3 +244,25 @@ def test_same_content_same_snapshot(tmp_path: Path) -> None:
     assert first.path == again.path
     manifest = json.loads((first.path / "manifest.json").read_bytes())
     assert first.path.name.startswith("app-") and "created" not in manifest
+
+
+def test_what_wake_writes_is_not_frozen(tmp_path: Path) -> None:
+    made = freeze_source(
+        tmp_path,
+        """
+        import torch, numpy as np
+        class App:
+            def load(self):
+                self.count, self.array, self.kept = torch.zeros(3), np.zeros(3), torch.ones(3)
+            def wake(self):
+                self.count += 1
+                self.array += 2
+            def predict(self, item):
+                self.count *= 2
+                return [self.count.tolist(), self.array.tolist()]
+        """,
+        cases=[[b"1"], [b"2"]],
+    )
+    assert in_file(made)["count"].tolist() == [0] * 3 and in_file(made)["array"].tolist() == [0] * 3
+    assert made.restored.count.tolist() == [1] * 3 and made.notes == []
+    assert not made.tensors()["kept"].mutated

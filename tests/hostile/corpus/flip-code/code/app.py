@@ -1,6 +1,7 @@
-impnrt os, pathlib
+import os
+import pathlib
 
-pathlib.Path(os.environ["ZEROWAKE_CANARY"]).touch()
+pathlib.Path(os.environ["ZEROWAKE_BANARY"]).touch()
 
 
 class App:

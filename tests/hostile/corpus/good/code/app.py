@@ -1,4 +1,5 @@
-import os, pathlib
+import os
+import pathlib
 
 pathlib.Path(os.environ["ZEROWAKE_CANARY"]).touch()
 

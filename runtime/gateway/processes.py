@@ -1,0 +1,375 @@
+"""The processes of one function: its zygote and its instances, from fork to exit.
+
+Starts, stops and watches them, and knows whether they can be started at all. What an instance says
+about calls, and when to start or stop one, is its listener's business.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from enum import Enum, auto
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from zerowake.runtime.config import InstanceSpec, ServeConfig
+from zerowake.runtime.errors import FunctionFailed, InstanceDied, RemoteError
+from zerowake.runtime.gateway.links import Forked, InstanceLink, Unforkable, ZygoteLink, ZygoteLost
+from zerowake.runtime.invocation import Depth, Invocation
+from zerowake.runtime.metrics import Metrics
+from zerowake.runtime.policy.lifecycle import Health
+from zerowake.runtime.process import exit_reason, private_nbytes
+from zerowake.runtime.wire import Frame
+from zerowake.snapshot.errors import (
+    DamagedSnapshot,
+    ForbiddenClass,
+    SnapshotError,
+    UnsupportedVersion,
+    UntrustedCode,
+    ZerowakeError,
+)
+from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.store import check_digests, open_snapshot
+
+log = logging.getLogger("zerowake.gateway")
+T = TypeVar("T")
+
+FORKABLE = frozenset(Depth)
+UNFORKABLE = frozenset((Depth.HOT, Depth.COLD))
+STOP_LIMIT_S = 5.0  # how long a stopped instance may take before it is killed
+# What no second try mends: the snapshot itself, or its code, is not to be used.
+PERMANENT = {
+    kind.code
+    for kind in (UntrustedCode, ForbiddenClass, DamagedSnapshot, UnsupportedVersion, SnapshotError)
+}
+
+
+class State(Enum):
+    STARTING = auto()
+    IDLE = auto()
+    BUSY = auto()
+    STOPPING = auto()
+
+
+class Instance:
+    """One process of the function, as the gateway sees it.
+
+    hot: it has been given a call, or was asked for by ``wake``; until then it is prewarmed.
+    retiring: it ends after its batch. batch: what is not answered yet, by its place in the batch.
+    restore_ms: what its restore took, told to the first batch, which waited for it.
+    """
+
+    def __init__(
+        self,
+        forked: Forked,
+        on_frame: Callable[["Instance", Frame], Coroutine[Any, Any, None]],
+        hot: bool,
+    ) -> None:
+        self.link = InstanceLink(forked, partial(on_frame, self))
+        self.state = State.STARTING
+        self.hot = hot
+        self.retiring = False
+        self.timed_out = False
+        self.batch: dict[int, Invocation] = {}
+        self.batch_size = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.restore_ms: dict[str, float] = {}
+        self.ready: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
+        self.ready.add_done_callback(_retrieve)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state in (State.IDLE, State.BUSY)
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+
+class Listener(Protocol):
+    """Who is told what happens to the processes."""
+
+    async def on_frame(self, instance: Instance, frame: Frame) -> None:
+        """A frame about calls; awaited before the next one is read."""
+
+    def on_exit(self, instance: Instance, died: InstanceDied) -> None:
+        """A process has ended, whether it was to or not; ``died`` says how."""
+
+    def changed(self) -> None:
+        """Something else has changed: ready, failed, lost."""
+
+
+class Processes:
+    """What runs for one function.
+
+    Parameters
+    ----------
+    base: returns the base zygote, waiting for it if it is being started again.
+    clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        config: ServeConfig,
+        base: Callable[[], Coroutine[Any, Any, ZygoteLink]],
+        metrics: Metrics,
+        listener: Listener,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = snapshot.manifest.name
+        self.instances: list[Instance] = []
+        self.starting = 0
+        self.health = Health()
+        self.quarantined: str | None = None
+        self.allowed = FORKABLE  # the depths that the function can have
+        self.reason: str | None = None  # why not all of them
+        self.last_failure = ""
+        self._snapshot = snapshot
+        self._config = config
+        self._base = base
+        self._metrics = metrics
+        self._listener = listener
+        self._clock = clock
+        self._zygote: ZygoteLink | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        # Before anything of it is imported or mapped; a stamp makes the second time free.
+        self._checked = asyncio.create_task(asyncio.to_thread(check_digests, snapshot))
+        self._checked.add_done_callback(_retrieve)
+
+    @property
+    def ready(self) -> list[Instance]:
+        """Instances that take calls."""
+        return [i for i in self.instances if i.is_ready and not i.retiring]
+
+    @property
+    def zygote_is_up(self) -> bool:
+        return self._zygote is not None and self._zygote.is_up
+
+    # ---------------------------------------------------------------- zygote
+
+    async def ensure_zygote(self) -> None:
+        """Have the function's zygote. Raises Unforkable, or why it does not start."""
+        if self._zygote is None:
+            try:
+                await asyncio.shield(self._checked)
+                base = await self._base()
+                forked = await base.fork("zygote", self._spec(warm=False))
+            except ZerowakeError as error:
+                self._start_failed(error)
+                raise
+            self._zygote = ZygoteLink(
+                self.name, forked.pid, forked.socket, forked.exited, self._zygote_lost
+            )
+        await self._zygote_up(self._zygote)
+
+    async def drop_zygote(self) -> None:
+        zygote, self._zygote = self._zygote, None
+        if zygote is not None:
+            zygote.close()
+            await asyncio.shield(zygote.exited)
+
+    async def _zygote_up(self, zygote: ZygoteLink) -> None:
+        try:
+            header = await asyncio.shield(zygote.up)
+        except Unforkable as error:
+            if self.allowed is FORKABLE:
+                self.allowed, self.reason = UNFORKABLE, str(error)
+                log.warning("%s: sleeps only at cold: %s", self.name, error)
+            raise
+        except ZerowakeError as error:
+            if self._zygote is zygote:  # the first to hear of it
+                self._zygote = None
+                self._start_failed(error)
+            raise
+        phases_ms = {f"zygote-{phase}": ms for phase, ms in header["report"].items()}
+        self._metrics.observe_restore(self.name, phases_ms)
+
+    def _zygote_lost(self, zygote: ZygoteLink) -> None:
+        if zygote.is_up:
+            log.error("%s: its zygote has ended; instances live on", self.name)
+            self.health.start_failed(self._clock(), "the function's zygote ended")
+            self._check_snapshot()
+        if self._zygote is zygote:
+            self._zygote = None
+        self._listener.changed()
+
+    # ---------------------------------------------------------------- instances
+
+    def start(self, *, hot: bool, warm: bool) -> "asyncio.Task[Instance | None]":
+        """Begin to start an instance, counted in ``starting`` from now on.
+
+        The task ends with the instance once it is ready, with None when it does not come to that;
+        ``health`` and ``last_failure`` then say why.
+        """
+        self.starting += 1
+        return self._spawn(self._start(hot, warm))
+
+    async def retire(self, instance: Instance) -> None:
+        """End an instance after the batch that it may be running."""
+        instance.retiring = True
+        if instance.state is State.BUSY:
+            await asyncio.shield(instance.link.exited)
+        else:
+            await self._stop(instance)
+
+    def retire_later(self, instance: Instance) -> None:
+        self._spawn(self.retire(instance))
+
+    async def close(self) -> None:
+        """End all of them."""
+        self._checked.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._zygote is not None:
+            self._zygote.close()
+        await asyncio.gather(*(self._stop(instance) for instance in list(self.instances)))
+
+    def describe(self) -> list[dict[str, Any]]:
+        """pid, role, state and private memory (bytes) of each."""
+        rows = [
+            (i.link.pid, "instance" if i.hot else "prewarmed", i.state.name.lower())
+            for i in self.instances
+        ]
+        if (zygote := self._zygote) is not None:
+            rows.append((zygote.pid, "zygote", "up" if zygote.is_up else "starting"))
+        return [
+            {"pid": pid, "role": role, "state": state, "private_nbytes": private_nbytes(pid)}
+            for pid, role, state in rows
+        ]
+
+    async def _start(self, hot: bool, warm: bool) -> Instance | None:
+        started = self._clock()
+        instance: Instance | None = None
+        try:
+            await asyncio.shield(self._checked)
+            instance = Instance(await self._fork(warm), self._on_frame, hot)
+            self.instances.append(instance)
+            self._spawn(self._watch(instance))
+            async with asyncio.timeout(self._config.start_timeout_s):
+                report_ms = await asyncio.shield(instance.ready)
+        except TimeoutError:
+            limit_s = self._config.start_timeout_s
+            self._start_failed(FunctionFailed(f"not ready after {limit_s:g} s; does wake() hang?"))
+            if instance is not None:
+                instance.link.kill()
+            return None
+        except ZerowakeError as error:
+            if instance is None or instance.state is not State.STOPPING:
+                self._start_failed(error)
+            return None
+        finally:
+            self.starting -= 1
+            asyncio.get_running_loop().call_soon(self._listener.changed)
+        now = self._clock()
+        phases_ms = {f"restore-{phase}": ms for phase, ms in report_ms.items() if phase != "total"}
+        instance.restore_ms = {"restore": 1e3 * (now - started), **phases_ms}
+        self.health.started_well(now)
+        self._metrics.observe_restore(self.name, report_ms)
+        return instance
+
+    async def _fork(self, warm: bool) -> Forked:
+        """From the function's zygote if it has one, else from the base."""
+        if (zygote := self._zygote) is not None:
+            try:
+                await self._zygote_up(zygote)
+                return await zygote.fork("instance", self._spec(warm=warm))
+            except (Unforkable, ZygoteLost):
+                pass  # the base can always do it, only slower
+        base = await self._base()
+        return await base.fork("instance", self._spec(warm=warm))
+
+    async def _on_frame(self, instance: Instance, frame: Frame) -> None:
+        match frame.kind:
+            case "ready":
+                instance.state = State.IDLE
+                instance.ready.set_result(frame.header["report"])
+            case "failed":
+                instance.ready.set_exception(RemoteError(frame.header["problem"]))
+            case _:
+                await self._listener.on_frame(instance, frame)
+
+    async def _watch(self, instance: Instance) -> None:
+        """Wait for the end of an instance and clear up after it."""
+        status = await asyncio.shield(instance.link.exited)
+        await instance.link.drained(limit_s=1.0)
+        self.instances.remove(instance)
+        instance.stop_timer()
+        how = exit_reason(status) if status is not None else "it ended with its zygote"
+        died = InstanceDied(f"the process that ran it ended: {how}")
+        if not instance.ready.done():
+            instance.ready.set_exception(died)
+        elif instance.is_ready and not instance.timed_out:
+            log.error("%s: an instance died: %s", self.name, how, extra=fields(self.name, instance))
+            self._metrics.instance_died(self.name)
+            self.health.died(self._clock(), how)
+            self._check_snapshot()
+        self._listener.on_exit(instance, died)
+
+    async def _stop(self, instance: Instance) -> None:
+        starting = instance.state is State.STARTING
+        instance.state = State.STOPPING
+        if starting:
+            instance.link.kill()
+        else:
+            instance.link.send({"kind": "stop"})
+        await asyncio.wait([instance.link.exited], timeout=STOP_LIMIT_S)
+        instance.link.kill()
+        await asyncio.shield(instance.link.exited)
+
+    # ---------------------------------------------------------------- what goes wrong
+
+    def _start_failed(self, error: ZerowakeError) -> None:
+        self.last_failure = str(error)
+        log.error("%s: cannot start: %s", self.name, error)
+        code = error.problem["code"] if isinstance(error, RemoteError) else error.code
+        if code in PERMANENT:
+            self._quarantine(str(error))
+        else:
+            self.health.start_failed(self._clock(), str(error))
+
+    def _check_snapshot(self) -> None:
+        """After a death: a snapshot that has changed under us must not be mapped again."""
+        try:
+            open_snapshot(self._snapshot.path)
+        except SnapshotError as error:
+            self._quarantine(str(error))
+
+    def _quarantine(self, reason: str) -> None:
+        self.quarantined = f"the snapshot of {self.name} is quarantined: {reason}"
+        log.error("%s", self.quarantined)
+        for instance in self.instances:
+            if not instance.batch and instance.is_ready:
+                self.retire_later(instance)
+
+    # ---------------------------------------------------------------- small things
+
+    def _spec(self, *, warm: bool) -> InstanceSpec:
+        code_dir = self._config.code_dir
+        return InstanceSpec(
+            name=self.name,
+            snapshot=str(self._snapshot.path),
+            trusted=self._config.trusted,
+            code_dir=str(code_dir) if code_dir else None,
+            device=self._config.device,
+            warm=warm,
+            log_format=self._config.log_format,
+        )
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def fields(name: str, instance: Instance) -> dict[str, Any]:
+    """What a log line about an instance carries."""
+    invocations = [call.id for call in instance.batch.values()]
+    return {"fields": {"function": name, "pid": instance.link.pid, "invocations": invocations}}
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Mark a failure as seen: whoever needs the result asks again and gets it again."""
+    if not future.cancelled():
+        future.exception()
