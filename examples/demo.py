@@ -28,7 +28,10 @@ def main() -> int:
     print("1. Freeze examples/embed/app.py:Embed (runs load once, proves the result)", flush=True)
     target = str(ROOT / "examples" / "embed" / "app.py:Embed")
     frozen = subprocess.run(
-        [*zerowake, "freeze", target, "--out", str(OUT)], stdout=subprocess.PIPE, text=True, check=True
+        [*zerowake, "freeze", target, "--out", str(OUT)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
     )
     snapshot = frozen.stdout.splitlines()[-1]
     print(f"   -> {snapshot}\n")
@@ -36,7 +39,17 @@ def main() -> int:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     print("2. Serve it from nothing and call it", flush=True)
-    command = [*zerowake, "serve", snapshot, "--port", str(port), "--depth", "cold", "--idle-s", "3600"]
+    command = [
+        *zerowake,
+        "serve",
+        snapshot,
+        "--port",
+        str(port),
+        "--depth",
+        "cold",
+        "--idle-s",
+        "3600",
+    ]
     started = time.perf_counter()
     with (OUT / "gateway.log").open("w") as log:
         gateway = subprocess.Popen(command, stderr=log)
@@ -44,13 +57,17 @@ def main() -> int:
         connection = connect(port, gateway)
         first = call(connection, SENTENCES[0])
         nothing_ms = 1e3 * (time.perf_counter() - started)
-        print(f"   first answer {nothing_ms:.0f} ms after the process was started: "
-              f"{len(first['value'])} numbers, {first['value'][:3]} ...\n")
+        print(
+            f"   first answer {nothing_ms:.0f} ms after the process was started: "
+            f"{len(first['value'])} numbers, {first['value'][:3]} ...\n"
+        )
         tour(connection)
     finally:
         gateway.send_signal(signal.SIGTERM)
         gateway.wait(LIMIT_S)
-    print(f"\nThe gateway has drained and ended (exit code {gateway.returncode}); nothing is left running.")
+    print(
+        f"\nThe gateway has drained and ended (exit code {gateway.returncode}); nothing is left running."
+    )
     return gateway.returncode
 
 
@@ -67,7 +84,9 @@ def connect(port: int, gateway: "subprocess.Popen[bytes]") -> http.client.HTTPCo
             time.sleep(0.005)
 
 
-def request(connection: http.client.HTTPConnection, method: str, path: str, body: Any = None) -> Any:
+def request(
+    connection: http.client.HTTPConnection, method: str, path: str, body: Any = None
+) -> Any:
     connection.request(method, path, None if body is None else json.dumps(body))
     reply = connection.getresponse()
     value = json.loads(reply.read())
@@ -83,37 +102,52 @@ def call(connection: http.client.HTTPConnection, text: str) -> dict[str, Any]:
         "ms": 1e3 * (time.perf_counter() - started),
         "value": value["embedding"],
         "depth": headers["Zerowake-Depth"],
-        "timings": {n: float(d) for n, d in re.findall(r"([\w-]+);dur=([\d.]+)", headers["Server-Timing"])},
+        "timings": {
+            n: float(d) for n, d in re.findall(r"([\w-]+);dur=([\d.]+)", headers["Server-Timing"])
+        },
     }
 
 
 def tour(connection: http.client.HTTPConnection) -> None:
     """Sink to each depth, look at what it keeps, call, and print the table."""
     print("3. Sink to each depth and call again")
-    heading = ("depth found", "first response", "warm response", "kept while asleep (private + page tables)")
+    heading = (
+        "depth found",
+        "first response",
+        "warm response",
+        "kept while asleep (private + page tables)",
+    )
     print("   {:12} {:>15} {:>15}   {}".format(*heading))
     cold: dict[str, Any] = {}
     for depth in ("prewarmed", "zygote", "cold"):
         request(connection, "POST", "/functions/embed/sleep", {"depth": depth})
         time.sleep(0.3)  # let the kernel finish with the processes that have ended
         (function,), _ = request(connection, "GET", "/functions")
-        kept = ", ".join(f"{p['role']} {p['private_nbytes'] / 1e6:.0f} MB" for p in function["instances"])
+        kept = ", ".join(
+            f"{p['role']} {p['private_nbytes'] / 1e6:.0f} MB" for p in function["instances"]
+        )
         first = call(connection, SENTENCES[1])
         warm = statistics.median(call(connection, SENTENCES[1])["ms"] for _ in range(20))
-        print(f"   {first['depth']:12} {first['ms']:12.1f} ms {warm:12.1f} ms   {kept or 'nothing'}")
+        print(
+            f"   {first['depth']:12} {first['ms']:12.1f} ms {warm:12.1f} ms   {kept or 'nothing'}"
+        )
         if depth == "cold":
             cold = first
     base = os.popen("ps -o pid= -C zw-base").read().split()
     for pid in base:
         rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         private_kb = sum(int(n) for n in re.findall(r"^Private_\w+:\s+(\d+)", rollup, re.M))
-        print(f"   the base zygote, shared by all functions, keeps {private_kb / 1e3:.0f} MB of its own")
+        print(
+            f"   the base zygote, shared by all functions, keeps {private_kb / 1e3:.0f} MB of its own"
+        )
     print("\n4. Waterfall of the cold start (ms)")
     scale = 60 / max(cold["timings"]["total"], 1e-9)
     at = 0.0
     for name, ms in cold["timings"].items():
         begin = 0.0 if name in ("queue", "total") else at
-        print(f"   {name:12} {ms:9.1f}  {' ' * round(begin * scale)}{'#' * max(1, round(ms * scale))}")
+        print(
+            f"   {name:12} {ms:9.1f}  {' ' * round(begin * scale)}{'#' * max(1, round(ms * scale))}"
+        )
 
 
 if __name__ == "__main__":

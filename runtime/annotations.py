@@ -315,5 +315,6 @@ def _faults(error: ValueError) -> list[tuple[tuple[str | int, ...], str]]:
     pydantic = sys.modules.get("pydantic")
     if pydantic is None or not isinstance(error, pydantic.ValidationError):
         return [((), str(error))]
-    details = error.errors(include_url=False, include_context=False, include_input=False)
+    validation: Any = error
+    details = validation.errors(include_url=False, include_context=False, include_input=False)
     return [(tuple(detail["loc"]), str(detail["msg"])) for detail in details]

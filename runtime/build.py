@@ -65,7 +65,7 @@ def freeze_target(
         code=files,
         make=lambda: _make(function),
         cases=_cases(function, inputs),
-        probe=_Probe(function),
+        probe=lambda made, case: Executor(function, made).answer(case),
         prove=prove,
     )
     return freeze(recipe, out, progress=progress, note=note)
@@ -81,7 +81,9 @@ def _make(function: Function) -> object:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise FreezeError(f"load of {function.name} failed: {type(error).__name__}: {error}") from error
+        raise FreezeError(
+            f"load of {function.name} failed: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _read_probe(path: Path, function: Function) -> list[bytes]:
@@ -114,21 +116,6 @@ def _cases(function: Function, inputs: list[bytes]) -> list[list[bytes]]:
     return cases
 
 
-class _Probe:
-    """Answers a case on an object, waking it before the first."""
-
-    def __init__(self, function: Function) -> None:
-        self._function = function
-        self._executor: Executor | None = None
-
-    def __call__(self, target: object, case: list[bytes]) -> list[list[bytes]]:
-        if self._executor is None:
-            if hasattr(target, "wake"):
-                target.wake()
-            self._executor = Executor(self._function, target)
-        return self._executor.answer(case)
-
-
 def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
     """Restore ``path`` in a process of its own and answer the probe there.
 
@@ -154,7 +141,9 @@ def fingerprint(target: Target) -> str:
             versions.append(importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             versions.append("")
-    return hashlib.sha256(json.dumps([target.qualified, files.digest, versions]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([target.qualified, files.digest, versions]).encode()
+    ).hexdigest()
 
 
 def ensure_snapshot(text: str, cache: Path) -> Path:

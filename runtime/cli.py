@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Serverless functions for models: frozen once, asleep for nothing, awake in "
         "milliseconds.",
         epilog="A first round:  zerowake serve examples/embed/app.py:Embed   and, beside it,  "
-        "zerowake invoke embed --data '{\"text\": \"hello\"}'",
+        'zerowake invoke embed --data \'{"text": "hello"}\'',
     )
     import zerowake
 
@@ -47,19 +47,24 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     def verb(name: str, run: Any, about: str, more: str = "") -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}. {more}")
+        sub = verbs.add_parser(
+            name, help=about, description=f"{about[0].upper()}{about[1:]}. {more}"
+        )
         sub.set_defaults(run=run)
         return sub
 
     freeze = verb(
-        "freeze", _freeze, "run load once and publish the result as a snapshot",
+        "freeze",
+        _freeze,
+        "run load once and publish the result as a snapshot",
         "The last line of standard output is the snapshot's path.",
     )
     freeze.add_argument("target", metavar="TARGET", help=TARGET_HELP)
     freeze.add_argument("--out", required=True, type=Path, help="folder that holds snapshots")
     freeze.add_argument("--name", help="name to serve it under (default: the function's own)")
     freeze.add_argument(
-        "--probe", type=Path,
+        "--probe",
+        type=Path,
         help="inputs that prove and warm the snapshot, instead of examples=: a JSON list, JSON "
         "lines, or the bytes themselves for a function of bytes",
     )
@@ -69,18 +74,25 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="the manifest and the digest as JSON")
 
     verify = verb(
-        "verify", _verify, "hash every block and replay the proof",
+        "verify",
+        _verify,
+        "hash every block and replay the proof",
         "Exit code 0, or 1 with the reason.",
     )
     verify.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
     _add_trust(verify)
 
     serve = verb(
-        "serve", _serve, "serve functions over HTTP",
+        "serve",
+        _serve,
+        "serve functions over HTTP",
         "Sources are frozen first, unless nothing has changed since the last time.",
     )
     serve.add_argument(
-        "targets", nargs="+", metavar="TARGET_OR_SNAPSHOT", help=f"{TARGET_HELP}, or a snapshot's folder"
+        "targets",
+        nargs="+",
+        metavar="TARGET_OR_SNAPSHOT",
+        help=f"{TARGET_HELP}, or a snapshot's folder",
     )
     defaults = ServeConfig()
     serve.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
@@ -88,34 +100,52 @@ def _parser() -> argparse.ArgumentParser:
         "--port", type=int, default=defaults.port, help="port, 0 for a free one (%(default)s)"
     )
     serve.add_argument(
-        "--depth", type=Depth, choices=list(Depth), default=defaults.depth,
+        "--depth",
+        type=Depth,
+        choices=list(Depth),
+        default=defaults.depth,
         help="where functions start and rest: hot (an instance), prewarmed (a fork that has warmed "
         "up), zygote (mapped, not running), cold (nothing but the snapshot); default %(default)s",
     )
     serve.add_argument(
-        "--idle-s", type=_seconds, default=defaults.idle_s,
+        "--idle-s",
+        type=_seconds,
+        default=defaults.idle_s,
         help="seconds without calls after which a function sinks one step (%(default)s)",
     )
     serve.add_argument(
-        "--drain-s", type=_seconds, default=defaults.drain_s,
+        "--drain-s",
+        type=_seconds,
+        default=defaults.drain_s,
         help="seconds that calls may still take after SIGTERM (%(default)s)",
     )
     serve.add_argument(
-        "--device", choices=["auto", "cpu", "cuda"], default=defaults.device,
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default=defaults.device,
         help="where weights go; auto takes a GPU if there is one (%(default)s)",
     )
     _add_trust(serve)
-    serve.add_argument("--reload", action="store_true", help="freeze again when a source file changes")
     serve.add_argument(
-        "--env", action="append", default=[], metavar="NAME",
+        "--reload", action="store_true", help="freeze again when a source file changes"
+    )
+    serve.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="environment variable that functions may see (repeatable); others are held back",
     )
     serve.add_argument(
-        "--max-queue", type=int, default=defaults.max_queued,
+        "--max-queue",
+        type=int,
+        default=defaults.max_queued,
         help="calls of one function that may wait before 429 (%(default)s)",
     )
     serve.add_argument(
-        "--max-body-mb", type=float, default=defaults.max_body_nbytes / 2**20,
+        "--max-body-mb",
+        type=float,
+        default=defaults.max_body_nbytes / 2**20,
         help="largest body in MiB before 413 (%(default)s)",
     )
     serve.add_argument("--log-format", choices=["text", "json"], default=defaults.log_format)
@@ -123,7 +153,9 @@ def _parser() -> argparse.ArgumentParser:
     invoke = verb("invoke", _invoke, "call a function and print its result")
     _add_client(invoke, name=True)
     invoke.add_argument(
-        "--data", default="null", metavar="JSON|@FILE|-",
+        "--data",
+        default="null",
+        metavar="JSON|@FILE|-",
         help="the body: JSON, @file for a file's content, - for standard input",
     )
     ps = verb("ps", _ps, "list the functions of a running gateway and their processes")
@@ -135,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
         "--depth", choices=["prewarmed", "zygote", "cold"], default="cold", help="(%(default)s)"
     )
     wake = verb(
-        "wake", _wake, "wake a function, also one that has failed",
+        "wake",
+        _wake,
+        "wake a function, also one that has failed",
     )
     _add_client(wake, name=True)
     return parser
@@ -143,12 +177,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--trust", action="append", default=[], metavar="DIGEST",
+        "--trust",
+        action="append",
+        default=[],
+        metavar="DIGEST",
         help="run the code of a snapshot that was not made here: its digest, as inspect shows it "
         "(repeatable)",
     )
     parser.add_argument(
-        "--code", type=Path, metavar="DIR",
+        "--code",
+        type=Path,
+        metavar="DIR",
         help="take the code from this folder instead; it must be the same as the snapshot's",
     )
 
@@ -157,7 +196,8 @@ def _add_client(parser: argparse.ArgumentParser, *, name: bool = False) -> None:
     if name:
         parser.add_argument("name", metavar="NAME", help="the function's name")
     parser.add_argument(
-        "--url", default=os.environ.get("ZEROWAKE_URL", DEFAULT_URL),
+        "--url",
+        default=os.environ.get("ZEROWAKE_URL", DEFAULT_URL),
         help="the gateway (%(default)s, or $ZEROWAKE_URL)",
     )
 

@@ -133,4 +133,3 @@ def _no_grad() -> AbstractContextManager[Any]:
     """Serving needs no gradients; torch is left alone where the function does not use it."""
     torch = sys.modules.get("torch")
     return torch.no_grad() if torch is not None else nullcontext()
-

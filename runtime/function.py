@@ -181,9 +181,8 @@ def _attach(target: Any, declared: Function) -> None:
             "own; rename it"
         )
     setattr(target, ATTRIBUTE, declared)
-    target.local = (
-        declared.local if isinstance(target, types.FunctionType) else staticmethod(declared.local)
-    )
+    is_handler = isinstance(target, types.FunctionType)
+    target.local = declared.local if is_handler else staticmethod(declared.local)
 
 
 def _read(target: Any, settings: dict[str, Any]) -> Function:

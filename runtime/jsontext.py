@@ -54,6 +54,7 @@ def parse_json(body: bytes) -> Any:
 
     Raises BadRequest, with the position, for anything that is not JSON text.
     """
+    text = ""
     try:
         text = body.decode()
         value = _DECODER.decode(text)
@@ -185,6 +186,6 @@ def _fault(value: Any, path: Path, above: set[int]) -> tuple[Path, str] | None:
         return path, f"it is {error}; return plain data, a dataclass, a model, an array or a tensor"
     except RecursionError:
         raise
-    except Exception as error:  # noqa: BLE001 - the author's object; its words go into BadResult
+    except Exception as error:
         return path, f"{type(value).__qualname__} did not convert: {type(error).__name__}: {error}"
     return _fault(step, path, inside)

@@ -27,7 +27,7 @@ def _format(log_format: LogFormat, level: str, message: str, fields: dict[str, o
 class _Formatter(logging.Formatter):
     def __init__(self, log_format: LogFormat) -> None:
         super().__init__()
-        self._log_format = log_format
+        self._log_format: LogFormat = log_format
 
     def format(self, record: logging.LogRecord) -> str:
         message = record.getMessage()
@@ -81,7 +81,7 @@ class FunctionOutput:
 
     def __init__(self, function: str, log_format: LogFormat) -> None:
         self._function = function
-        self._log_format = log_format
+        self._log_format: LogFormat = log_format
         self.invocations: tuple[str, ...] = ()
 
     def install(self) -> None:
@@ -94,12 +94,22 @@ class FunctionOutput:
         self._stderr.finish()
 
     def _write(self, stream: str, line: str) -> None:
-        fields: dict[str, object] = {"function": self._function, "stream": stream, "pid": os.getpid()}
+        fields: dict[str, object] = {
+            "function": self._function,
+            "stream": stream,
+            "pid": os.getpid(),
+        }
         if self.invocations:
             many = len(self.invocations) > 1
             fields["invocations" if many else "invocation"] = (
-                ",".join(self.invocations) if self._log_format == "text" else list(self.invocations)
-            ) if many else self.invocations[0]
+                (
+                    ",".join(self.invocations)
+                    if self._log_format == "text"
+                    else list(self.invocations)
+                )
+                if many
+                else self.invocations[0]
+            )
         text = _format(self._log_format, "PRINT", line, fields) + "\n"
         try:
             os.write(2, text.encode("utf-8", "replace"))

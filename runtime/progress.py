@@ -16,7 +16,10 @@ class ProgressBar:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._close()
 
@@ -28,8 +31,14 @@ class ProgressBar:
             self._close()
             self._stage = stage
             self._bar = tqdm(
-                total=total, desc=stage, unit="B" if total > 9999 else "", unit_scale=total > 9999,
-                file=sys.stderr, leave=True, dynamic_ncols=True, mininterval=0.05,
+                total=total,
+                desc=stage,
+                unit="B" if total > 9999 else "",
+                unit_scale=total > 9999,
+                file=sys.stderr,
+                leave=True,
+                dynamic_ncols=True,
+                mininterval=0.05,
                 disable=None,  # None: off when the file is no terminal
             )
         self._bar.total = total

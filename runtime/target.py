@@ -41,9 +41,7 @@ def parse_target(text: str) -> Target:
     """Find the source file of a target. Raises TargetError with what is missing."""
     location, _, attribute = text.rpartition(":")
     if not location or not attribute.isidentifier():
-        raise TargetError(
-            f"{text!r} is no target; write path/app.py:Class or package.module:Class"
-        )
+        raise TargetError(f"{text!r} is no target; write path/app.py:Class or package.module:Class")
     if location.endswith(".py"):
         entry = Path(location).resolve()
         if not entry.is_file():

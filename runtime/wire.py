@@ -94,7 +94,9 @@ class Connection:
     def fileno(self) -> int:
         return self.socket.fileno()
 
-    def send(self, header: dict[str, Any], *parts: bytes, descriptors: list[int] | None = None) -> None:
+    def send(
+        self, header: dict[str, Any], *parts: bytes, descriptors: list[int] | None = None
+    ) -> None:
         data = encode(header, *parts)
         if descriptors:
             sent = socket.send_fds(self.socket, [data], descriptors)

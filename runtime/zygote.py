@@ -140,7 +140,9 @@ def main(arguments: list[str]) -> None:
     missing = _import(modules)
     if modules and (reason := process.unforkable_reason(process.sockets())):
         # A library that cannot be shared stays out of the base; functions import it themselves.
-        print(f"base zygote: starting again without {', '.join(modules)}: {reason}", file=sys.stderr)
+        print(
+            f"base zygote: starting again without {', '.join(modules)}: {reason}", file=sys.stderr
+        )
         os.set_inheritable(control_fd, True)
         os.set_inheritable(alive_fd, True)
         os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments[:2], "[]"])

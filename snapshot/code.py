@@ -163,7 +163,7 @@ class _Finder(MetaPathFinder, Loader):
         return spec
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(self.get_code(module.__name__), vars(module))  # noqa: S102 - what an import is
+        exec(self.get_code(module.__name__), vars(module))
 
     def get_source(self, name: str) -> str:
         return importlib.util.decode_source(self.code.files[self._file(name)])

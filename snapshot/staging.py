@@ -44,9 +44,11 @@ class Event(Protocol):
 
     def synchronize(self) -> None:
         """Holds this thread until the point is reached."""
+        ...
 
     def wait(self) -> None:
         """Holds the current stream's later work until the point is reached; returns at once."""
+        ...
 
 
 @dataclass(slots=True)
@@ -72,15 +74,18 @@ class Backend(Protocol):
 
     def start(self) -> Future[Ring]:
         """Makes the context and the ring beside the caller. Every call gives the same ring."""
+        ...
 
     def allocate(self, nbytes: int) -> torch.Tensor:
         """Uninitialised device memory (uint8) that ``send`` may write into from now on."""
+        ...
 
     def send(self, source: torch.Tensor, target: torch.Tensor) -> Event:
         """Begins to copy pinned ``source`` to device ``target``, in the order of the calls.
 
         The event is reached when ``target`` holds the bytes and ``source`` may be overwritten.
         """
+        ...
 
 
 class CudaBackend:

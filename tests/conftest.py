@@ -36,7 +36,9 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def freeze(target: str) -> Path:
         if target not in made:
-            run = zerowake("freeze", ROOT / target if "/" in target else APPS / target, "--out", out)
+            run = zerowake(
+                "freeze", ROOT / target if "/" in target else APPS / target, "--out", out
+            )
             assert run.returncode == 0, run.stderr
             made[target] = Path(run.stdout.splitlines()[-1])
         return made[target]
@@ -53,9 +55,20 @@ def launch() -> Iterator[Callable[..., Gateway]]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "zerowake", "serve", *map(str, arguments), "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "zerowake",
+            "serve",
+            *map(str, arguments),
+            "--port",
+            str(port),
+        ]
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
         )
         gateway = Gateway(process, f"http://127.0.0.1:{port}")
         running.append(gateway)

@@ -21,7 +21,9 @@ PATIENCE_S = 60.0  # nothing here should take so long; it ends a test that hangs
 def zerowake(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line to its end."""
     command = [sys.executable, "-m", "zerowake", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S * 3, **options)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_S * 3, **options
+    )
 
 
 @dataclass
@@ -44,7 +46,11 @@ class Gateway:
     callers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(64))
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        headers: dict[str, str] | None = None,
     ) -> Reply:
         request = urllib.request.Request(self.url + path, body, headers or {}, method=method)
         try:
@@ -79,7 +85,9 @@ class Gateway:
         self.until(lambda: self.function(name)["depth"] == depth)
 
     def sleep(self, name: str, depth: str) -> Reply:
-        return self.request("POST", f"/functions/{name}/sleep", json.dumps({"depth": depth}).encode())
+        return self.request(
+            "POST", f"/functions/{name}/sleep", json.dumps({"depth": depth}).encode()
+        )
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

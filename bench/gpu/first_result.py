@@ -283,7 +283,7 @@ def _answer_and_exit(path: Path, device: str, began_s: float, writer: int) -> No
         watch = Stopwatch(began_s)
         watch.mark("fork")
         answer = restore_and_call(path, device, watch)
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         answer = {"error": f"{type(error).__name__}: {error}"}
     with os.fdopen(writer, "w") as out:
         out.write(json.dumps(answer))

@@ -57,7 +57,7 @@ class Edge:
             return
         try:
             target = await self._route(scope)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        except Exception as error:
             target = _fixed(*problems.reply(problems.describe(error, scope["path"]), error))
         await target(scope, receive, send)
 

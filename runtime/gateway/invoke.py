@@ -97,7 +97,7 @@ class Invoke:
         except StreamBroken as error:
             outcome = Outcome.of(error.problem)
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer
+        except Exception as error:
             problem = problems.describe(error, f"{name} {call.id}")
             outcome = Outcome.of(problem)
             status, extra, body = problems.reply(problem, error)

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from zerowake.runtime.errors import RemoteError
 from zerowake.runtime.config import InstanceSpec
+from zerowake.runtime.errors import RemoteError
 from zerowake.runtime.wire import READ_NBYTES, Decoder, Frame, encode
 from zerowake.snapshot.errors import ZerowakeError
 

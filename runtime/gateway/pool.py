@@ -29,16 +29,18 @@ TORCH_MODULES = ("torch", "zerowake.snapshot.restore", "zerowake.snapshot.stagin
 
 def shared_modules(snapshots: Sequence[Snapshot]) -> list[str]:
     """The modules for the base zygote: torch where a snapshot has tensors, and model libraries."""
-    modules = dict.fromkeys(TORCH_MODULES if any(s.manifest.tensors for s in snapshots) else ())
+    modules: list[str] = list(TORCH_MODULES) if any(s.manifest.tensors for s in snapshots) else []
     for snapshot in snapshots:
-        modules.update(dict.fromkeys(snapshot.manifest.modules))
-    return list(modules)
+        modules += snapshot.manifest.modules
+    return list(dict.fromkeys(modules))
 
 
 class Base:
     """The base zygote's process: started before the event loop, started again when it is lost."""
 
-    def __init__(self, modules: list[str], environ: Mapping[str, str], named: Sequence[str]) -> None:
+    def __init__(
+        self, modules: list[str], environ: Mapping[str, str], named: Sequence[str]
+    ) -> None:
         process.become_subreaper()
         self._modules = modules
         self._environment = process.function_environment(environ, named)

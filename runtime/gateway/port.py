@@ -38,19 +38,23 @@ class Functions(Protocol):
     @property
     def ready(self) -> bool:
         """Whether new calls are welcome: False before anything can serve and while draining."""
+        ...
 
     @property
     def draining(self) -> bool:
         """Whether the gateway is on its way out: calls under way finish, new ones are refused."""
+        ...
 
     def names(self) -> list[str]:
         """The names of all functions served, in the order they were named."""
+        ...
 
     def find(self, name: str) -> FunctionInfo:
         """The same object each time until the function changes; hot path.
 
         Raises UnknownFunction, its message naming the known ones, the nearest first.
         """
+        ...
 
     def submit(self, call: Invocation) -> None:
         """Take ``call``; ``call.sink`` is answered later, never from inside this method.
@@ -80,3 +84,4 @@ class Functions(Protocol):
         name, depth, state, reason, digest, queued, and instances: a list of
         {pid, role, state, private_nbytes}.
         """
+        ...

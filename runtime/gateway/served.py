@@ -188,7 +188,7 @@ class Served:
 
     def gauges(self) -> FunctionGauges:
         """How the function stands, for a scrape."""
-        instances = {depth: 0 for depth in Depth}
+        instances = dict.fromkeys(Depth, 0)
         for instance in self._processes.instances:
             if instance.is_ready:
                 instances[Depth.HOT if instance.hot else Depth.PREWARMED] += 1

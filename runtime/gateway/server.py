@@ -87,8 +87,16 @@ async def _serve(
     )
     server = Server(
         uvicorn.Config(
-            app, loop="none", http="httptools", ws="none", lifespan="off", log_config=None,
-            access_log=False, backlog=BACKLOG, server_header=False, timeout_graceful_shutdown=2,
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            backlog=BACKLOG,
+            server_header=False,
+            timeout_graceful_shutdown=2,
         )
     )
     stop = asyncio.Event()

@@ -107,7 +107,11 @@ class Environment:
         import random
 
         print(f"asked for {name}")
-        fds = {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if _open(fd)}
+        fds = {
+            fd: os.readlink(f"/proc/self/fd/{fd}")
+            for fd in os.listdir("/proc/self/fd")
+            if _open(fd)
+        }
         return {
             "value": os.environ.get(name) if name else None,
             "fds": fds if name else {},

@@ -117,7 +117,9 @@ def test_a_stream_that_fails_later_is_cut_off_or_says_so(zoo: Gateway) -> None:
 
     with pytest.raises(http.client.IncompleteRead):
         zoo.call("count", {"start": 0, "stop": 5, "fail_at": 3})
-    reply = zoo.call("count", {"start": 0, "stop": 5, "fail_at": 3}, {"Accept": "text/event-stream"})
+    reply = zoo.call(
+        "count", {"start": 0, "stop": 5, "fail_at": 3}, {"Accept": "text/event-stream"}
+    )
     assert b"event: error" in reply.body and b"failed at 3" in reply.body
 
 
@@ -143,7 +145,9 @@ def test_secrets_are_held_back_and_named_ones_are_not(zoo: Gateway) -> None:
 def test_an_instance_holds_no_descriptors_of_its_siblings(zoo: Gateway) -> None:
     seen = zoo.call("environment", "SHOWN").json()
     sockets = [fd for fd, target in seen["fds"].items() if target.startswith("socket:")]
-    pipes = {target for fd, target in seen["fds"].items() if target.startswith("pipe:") and int(fd) > 2}
+    pipes = {
+        target for fd, target in seen["fds"].items() if target.startswith("pipe:") and int(fd) > 2
+    }
     assert len(sockets) == 1
     assert len(pipes) == 1  # the pipe that ends it with the gateway
     assert not seen["torch"]  # no function here has tensors: nobody imports torch

@@ -151,7 +151,9 @@ def test_a_wake_that_fails_each_time_marks_the_function_failed(
     gateway = launch(frozen("zoo.py:NeverWakes"), "--depth", "cold", env=failing)
     reply = gateway.call("never_wakes", 1)
     assert (reply.status, reply.json()["code"]) == (503, "function_failed")
-    assert "wake" in reply.json()["detail"] and "the database is not there" in reply.json()["detail"]
+    assert (
+        "wake" in reply.json()["detail"] and "the database is not there" in reply.json()["detail"]
+    )
     assert gateway.function("never_wakes")["state"] == "failed"
     again = gateway.call("never_wakes", 1)
     assert again.status == 503 and int(again.headers["retry-after"]) >= 1

@@ -88,7 +88,10 @@ def test_reseeding_gives_other_numbers() -> None:
 def test_the_environment_of_functions_is_an_allow_list() -> None:
     environ = {"PATH": "/bin", "AWS_SECRET_ACCESS_KEY": "x", "LC_ALL": "C", "WANTED": "1"}
     assert process.function_environment(environ, ["WANTED"]) == {
-        "PATH": "/bin", "LC_ALL": "C", "WANTED": "1", **process.ONE_THREAD,
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "WANTED": "1",
+        **process.ONE_THREAD,
     }
 
 

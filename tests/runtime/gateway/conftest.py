@@ -64,7 +64,7 @@ class FakeFunctions:
     async def _answer(self, call: Invocation) -> None:
         try:
             await self._answers[call.function](call)
-        except Exception as error:  # noqa: BLE001 - as an instance does
+        except Exception as error:
             call.sink.fail(to_problem(error))
 
     def cancel(self, call: Invocation) -> None:
