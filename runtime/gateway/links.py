@@ -212,10 +212,8 @@ class InstanceLink:
     def kill(self) -> None:
         """End the process now. Its pid is ours or our zygote's to reap, so it cannot be reused."""
         if not self.exited.done():
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
 
     async def drained(self, limit_s: float) -> None:
         """Wait until what the instance has sent is handled: until its socket's end, or the limit."""
