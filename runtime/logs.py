@@ -5,6 +5,7 @@ invocations that run at that moment. Lines go to file descriptor 2 in one write 
 many processes do not mix. Knows nothing of processes or invocations beyond their names.
 """
 
+import contextlib
 import io
 import json
 import logging
@@ -111,7 +112,6 @@ class FunctionOutput:
                 else self.invocations[0]
             )
         text = _format(self._log_format, "PRINT", line, fields) + "\n"
-        try:
+        # Nobody may be reading the log any more: the function must not fail for it.
+        with contextlib.suppress(OSError):
             os.write(2, text.encode("utf-8", "replace"))
-        except OSError:
-            pass  # nobody reads the log any more: the function must not fail for it

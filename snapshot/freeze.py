@@ -7,6 +7,7 @@ The snapshot is written aside, synced, proven and renamed; a failure leaves noth
 import errno
 import fcntl
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -55,7 +56,6 @@ class Recipe:
     cases: list[list[bytes]]
     probe: Probe
     prove: Callable[[Path], list[Answers]]
-    created_by: str = "zerowake"
 
 
 def freeze(
@@ -165,7 +165,7 @@ def _write(
         ),
         environment=_environment(),
         modules=_modules(parts.skeleton, recipe.code),
-        created_by=recipe.created_by,
+        created_by=f"zerowake {_version()}",
     )
     data = manifest.encode(made)
     _write_file(staging / store.MANIFEST_FILE, data)
@@ -237,6 +237,13 @@ def _environment() -> dict[str, str | int]:
         if version := getattr(sys.modules.get(library), "__version__", None):
             found[library] = str(version)
     return found
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("zerowake")
+    except importlib.metadata.PackageNotFoundError:  # a bare checkout
+        return "0"
 
 
 def _modules(made: skeleton.Skeleton, code: CodeFiles) -> tuple[str, ...]:

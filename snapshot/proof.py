@@ -47,13 +47,18 @@ def encode(proof: Proof) -> bytes:
 def parse(data: bytes) -> Proof:
     """Raises DamagedSnapshot."""
     try:
-        cases = parse_json(data, "proof.json")["cases"]
+        plain = parse_json(data, "proof.json")
+        cases = plain["cases"]
+        if plain["seed"] != SEED or not cases:
+            raise ValueError(f"seed {plain['seed']!r:.40}, {len(cases)} cases")
+        if any(len(case["items"]) != len(case["answers"]) for case in cases):
+            raise ValueError("a case has not as many answers as items")
         return Proof(
             [[_bytes(body) for body in case["items"]] for case in cases],
             [[[_bytes(chunk) for chunk in answer] for answer in case["answers"]] for case in cases],
             [[str(field) for field in case["unsteady"]] for case in cases],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedSnapshot(f"proof.json does not hold cases as it should: {error!r}") from None
 
 
