@@ -26,6 +26,9 @@ class Reply:
         return json.loads(self.body)
 
 
+Right = Callable[[Reply], bool]
+
+
 class Connection:
     """A keep-alive connection; `ensure_open` renews it when the server has closed it."""
 
@@ -63,7 +66,7 @@ def first_answer(
     port: int,
     path: str,
     value: Any,
-    right: Callable[[Reply], bool],
+    right: Right,
     alive: Callable[[], bool],
     limit_s: float = 120.0,
     poll_s: float = POLL_S,

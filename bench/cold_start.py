@@ -14,28 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import depths
 import memory
 import ours
 import report
-from client import Connection, Reply, first_answer
+from client import Right, first_answer
 from common import (
     CACHE,
     DEFAULT_VENVS,
-    MIN_COSINE,
     OUR_BIN,
     child_env,
-    cosine,
     free_port,
     machine,
     write_json,
 )
 from peers.registry import OURS, Peer, select
-from process import command, log_tail, running, tree
-from texts import SHORT, reference
+from process import log_tail, running, tree
+from texts import SHORT, reference, right
 
-DEPTHS = ("prewarmed", "zygote", "cold")
-WARM_CALLS = 30
-SETTLE_S = 0.5
 FORK_POLL_S = 0.001  # a fork answers in tens of milliseconds: 10 ms polls would blur it
 
 
@@ -45,10 +41,8 @@ class Setup:
     runs: int
     wanted: Mapping[str, list[float]]
 
-    def right(self, peer: Peer, reply: Reply) -> bool:
-        if reply.status != 200:
-            return False
-        return cosine(peer.response(reply.json()), self.wanted[SHORT]) > MIN_COSINE
+    def right(self, peer: Peer) -> Right:
+        return right(peer, SHORT, self.wanted)
 
 
 def spawn_once(setup: Setup, peer: Peer, argv: list[str], port: int) -> tuple[float, memory.Memory]:
@@ -61,7 +55,7 @@ def spawn_once(setup: Setup, peer: Peer, argv: list[str], port: int) -> tuple[fl
                 port,
                 peer.path,
                 peer.request(SHORT),
-                lambda reply: setup.right(peer, reply),
+                setup.right(peer),
                 lambda: process.poll() is None,
             )
         except (RuntimeError, TimeoutError) as error:
@@ -112,7 +106,7 @@ def from_fork(setup: Setup, peer: Peer) -> dict[str, Any]:
                 port,
                 peer.path,
                 peer.request(SHORT),
-                lambda reply: setup.right(peer, reply),
+                setup.right(peer),
                 lambda: parent.poll() is None,
                 poll_s=FORK_POLL_S,
             )
@@ -129,90 +123,6 @@ def from_fork(setup: Setup, peer: Peer) -> dict[str, Any]:
         "asleep": asleep.report(),
         "forks": True,
     }
-
-
-class Sleeper:
-    """One served function of ours that is put to sleep and called again."""
-
-    def __init__(self, setup: Setup, port: int) -> None:
-        self.setup = setup
-        self.control, self.calls = Connection(port), Connection(port)
-
-    def call(self) -> tuple[float, Reply]:
-        """Milliseconds of one call on the open connection, its answer checked."""
-        started = time.perf_counter()
-        reply = self.calls.send("POST", OURS.path, OURS.request(SHORT))
-        took_ms = 1e3 * (time.perf_counter() - started)
-        if not self.setup.right(OURS, reply):
-            raise SystemExit(f"zerowake: wrong answer, {reply.status}: {reply.body[:300]!r}")
-        return took_ms, reply
-
-    def warm(self) -> list[float]:
-        self.calls.ensure_open()
-        for _ in range(5):
-            self.call()
-        return [self.call()[0] for _ in range(WARM_CALLS)]
-
-    def from_depth(self, depth: str) -> dict[str, Any]:
-        """Sink, settle, call; warm calls after each, so that both see the same weather."""
-        ms: list[float] = []
-        warm_ms: list[float] = []
-        found: list[str] = []
-        timing: list[str] = []
-        asleep: list[dict[str, Any]] = []
-        for _ in range(self.setup.runs + 1):
-            ours.sink(self.control, depth)
-            self.calls.ensure_open()
-            time.sleep(SETTLE_S)
-            asleep = [
-                {"role": process.role, "function": process.function, "pid": process.pid}
-                | memory.of_process(process.pid).report()
-                for process in ours.processes(self.control)
-            ]
-            self.calls.ensure_open()
-            took_ms, reply = self.call()
-            ms.append(took_ms)
-            found.append(reply.headers.get("zerowake-depth", "?"))
-            timing.append(reply.headers.get("server-timing", ""))
-            warm_ms += self.warm()
-        print(f"  zerowake from {depth}: {', '.join(f'{one:.1f}' for one in ms)} ms", flush=True)
-        return {
-            "ms": ms[1:],
-            "discarded_ms": ms[0],
-            "warm_ms": warm_ms[WARM_CALLS:],
-            "found": found[1:],
-            "server_timing": timing[1:],
-            "asleep": asleep,
-        }
-
-
-def asleep(setup: Setup, snapshot: Path) -> dict[str, Any]:
-    """Ours from each depth, and what the processes without a function keep."""
-    port = free_port()
-    with running("zerowake-depths", ours.serve_argv(snapshot, port), {}) as process:
-        first_answer(
-            port,
-            OURS.path,
-            OURS.request(SHORT),
-            lambda reply: setup.right(OURS, reply),
-            lambda: process.poll() is None,
-        )
-        sleeper = Sleeper(setup, port)
-        warm_ms = sleeper.warm()
-        depths = {depth: sleeper.from_depth(depth) for depth in DEPTHS}
-        ours.sink(sleeper.control, "cold")
-        time.sleep(SETTLE_S)
-        listed = {one.pid: one.role for one in ours.processes(sleeper.control)}
-        server = [
-            {
-                "pid": pid,
-                "role": "gateway" if pid == process.pid else listed.get(pid) or command(pid),
-                **memory.of_process(pid).report(),
-                "makeup": [(name, part.report()) for name, part in memory.makeup(pid)[:10]],
-            }
-            for pid in tree(process.pid)
-        ]
-    return {"warm_ms": warm_ms, "depths": depths, "server": server}
 
 
 def import_torch(venvs: Path, runs: int) -> dict[str, Any]:
@@ -259,7 +169,7 @@ def main() -> None:
         if peer.forks:
             result["starts"][peer.name] = from_fork(setup, peer)
     if snapshot is not None:
-        result["ours"] = asleep(setup, snapshot)
+        result["ours"] = depths.measure(setup.right(OURS), args.runs, snapshot)
     medians = {name: statistics.median(one["ms"]) for name, one in result["starts"].items()}
     result["median_ms"] = medians
     print("\n" + report.cold_start(result))

@@ -79,7 +79,11 @@ def makeup(pid: int) -> list[tuple[str, Memory]]:
     private part first."""
     parts: dict[str, Memory] = defaultdict(Memory)
     name, block = "", ""
-    for line in [*Path(f"/proc/{pid}/smaps").read_text().splitlines(), "0-0 end"]:
+    try:
+        lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
+    except OSError:  # it has gone
+        return []
+    for line in [*lines, "0-0 end"]:
         words = line.split(maxsplit=5)
         if "-" in words[0] and not words[0].endswith(":"):
             if block:

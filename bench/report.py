@@ -69,8 +69,7 @@ def _depths(result: Mapping[str, Any], warm: float) -> str:
     rows = [["hot (warm)", f"{warm:.1f}", "1.00", "-", *["-"] * 6]]
     for depth, one in result["ours"]["depths"].items():
         first = statistics.median(one["ms"])
-        mine = [part for part in one["asleep"] if part["function"]]
-        total = _total(mine)
+        total = _total(one["asleep"])
         found = "" if set(one["found"]) == {depth} else f" (found {'/'.join(set(one['found']))})"
         rows.append(
             [
@@ -80,7 +79,8 @@ def _depths(result: Mapping[str, Any], warm: float) -> str:
                 f"{best[1] / first:.0f}" if best else "-",
                 _mb(total, "private_nbytes"),
                 *_memory(total),
-                ", ".join(f"{p['role']} {_mb(p, 'private_nbytes')}" for p in mine) or "none",
+                ", ".join(f"{p['role']} {_mb(p, 'private_nbytes')}" for p in one["asleep"])
+                or "none",
             ]
         )
     head = ["zerowake from", "first ms, median (range)", "x warm", "fastest peer / this"]
@@ -97,19 +97,20 @@ def _timings(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _server(result: Mapping[str, Any]) -> str:
+def _makeup(result: Mapping[str, Any]) -> str:
+    """What sleeping processes are made of: the function's at each depth, then the server's."""
+    depths = result["ours"]["depths"].items()
+    sleeping = [(f"at {depth}: ", part) for depth, one in depths for part in one["asleep"]]
     rows = []
-    for one in result["ours"]["server"]:
-        rows.append(
-            [f"{one['role']} (pid {one['pid']})", _mb(one, "private_nbytes"), *_memory(one)]
-        )
+    for when, one in [*sleeping, *(("server: ", part) for part in result["ours"]["server"])]:
+        rows.append([when + one["role"], _mb(one, "private_nbytes"), *_memory(one)])
         rows += [
             [f"  {name}", _mb(part, "private_nbytes"), *_memory(part)]
             for name, part in one["makeup"]
-            if part["private_nbytes"] > 0.5 * MB
+            if part["private_nbytes"] > MB
         ]
     head = [
-        "kept while the function is cold",
+        "asleep, and its parts over 1 MB",
         "private MB",
         "PSS MB",
         "USS MB",
@@ -123,12 +124,14 @@ def _targets(result: Mapping[str, Any]) -> list[str]:
     depths, best = result["ours"]["depths"], fastest_spawn(result)
     first = {depth: statistics.median(one["ms"]) for depth, one in depths.items()}
     by_warm = {d: first[d] / statistics.median(one["warm_ms"]) for d, one in depths.items()}
-    mine = [part for part in depths["prewarmed"]["asleep"] if part["function"]]
-    kept = _total(mine)["private_nbytes"] / MB
+    total = _total(depths["prewarmed"]["asleep"])
+    kept = total["private_nbytes"] / MB
+    dirty = (total["dirty_nbytes"] + total["pte_nbytes"]) / MB
     lines = [
         _target("from prewarmed, by warm", by_warm["prewarmed"], PREWARMED_BY_WARM),
         _target("from zygote, by warm", by_warm["zygote"], ZYGOTE_BY_WARM),
         _target("private memory, prewarmed", kept, PREWARMED_PRIVATE_MB, unit=" MB"),
+        _target("  of it dirty or page tables", dirty, PREWARMED_PRIVATE_MB, unit=" MB"),
     ]
     if best:
         name, ms = best
@@ -146,7 +149,7 @@ def cold_start(result: Mapping[str, Any]) -> str:
     if result["ours"] is not None:
         depths = result["ours"]["depths"].values()
         warm = statistics.median([ms for one in (result["ours"], *depths) for ms in one["warm_ms"]])
-        parts += [_depths(result, warm), _timings(result), _server(result)]
+        parts += [_depths(result, warm), _timings(result), _makeup(result)]
         parts.append("\n".join(_targets(result)))
     return "\n\n".join(parts)
 

@@ -8,10 +8,12 @@ import json
 import random
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common import CACHE, OUR_BIN, child_env
-from peers.registry import HERE
+from client import Reply, Right
+from common import CACHE, MIN_COSINE, OUR_BIN, child_env, cosine
+from peers.registry import HERE, Peer
 
 SHORT = "A quick answer is worth more than a perfect one that comes late."
 COUNT = 512
@@ -52,3 +54,14 @@ def reference(venvs: Path) -> dict[str, list[float]]:
             answers.rename(cached)
     vectors: list[list[float]] = json.loads(cached.read_text())
     return dict(zip(texts, vectors, strict=True))
+
+
+def right(peer: Peer, text: str, vectors: Mapping[str, Sequence[float]]) -> Right:
+    """Whether a peer's reply is a 200 with the vector of `text`."""
+
+    def check(reply: Reply) -> bool:
+        if reply.status != 200:
+            return False
+        return cosine(peer.response(reply.json()), vectors[text]) > MIN_COSINE
+
+    return check

@@ -17,13 +17,11 @@ from typing import Any
 import memory
 import ours
 import report
-from client import Reply, first_answer
+from client import first_answer
 from common import (
     CACHE,
     DEFAULT_VENVS,
-    MIN_COSINE,
     child_env,
-    cosine,
     free_port,
     machine,
     write_json,
@@ -31,7 +29,7 @@ from common import (
 from load_client import Job
 from peers.registry import OURS, Peer, select
 from process import log_tail, running, tree
-from texts import SHORT, reference
+from texts import SHORT, reference, right
 
 CLIENTS, WARMUP = 32, 200
 SINGLE_WARMUP, SINGLE_REQUESTS = 20, 200
@@ -72,19 +70,16 @@ def send_load(job: Job) -> dict[str, Any]:
     return result
 
 
-def measure(server: Server, args: argparse.Namespace, wanted: list[float]) -> dict[str, Any]:
+def measure(
+    server: Server, args: argparse.Namespace, wanted: Mapping[str, list[float]]
+) -> dict[str, Any]:
     """One start of a server: the load of one client, then of many."""
     peer, port = server.peer, free_port()
-
-    def right(reply: Reply) -> bool:
-        if reply.status != 200:
-            return False
-        return cosine(peer.response(reply.json()), wanted) > MIN_COSINE
-
+    check = right(peer, SHORT, wanted)
     with running(peer.name, server.argv(args.venvs, port), server.env) as process:
         try:
             first_answer(
-                port, peer.path, peer.request(SHORT), right, lambda: process.poll() is None
+                port, peer.path, peer.request(SHORT), check, lambda: process.poll() is None
             )
         except (RuntimeError, TimeoutError) as error:
             raise SystemExit(f"{peer.name}: {error}\n{log_tail(peer.name)}") from error
@@ -138,7 +133,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
-    wanted = reference(args.venvs)[SHORT]
+    wanted = reference(args.venvs)
     before = machine()
     every = servers(args)
     runs: list[list[dict[str, Any]]] = [[] for _ in every]

@@ -107,6 +107,7 @@ def _start(
         started = time.perf_counter()
         kit.restored.populate()
         executor.answer(kit.warm_up)
+        process.trim_heap()
         report_ms["warm_up"] = 1e3 * (time.perf_counter() - started)
     return kit, executor, report_ms
 

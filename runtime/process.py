@@ -177,6 +177,13 @@ def assert_device_untouched() -> None:
         assert_cuda_untouched()
 
 
+def trim_heap() -> None:
+    """Give freed memory back to the system (glibc's ``malloc_trim``; elsewhere nothing)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def exit_reason(status: int) -> str:
     """A wait status in words: "exit code 3" or "killed by SIGSEGV"."""
     code = os.waitstatus_to_exitcode(status)

@@ -348,7 +348,7 @@ class _Walker:
         if vars(obj):
             self.refuse(obj, path, "carries attributes", "keep them elsewhere")
         f = self.value(obj.func, f"{path}.func")
-        if type(f) is not list or self.nodes[f[0]]["t"] not in ("function", "method", "partial"):
+        if type(f) is not list or self.nodes[f[0]]["t"] not in _CALLABLE:
             self.refuse(obj.func, f"{path}.func", "is not a function")
         a = [self.value(v, f"{path}.args[{i}]") for i, v in enumerate(obj.args)]
         return {"f": f, "a": a, "k": self.state(obj.keywords, path)}
@@ -407,6 +407,7 @@ _EXACT: dict[type, tuple[str, Callable[[_Walker, Any, str], Node]]] = {
     weakref.ref: ("weakref", _Walker.weakref),
 }
 
+_CALLABLE = frozenset({"function", "method", "partial", "class"})
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 

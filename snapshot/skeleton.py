@@ -414,7 +414,7 @@ class _Checker:
         self.name(node["c"], names.FUNCTION)
 
     def partial(self, node: dict[str, Any]) -> None:
-        self.node_of(node["f"], "function", "method", "partial")
+        self.node_of(node["f"], "function", "method", "partial", "class")
         self.values(node["a"])
         self.by_key(node["k"])
 
