@@ -22,14 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.torch_version import TorchVersion
 
-from zerowake.snapshot import names
+from zerowake.snapshot import names, refusals
 from zerowake.snapshot.errors import ForbiddenClass, FreezeError
 from zerowake.snapshot.layout import TORCH_DTYPES
+from zerowake.snapshot.refusals import REMEDY
 from zerowake.snapshot.skeleton import ASSETS, SHELLS, Skeleton
 
 _ASSET_NBYTES = 64 << 10  # plain data larger than this goes to a file of its own
-_REMEDY = "open it in wake(self), or keep only plain data"
 
 Node = dict[str, Any]
 
@@ -87,6 +88,8 @@ class _Walker:
             return obj
         if cls is float and math.isfinite(obj):
             return obj
+        if cls is TorchVersion:  # a string with a comparison of its own, common in records
+            return str(obj)
         known = self.refs.get(id(obj))
         if known is not None:
             ref = known[1]
@@ -133,7 +136,7 @@ class _Walker:
             return "function", _Walker.function
         return "object", _Walker.object_
 
-    def refuse(self, obj: object, path: str, problem: str, remedy: str = _REMEDY) -> Any:
+    def refuse(self, obj: object, path: str, problem: str, remedy: str = REMEDY) -> Any:
         cls = type(obj)
         raise FreezeError(f"{path} ({cls.__module__}.{cls.__qualname__}) {problem}; {remedy}")
 
@@ -152,7 +155,7 @@ class _Walker:
             what = "class" if isinstance(obj, type) else "function"
             raise FreezeError(
                 f"{path}: the {what} {name} cannot be frozen by name: it is neither on the "
-                f"allow-list nor defined at the top of one of the author's files; {_REMEDY}"
+                f"allow-list nor defined at the top of one of the author's files; {REMEDY}"
             )
         self.named[kind, name] = len(self.names)
         self.names.append((kind, name))
@@ -251,7 +254,7 @@ class _Walker:
     # tensors and arrays
 
     def tensor(self, obj: torch.Tensor, path: str) -> Node:
-        if problem := _odd_tensor(obj):
+        if problem := refusals.odd_tensor(obj):
             self.refuse(obj, path, problem[0], problem[1])
         node: Node = {}
         if type(obj) is torch.nn.Parameter:
@@ -289,7 +292,7 @@ class _Walker:
 
     def object_(self, obj: Any, path: str) -> Node:
         cls = type(obj)
-        if reason := _odd_object(obj):
+        if reason := refusals.odd_object(obj):
             self.refuse(obj, path, reason)
         try:
             c = self.class_name(cls, names.OBJECT, path)
@@ -297,7 +300,7 @@ class _Walker:
             if cls.__module__ in self.own:
                 raise
             raise FreezeError(
-                f"{path} is a {cls.__module__}.{cls.__qualname__}, which cannot be frozen; {_REMEDY}"
+                f"{path} is a {cls.__module__}.{cls.__qualname__}, which cannot be frozen; {REMEDY}"
             ) from error
         state = dict(getattr(obj, "__dict__", {}))
         for slot in names.slots(cls):
@@ -311,10 +314,8 @@ class _Walker:
 
     def module(self, obj: torch.nn.Module, path: str) -> Node:
         cls = type(obj)
-        if isinstance(obj, torch.jit.ScriptModule):
-            self.refuse(obj, path, "is a ScriptModule, which has no Python structure to freeze")
-        if "quantized" in cls.__module__ or "torch.ao" in cls.__module__:
-            self.refuse(obj, path, "is a quantised module", "freeze the float model for now")
+        if problem := refusals.odd_module(obj):
+            self.refuse(obj, path, problem[0], problem[1])
         c = self.class_name(cls, names.MODULE, path)
         state = dict(vars(obj))
         node: Node = {"c": c}
@@ -418,50 +419,3 @@ def is_plain(obj: Any) -> bool:
             return False
         obj = obj.values()
     return all(type(v) in _SCALARS or (type(v) is float and math.isfinite(v)) for v in obj)
-
-
-def _odd_tensor(tensor: torch.Tensor) -> tuple[str, str] | None:
-    """What keeps a tensor from being frozen, and the remedy."""
-    plain = "keep a plain tensor"
-    if tensor.is_quantized:
-        return "is a quantised tensor", "freeze the float model for now"
-    if tensor.is_nested:
-        return "is a nested tensor", plain
-    if tensor.layout != torch.strided:
-        return f"is a sparse tensor ({tensor.layout})", "call to_dense()"
-    if tensor.device.type == "meta":
-        return "is on the meta device and has no bytes", "load its weights"
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        return "is a tensor subclass", plain
-    if tensor.is_conj() or tensor.is_neg():
-        return "is a lazy conjugate or negation", "call resolve_conj().resolve_neg()"
-    if tensor.grad_fn is not None:
-        return "is part of a gradient graph", "call detach()"
-    if tensor.grad is not None:
-        return "has a gradient", "call zero_grad(set_to_none=True)"
-    if str(tensor.dtype).removeprefix("torch.") not in TORCH_DTYPES:
-        return f"has the dtype {tensor.dtype}, which the format does not have", plain
-    return None
-
-
-def _odd_object(obj: object) -> str | None:
-    """A word on objects that people leave behind most often."""
-    import io
-    import socket
-    import threading
-
-    if isinstance(obj, io.IOBase):
-        return "is an open file"
-    if isinstance(obj, socket.socket):
-        return "is a socket"
-    if isinstance(obj, threading.Thread):
-        return "is a thread"
-    if isinstance(obj, types.ModuleType):
-        return "is a module"
-    if isinstance(obj, types.GeneratorType):
-        return "is a running generator"
-    if type(obj).__module__ == "_thread" or type(obj).__module__ == "threading":
-        return "is a lock"
-    if isinstance(obj, torch.Generator):
-        return "is a random generator"
-    return None

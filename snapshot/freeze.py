@@ -70,15 +70,17 @@ def freeze(
     Raises FreezeError for what cannot be frozen or written, ProofFailed when the restored object
     answers otherwise than the original; whatever ``make`` raises goes through.
     """
+    if not recipe.cases:
+        raise FreezeError(f"{recipe.name} has no probe; give examples, so that it can be proven")
     progress = progress or (lambda stage, done, total: None)
     if not manifest.is_name(recipe.name):
         raise FreezeError(f"the name is {recipe.name!r}; wanted letters, digits, '-', '_' and '.'")
     target = recipe.make()
     parts = dismantle(target, names.own_modules(recipe.code.files))
     runs = gather(parts.leaves)
-    first, second = run_twice(
-        runs, lambda: wake_up(target, recipe.name), lambda: _answers(recipe, target)
-    )
+    wakes = callable(getattr(target, "wake", None))
+    wake = (lambda: wake_up(target, recipe.name)) if wakes else None
+    first, second = run_twice(runs, wake, lambda: _answers(recipe, target))
     evidence = Proof(recipe.cases, first, proof.unsteady(first, second))
     for case, fields in enumerate(evidence.unsteady):
         if fields and note is not None:
@@ -233,7 +235,15 @@ def _environment() -> dict[str, str | int]:
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    for library in ("numpy", "transformers", "tokenizers", "torchvision", "timm", "diffusers"):
+    for library in (
+        "numpy",
+        "transformers",
+        "tokenizers",
+        "torchvision",
+        "timm",
+        "diffusers",
+        "sentence_transformers",
+    ):
         if version := getattr(sys.modules.get(library), "__version__", None):
             found[library] = str(version)
     return found

@@ -47,6 +47,7 @@ _LIBRARIES: list[tuple[str, frozenset[str]]] = [
     (r"transformers\.(utils\.generic|image_utils)", frozenset({ENUM})),
     (r"torchvision\.(models|ops)(\.\w+)+", frozenset({MODULE, CLASS})),
     (r"torchvision\.transforms\.(transforms|_presets|v2\.\w+)", frozenset({MODULE, OBJECT})),
+    (r"torchvision\.models\.detection\._utils", frozenset({OBJECT})),
     (r"torchvision\.transforms\.functional", frozenset({ENUM})),
     (r"timm\.(models|layers)(\.\w+)+", frozenset({MODULE, CLASS, ENUM})),
     (r"diffusers\.models(\.\w+)+", frozenset({MODULE})),
@@ -68,6 +69,9 @@ _OBJECT_BASES = frozenset(
         "torchvision.transforms.transforms:Compose",
         "torchvision.transforms.transforms:ToTensor",
         "torchvision.transforms.transforms:PILToTensor",
+        "torchvision.models.detection._utils:BalancedPositiveNegativeSampler",
+        "torchvision.models.detection._utils:BoxCoder",
+        "torchvision.models.detection._utils:Matcher",
         "huggingface_hub.repocard_data:CardData",
         "sentence_transformers.base.modality:InputFormatter",
     }

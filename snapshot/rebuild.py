@@ -1,6 +1,6 @@
 """A skeleton into objects: one pass over its nodes.
 
-Knows no file. Takes the node table at its word, because ``skeleton.parse`` has checked it; checks
+Knows no file and no torch (``weights`` makes what needs it). Takes the node table at its word, because ``skeleton.parse`` has checked it; checks
 once more what only an import can tell: that a name is a class of the kind that the node claims.
 An object is made by ``object.__new__`` and its plain state: no ``__init__``, ``__reduce__``,
 ``__setstate__`` or property setter runs.
@@ -18,15 +18,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import torch
-
 from zerowake.snapshot import names
 from zerowake.snapshot.errors import DamagedSnapshot, SnapshotError
 from zerowake.snapshot.skeleton import Skeleton
 
-# (index in the tensor table) -> bytes as a flat uint8 tensor; or as the tensor of its table entry
-Stored = Callable[[int], torch.Tensor]
+Node = dict[str, Any]
 
 
 def import_names(skeleton: Skeleton, own: frozenset[str]) -> list[Any]:
@@ -48,34 +44,25 @@ def import_names(skeleton: Skeleton, own: frozenset[str]) -> list[Any]:
 
 
 class Builder:
-    """``whole(i)``: stored tensor i as its table describes it; ``flat(i)``: its bytes, uint8;
-    ``memory(i)``: its bytes on the host, for arrays; ``asset(path)``: a file's bytes."""
+    """``classes``: what ``import_names`` gave; ``asset(path)``: a file's bytes; ``more``: how kinds
+    of nodes that need torch or numpy are made."""
 
     def __init__(
         self,
         skeleton: Skeleton,
         classes: list[Any],
-        whole: Stored,
-        flat: Stored,
-        memory: Callable[[int], memoryview],
         asset: Callable[[str], bytes],
-        device: torch.device,
+        more: "dict[str, Make]",
     ) -> None:
         self.skeleton = skeleton
         self.classes = classes
-        self.whole = whole
-        self.flat = flat
-        self.memory = memory
         self.asset = asset
-        self.device = device
+        self.make = {**_MAKE, **more}
         self.objects: list[Any] = [None] * len(skeleton.nodes)
-        template = vars(torch.nn.Module())
-        self.constants = {k: v for k, v in template.items() if not isinstance(v, dict | set)}
-        self.tables = [(k, type(v)) for k, v in template.items() if isinstance(v, dict | set)]
 
     def build(self) -> Any:
         """The root object. Raises SnapshotError when a node does not fit the classes here."""
-        nodes, objects = self.skeleton.nodes, self.objects
+        nodes, objects, make = self.skeleton.nodes, self.objects, self.make
         early = frozenset(self.skeleton.early)
         index = -1
         try:
@@ -83,7 +70,7 @@ class Builder:
                 objects[index] = self._shell(nodes[index])
             for index, node in enumerate(nodes):
                 shell = objects[index] if index in early else None
-                objects[index] = _MAKE[node["t"]](self, node, shell)
+                objects[index] = make[node["t"]](self, node, shell)
         except SnapshotError:
             raise
         except Exception as error:
@@ -183,54 +170,6 @@ class Builder:
     def enum(self, node: dict[str, Any], shell: Any) -> Any:
         return self.classes[node["c"]].__members__[node["v"]]
 
-    def dtype(self, node: dict[str, Any], shell: Any) -> Any:
-        return getattr(torch, node["v"])
-
-    def torch_device(self, node: dict[str, Any], shell: Any) -> Any:
-        return torch.device(node["v"])
-
-    def size(self, node: dict[str, Any], shell: Any) -> Any:
-        return torch.Size(node["v"])
-
-    def tensor(self, node: dict[str, Any], shell: Any) -> Any:
-        index = node["i"]
-        if "v" not in node:
-            tensor = self.whole(index)
-        else:
-            name, shape, strides, offset = node["v"]
-            tensor = torch.empty(0, dtype=getattr(torch, name), device=self.device)
-            if index is None:
-                tensor = tensor.new_empty_strided(shape, strides)
-            else:
-                flat = self.flat(index)
-                at = flat.storage_offset()
-                if at % tensor.element_size():
-                    raise DamagedSnapshot(f"tensor {index} is not aligned for views of {name}")
-                offset += at // tensor.element_size()
-                tensor.set_(flat.untyped_storage(), offset, shape, strides)
-        if "p" in node:
-            tensor = torch.nn.Parameter(tensor, "g" in node)
-        elif "g" in node:
-            tensor.requires_grad_(True)
-        if "s" in node:
-            vars(tensor).update(self.state(node["s"]))
-        return tensor
-
-    def array(self, node: dict[str, Any], shell: Any) -> Any:
-        shape, dtype = node["shape"], np.dtype(node["dtype"])
-        if node["i"] is None:
-            array = np.empty(shape, dtype)
-        else:
-            array = np.ndarray(
-                shape, dtype, self.memory(node["i"]), node.get("o", 0), node.get("strides")
-            )
-        if "ro" in node:
-            array.flags.writeable = False
-        return array
-
-    def scalar(self, node: dict[str, Any], shell: Any) -> Any:
-        return np.frombuffer(base64.b64decode(node["v"]), node["dtype"])[0]
-
     def object_(self, node: dict[str, Any], shell: Any) -> Any:
         cls = self.classes[node["c"]]
         obj = object.__new__(cls) if shell is None else shell
@@ -240,23 +179,6 @@ class Builder:
                 _slot(cls, slot).__set__(obj, state.pop(slot))
         if state:
             vars(obj).update(state)
-        return obj
-
-    def module(self, node: dict[str, Any], shell: Any) -> Any:
-        obj = object.__new__(self.classes[node["c"]]) if shell is None else shell
-        state = vars(obj)
-        state.update(self.constants)
-        for key, table in self.tables:
-            state[key] = table()
-        state.update(self.state(node["s"]))
-        if "p" in node:
-            state["_parameters"] = self.state(node["p"])
-        if "b" in node:
-            state["_buffers"] = self.state(node["b"])
-        if "m" in node:
-            state["_modules"] = self.state(node["m"])
-        if "n" in node:
-            state["_non_persistent_buffers_set"] = set(node["n"])
         return obj
 
     def named(self, node: dict[str, Any], shell: Any) -> Any:
@@ -279,7 +201,7 @@ class Builder:
     def tokenizer(self, node: dict[str, Any], shell: Any) -> Any:
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_str(self.asset(node["asset"]).decode("utf-8"))
+        return Tokenizer.from_buffer(self.asset(node["asset"]))
 
     def token(self, node: dict[str, Any], shell: Any) -> Any:
         from tokenizers import AddedToken
@@ -314,7 +236,9 @@ _EMPTY: dict[str, Callable[[], Any]] = {
     "set": set,
 }
 
-_MAKE: dict[str, Callable[[Builder, dict[str, Any], Any], Any]] = {
+Make = Callable[[Builder, Node, Any], Any]
+
+_MAKE: dict[str, Make] = {
     "plain": Builder.plain,
     "list": Builder.list_,
     "tuple": Builder.tuple_,
@@ -332,14 +256,7 @@ _MAKE: dict[str, Callable[[Builder, dict[str, Any], Any], Any]] = {
     "path": Builder.path,
     "time": Builder.time,
     "enum": Builder.enum,
-    "dtype": Builder.dtype,
-    "device": Builder.torch_device,
-    "size": Builder.size,
-    "tensor": Builder.tensor,
-    "array": Builder.array,
-    "scalar": Builder.scalar,
     "object": Builder.object_,
-    "module": Builder.module,
     "class": Builder.named,
     "function": Builder.named,
     "partial": Builder.partial,

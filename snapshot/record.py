@@ -19,18 +19,21 @@ from zerowake.snapshot.tensors import Run
 T = TypeVar("T")
 
 
-def run_twice(runs: list[Run], wake: Callable[[], None], answer: Callable[[], T]) -> tuple[T, T]:
+def run_twice(
+    runs: list[Run], wake: Callable[[], None] | None, answer: Callable[[], T]
+) -> tuple[T, T]:
     """Wake the original and let it answer twice, both times from the same stored bytes.
 
     Afterwards each run knows its first use, and those that were written to what ``load`` had left
     there. Raises FreezeError when bytes changed that no torch operation was seen to write.
     """
     recorder = Recorder(runs)
-    with _watched(runs), recorder:
-        wake()
-    for run in runs:
-        if run.saved is not None:
-            run.awake = bytes(run.current())
+    if wake is not None:
+        with _watched(runs), recorder:
+            wake()
+        for run in runs:
+            if run.saved is not None:
+                run.awake = bytes(run.current())
     with _watched(runs), recorder:
         first = answer()
     for run in runs:

@@ -11,19 +11,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from zerowake.snapshot import code as code_files
 from zerowake.snapshot import names
 from zerowake.snapshot.code import CodeFiles
 from zerowake.snapshot.errors import WakeFailed
-from zerowake.snapshot.layout import TORCH_DTYPES
 from zerowake.snapshot.mapping import map_file, populate
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.rebuild import Builder, import_names
+from zerowake.snapshot.rebuild import Builder, Make, import_names
 from zerowake.snapshot.store import read_file
 
-_TORCH = {stored: getattr(torch, name) for name, (_, stored) in TORCH_DTYPES.items() if stored}
+# kinds of nodes; a skeleton without them comes back in a process that never imports torch
+_NEEDS_TORCH = frozenset({"tensor", "array", "scalar", "module", "dtype", "device", "size"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +55,13 @@ def restore(
         code_files.install(code)
         own = names.own_modules(code.files)
         classes = import_names(snapshot.skeleton, own)
-    if device == "cpu":
-        memory: _Memory = _Mapped(snapshot, mappings)
-    else:
-        with _phase(report, "copy"):
-            memory = _OnDevice(snapshot, mappings, device)
+    more: dict[str, Make] = {}
+    if not _NEEDS_TORCH.isdisjoint(node["t"] for node in snapshot.skeleton.nodes):
+        with _phase(report, "bind"):
+            more = _weights(snapshot, mappings, device)
     with _phase(report, "build"), _no_collection():
         target = Builder(
-            snapshot.skeleton,
-            classes,
-            memory.whole,
-            memory.flat,
-            memory.memory,
-            lambda path: read_file(snapshot, path),
-            torch.device(device),
+            snapshot.skeleton, classes, lambda path: read_file(snapshot, path), more
         ).build()
     if wake:
         with _phase(report, "wake"):
@@ -91,62 +82,12 @@ def wake_up(target: Any, name: str) -> None:
         raise WakeFailed(message) from error
 
 
-class _Memory:
-    """Stored tensors by index in the table; tied ones come from one storage."""
+def _weights(snapshot: Snapshot, mappings: list[mmap.mmap], device: str) -> dict[str, Make]:
+    from zerowake.snapshot.weights import Weights, WeightsOnDevice  # imports torch
 
-    def __init__(self, snapshot: Snapshot, mappings: list[mmap.mmap]) -> None:
-        self.tensors = snapshot.manifest.tensors
-        self.mappings = mappings
-        self.starts = [segment.data_offset for segment in snapshot.manifest.segments]
-        self.made: dict[int, torch.Tensor] = {}
-
-    def whole(self, index: int) -> torch.Tensor:
-        entry = self.tensors[index]
-        dtype = _TORCH[entry.dtype]
-        if index not in self.made:
-            self.made[index] = tensor = self.fresh(index, dtype)
-            return tensor if len(entry.shape) == 1 else tensor.view(entry.shape)
-        flat = self.flat(index)
-        return flat.view(dtype).view(entry.shape)
-
-    def flat(self, index: int) -> torch.Tensor:
-        if index not in self.made:
-            self.made[index] = self.fresh(index, torch.uint8)
-        return self.made[index].view(-1).view(torch.uint8)
-
-    def memory(self, index: int) -> memoryview:
-        entry = self.tensors[index]
-        start = self.starts[entry.segment] + entry.offset
-        return memoryview(self.mappings[entry.segment])[start : start + entry.nbytes]
-
-    def fresh(self, index: int, dtype: torch.dtype) -> torch.Tensor:
-        """All elements of a stored tensor in one dimension."""
-        raise NotImplementedError
-
-
-class _Mapped(_Memory):
-    def fresh(self, index: int, dtype: torch.dtype) -> torch.Tensor:
-        entry = self.tensors[index]
-        return torch.frombuffer(
-            self.mappings[entry.segment],
-            dtype=dtype,
-            count=entry.nbytes // dtype.itemsize,
-            offset=self.starts[entry.segment] + entry.offset,
-        )
-
-
-class _OnDevice(_Memory):
-    def __init__(self, snapshot: Snapshot, mappings: list[mmap.mmap], device: str) -> None:
-        super().__init__(snapshot, mappings)
-        from zerowake.snapshot.staging import copy_to_device
-
-        data = [memoryview(m)[s:] for m, s in zip(mappings, self.starts, strict=True)]
-        self.arena = copy_to_device(data, device)
-        self.arena.wait()
-
-    def fresh(self, index: int, dtype: torch.dtype) -> torch.Tensor:
-        entry = self.tensors[index]
-        return self.arena.view(entry.segment, entry.offset, entry.nbytes).view(dtype)
+    if device == "cpu":
+        return Weights(snapshot.manifest, mappings).makers()
+    return WeightsOnDevice(snapshot.manifest, mappings, device).makers()
 
 
 @contextlib.contextmanager

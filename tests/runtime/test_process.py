@@ -91,7 +91,7 @@ def test_the_environment_of_functions_is_an_allow_list() -> None:
         "PATH": "/bin",
         "LC_ALL": "C",
         "WANTED": "1",
-        **process.ONE_THREAD,
+        **process.FIXED,
     }
 
 

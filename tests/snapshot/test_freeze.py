@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -196,3 +198,36 @@ def test_weights_are_split_into_segments(tmp_path: Path, monkeypatch: pytest.Mon
 def test_an_object_without_tensors(tmp_path: Path) -> None:
     made = freeze_source(tmp_path, "self.x = [1]")
     assert made.restored.x == [1] and made.snapshot.manifest.segments == ()
+
+
+def test_restoring_starts_no_threads_and_plain_objects_need_no_torch(tmp_path: Path) -> None:
+    tensors, plain = tmp_path / "tensors", tmp_path / "plain"
+    tensors.mkdir()
+    plain.mkdir()
+    paths = []
+    for folder, text in ((plain, "self.x = [1]"), (tensors, TENSOR)):
+        paths.append(str(freeze_source(folder, text).path))
+    source = f"""
+import os, sys
+sys.path[:0] = {[p for p in sys.path if p]!r}
+from pathlib import Path
+from zerowake.snapshot.code import load_code
+from zerowake.snapshot.restore import restore
+from zerowake.snapshot.store import open_snapshot
+for path in {paths!r}:
+    snapshot = open_snapshot(Path(path))
+    code = load_code(snapshot, trusted=frozenset({{snapshot.digest}}), code_dir=None)
+    print(restore(snapshot, code).object, {{'torch', 'numpy'}} & set(sys.modules))
+    print(len(os.listdir('/proc/self/task')))
+"""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", source], env=env, capture_output=True, text=True, check=True
+    )
+    lines = run.stdout.splitlines()
+    assert lines[0].endswith("set()") and lines[1] == "1" and lines[3] == "1"
+
+
+def test_without_a_probe_nothing_is_proven(tmp_path: Path) -> None:
+    with pytest.raises(FreezeError, match="no probe; give examples"):
+        freeze_source(tmp_path, TENSOR, cases=[])

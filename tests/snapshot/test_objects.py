@@ -238,6 +238,14 @@ REFUSED = {
         r"self\.t .*tensor subclass",
     ),
     "graph": ("import torch; self.t = torch.ones(1, requires_grad=True) * 2", r"self\.t .*detach"),
+    "parametrised": (
+        "import torch; self.m = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 2))",
+        r"self\.m .*parametrised weights; call .*remove_parametrizations",
+    ),
+    "compiled": (
+        "import torch; self.m = torch.compile(torch.nn.Linear(1, 1))",
+        r"self\.m .*is compiled; call torch\.compile in wake\(self\)",
+    ),
     "hooks": (
         "import torch; self.m = torch.nn.Linear(1, 1)\nself.m.register_forward_hook(print)",
         r"self\.m\._forward_hooks .*wake\(self\)",

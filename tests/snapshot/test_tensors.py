@@ -10,8 +10,10 @@ import safetensors
 import torch
 from workshop import Made, freeze_source
 
+from zerowake.snapshot.code import load_code
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.layout import TORCH_DTYPES
+from zerowake.snapshot.restore import restore
 from zerowake.snapshot.store import check_digests
 
 
@@ -266,3 +268,48 @@ def test_what_wake_writes_is_not_frozen(tmp_path: Path) -> None:
     assert in_file(made)["count"].tolist() == [0] * 3 and in_file(made)["array"].tolist() == [0] * 3
     assert made.restored.count.tolist() == [1] * 3 and made.notes == []
     assert not made.tensors()["kept"].mutated
+
+
+def test_on_another_device_tensors_are_views_of_one_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a pretended device, since the copying itself is tested in test_staging.py."""
+    made = freeze_source(
+        tmp_path,
+        """
+        import torch, numpy as np
+        self.linear = torch.nn.Linear(16, 3)
+        self.base = torch.arange(32.0)
+        self.view = self.base.view(torch.int32)[3:5]
+        self.array = np.arange(4)
+        self.device = torch.device("cuda:1")
+        """,
+    )
+
+    class Arena:
+        def __init__(self, segments: list[memoryview]) -> None:
+            self.segments = [torch.frombuffer(bytearray(s), dtype=torch.uint8) for s in segments]
+            self.waited = False
+
+        def view(self, segment: int, offset: int, nbytes: int) -> torch.Tensor:
+            return self.segments[segment][offset : offset + nbytes]
+
+        def wait(self) -> None:
+            self.waited = True
+
+    arenas: list[Arena] = []
+
+    def copy_to_device(segments: list[memoryview], device: str) -> Arena:
+        assert device == "cpu:0"
+        arenas.append(Arena(segments))
+        return arenas[0]
+
+    monkeypatch.setattr("zerowake.snapshot.staging.copy_to_device", copy_to_device)
+    files = load_code(made.snapshot, trusted=frozenset(), code_dir=None)
+    there = restore(made.snapshot, files, device="cpu:0").object
+    assert arenas[0].waited and there.device == torch.device("cpu:0")
+    copy = arenas[0].segments[0].untyped_storage().data_ptr()
+    for tensor in (there.linear.weight, there.linear.bias, there.base, there.view):
+        assert tensor.untyped_storage().data_ptr() == copy
+    assert torch.equal(there.linear.weight, made.original.linear.weight)
+    assert torch.equal(there.view, made.original.view) and there.array.tolist() == [0, 1, 2, 3]
