@@ -15,7 +15,7 @@ class InstanceSpec:
     """What a process must know to run a function; travels as JSON in a ``fork`` frame.
 
     trusted: snapshot digests whose code the operator vouched for.
-    warm: make one warm-up call before ``ready`` (nobody waits for this instance yet).
+    warm: make a warm-up call first: an instance that nobody waits for yet, or a zygote.
     """
 
     name: str

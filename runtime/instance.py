@@ -32,7 +32,7 @@ class Kit:
     """A function ready to be forked from: its declaration and its object, mapped and not yet woken.
 
     restored: None in the zygote of a function that runs on an accelerator.
-    warm_up: the probe's first case.
+    warm_up: the probe's largest case, because what it brings in serves smaller ones too.
     """
 
     function: Function
@@ -54,11 +54,27 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     function = load_function(snapshot.manifest.function["target"])
     import_ms = 1e3 * (time.perf_counter() - started)
     device = _device(spec.device) if snapshot.manifest.tensors else "cpu"
-    warm_up = proof.parse(read_file(snapshot, "proof.json")).cases[0]
+    cases = proof.parse(read_file(snapshot, "proof.json")).cases
+    warm_up = max(cases, key=lambda case: sum(map(len, case)))
     if in_zygote and device != "cpu":
         return Kit(function, warm_up, None, {"import": import_ms})
     restored = restore(snapshot, files, device=device, wake=False)
     return Kit(function, warm_up, restored, {"import": import_ms, **restored.report})
+
+
+def rehearse(kit: Kit) -> bool:
+    """Make the warm-up call in the zygote itself: its forks share what that brings into memory.
+
+    Not for an object with a ``wake``, which must run before ``predict`` and belongs to instances.
+    Returns whether the call was made.
+    """
+    restored = kit.restored
+    if restored is None or hasattr(restored.object, "wake"):
+        return False
+    restored.populate()
+    Executor(kit.function, restored.object).answer(kit.warm_up)
+    process.trim_heap()
+    return True
 
 
 def _device(requested: str) -> str:
@@ -96,7 +112,6 @@ def _start(
         kit = prepare(spec, in_zygote=False)
         report_ms |= kit.report_ms
     assert kit.restored is not None
-    process.set_threads(kit.function.settings.threads)
     started = time.perf_counter()
     wake_up(kit.restored.object, spec.name)
     report_ms["wake"] = 1e3 * (time.perf_counter() - started)
@@ -106,6 +121,7 @@ def _start(
     if spec.warm:
         started = time.perf_counter()
         kit.restored.populate()
+        executor.answer(kit.warm_up)
         executor.answer(kit.warm_up)
         process.trim_heap()
         report_ms["warm_up"] = 1e3 * (time.perf_counter() - started)
@@ -125,6 +141,7 @@ class Loop:
         self._waiting: list[Frame] = []  # frames that arrived while a stream was looked after
 
     def run(self) -> None:
+        process.set_threads(self._function.settings.threads)
         while (frame := self._next()) is not None and frame.kind != "stop":
             if frame.kind == "batch":  # a cancel that finds no stream running came too late
                 self._batch(frame)

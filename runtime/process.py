@@ -131,8 +131,8 @@ def sockets() -> frozenset[int]:
     return frozenset(fd for fd, mode in _open_descriptors().items() if stat.S_ISSOCK(mode))
 
 
-def unforkable_reason(sockets_before: frozenset[int]) -> str | None:
-    """Why this process must not be forked from: running threads, or sockets opened since."""
+def unforkable_reason(what: str, sockets_before: frozenset[int]) -> str | None:
+    """Why this process must not be forked from after ``what``: threads, or sockets opened since."""
     found = []
     threads = os.listdir("/proc/self/task")
     if len(threads) > 1:
@@ -143,7 +143,7 @@ def unforkable_reason(sockets_before: frozenset[int]) -> str | None:
     if not found:
         return None
     return (
-        f"importing the module leaves {' and '.join(found)}, which a fork does not survive; "
+        f"{what} leaves {' and '.join(found)}, which a fork does not survive; "
         "open them in wake() to let the function sleep at zygote or prewarmed"
     )
 

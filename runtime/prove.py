@@ -13,7 +13,7 @@ from zerowake.runtime import process
 from zerowake.runtime.executor import Executor
 from zerowake.runtime.target import load_function
 from zerowake.snapshot import code, proof
-from zerowake.snapshot.restore import restore
+from zerowake.snapshot.restore import restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
 
@@ -28,8 +28,9 @@ def answer(path: Path, code_dir: Path | None) -> list[proof.Answers]:
     files = code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
     code.install(files)
     function = load_function(snapshot.manifest.function["target"])
-    process.set_threads(function.settings.threads)
-    restored = restore(snapshot, files)
+    restored = restore(snapshot, files, wake=False)
+    process.set_threads(function.settings.threads)  # after restore, which imports torch if need be
+    wake_up(restored.object, snapshot.manifest.name)
     executor = Executor(function, restored.object)
     cases = proof.parse(read_file(snapshot, "proof.json")).cases
     return proof.answer_all(restored.object, cases, lambda _target, case: executor.answer(case))

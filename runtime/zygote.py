@@ -113,12 +113,16 @@ def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> No
     started = time.perf_counter()
     try:
         kit = instance.prepare(spec, in_zygote=True)
+        reason = process.unforkable_reason("importing the module", sockets_before)
+        rehearsed = reason is None and spec.warm and instance.rehearse(kit)
+        if rehearsed:
+            reason = process.unforkable_reason("a call of predict", sockets_before)
     except BaseException as error:
         traceback.print_exception(error.__cause__ or error)
         control.send({"kind": "failed", "problem": to_problem(error)})
         return
-    if reason := process.unforkable_reason(sockets_before):
-        control.send({"kind": "unforkable", "reason": reason})
+    if reason is not None:
+        control.send({"kind": "unforkable", "reason": reason, "rehearsed": rehearsed})
         return
     # Objects that live now are shared with every fork: the collector must not touch their pages.
     gc.collect()
@@ -138,7 +142,7 @@ def main(arguments: list[str]) -> None:
     gc.disable()  # a collection here writes into pages that every fork shares
     started = time.perf_counter()
     missing = _import(modules)
-    if modules and (reason := process.unforkable_reason(process.sockets())):
+    if modules and (reason := process.unforkable_reason("importing them", process.sockets())):
         # A library that cannot be shared stays out of the base; functions import it themselves.
         print(
             f"base zygote: starting again without {', '.join(modules)}: {reason}", file=sys.stderr

@@ -28,7 +28,7 @@ from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
 from zerowake.snapshot.restore import wake_up
-from zerowake.snapshot.tensors import Run, fill_nodes, gather
+from zerowake.snapshot.tensors import Run, align, fill_nodes, gather
 
 Progress = Callable[[str, int, int], None]
 _STAGING = ".staging-"
@@ -78,6 +78,8 @@ def freeze(
     target = recipe.make()
     parts = dismantle(target, names.own_modules(recipe.code.files))
     runs = gather(parts.leaves)
+    if align(runs):
+        runs = gather(parts.leaves)
     wakes = callable(getattr(target, "wake", None))
     wake = (lambda: wake_up(target, recipe.name)) if wakes else None
     first, second = run_twice(runs, wake, lambda: _answers(recipe, target))

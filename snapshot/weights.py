@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from zerowake.snapshot.errors import DamagedSnapshot
-from zerowake.snapshot.layout import TORCH_DTYPES
+from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES
 from zerowake.snapshot.manifest import Manifest
 from zerowake.snapshot.rebuild import Builder, Make
 
@@ -62,12 +62,15 @@ class Weights:
     def fresh(self, index: int, dtype: torch.dtype) -> torch.Tensor:
         """All elements of a stored tensor in one dimension, in a storage of their own."""
         entry = self.tensors[index]
-        return torch.frombuffer(
+        mapped = torch.frombuffer(
             self.mappings[entry.segment],
             dtype=dtype,
             count=entry.nbytes // dtype.itemsize,
             offset=self.starts[entry.segment] + entry.offset,
         )
+        # Only among the odd-sized tensors at the end of a file: kernels choose their way, and so
+        # round, by alignment, and torch's own memory is aligned like this.
+        return mapped if mapped.data_ptr() % ALIGN_NBYTES == 0 else mapped.clone()
 
     def dtype(self, builder: Builder, node: dict[str, Any], shell: Any) -> Any:
         return getattr(torch, node["v"])

@@ -31,9 +31,16 @@ class ZygoteLost(ZerowakeError):
 
 
 class Unforkable(ZerowakeError):
-    """A function's module leaves something behind that must not be forked."""
+    """A function leaves something behind that must not be forked.
+
+    rehearsed: its module did not, the warm-up call in the zygote did.
+    """
 
     status, code = 409, "unforkable"
+
+    def __init__(self, message: str, *, rehearsed: bool = False) -> None:
+        super().__init__(message)
+        self.rehearsed = rehearsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class ZygoteLink:
             case "failed":
                 self.up.set_exception(RemoteError(header["problem"]))
             case "unforkable":
-                self.up.set_exception(Unforkable(header["reason"]))
+                self.up.set_exception(Unforkable(header["reason"], rehearsed=header["rehearsed"]))
             case "forked":
                 pid = header["pid"]
                 self._children[pid] = asyncio.get_running_loop().create_future()

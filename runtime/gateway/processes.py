@@ -132,6 +132,7 @@ class Processes:
         self._listener = listener
         self._clock = clock
         self._zygote: ZygoteLink | None = None
+        self._rehearse = True  # let the zygote make a warm-up call, which its forks share
         self._tasks: set[asyncio.Task[Any]] = set()
         # Before anything of it is imported or mapped; a stamp makes the second time free.
         self._checked = asyncio.create_task(asyncio.to_thread(check_digests, snapshot))
@@ -154,14 +155,21 @@ class Processes:
             try:
                 await asyncio.shield(self._checked)
                 base = await self._base()
-                forked = await base.fork("zygote", self._spec(warm=False))
+                forked = await base.fork("zygote", self._spec(warm=self._rehearse))
             except ZerowakeError as error:
                 self._start_failed(error)
                 raise
             self._zygote = ZygoteLink(
                 self.name, forked.pid, forked.socket, forked.exited, self._zygote_lost
             )
-        await self._zygote_up(self._zygote)
+        try:
+            await self._zygote_up(self._zygote)
+        except Unforkable as error:
+            if not error.rehearsed:
+                raise
+            log.info("%s: its zygote makes no warm-up call: %s", self.name, error)
+            self._zygote, self._rehearse = None, False
+            await self.ensure_zygote()
 
     async def drop_zygote(self) -> None:
         zygote, self._zygote = self._zygote, None
@@ -173,7 +181,7 @@ class Processes:
         try:
             header = await asyncio.shield(zygote.up)
         except Unforkable as error:
-            if self.allowed is FORKABLE:
+            if self.allowed is FORKABLE and not error.rehearsed:
                 self.allowed, self.reason = UNFORKABLE, str(error)
                 log.warning("%s: sleeps only at cold: %s", self.name, error)
             raise

@@ -144,6 +144,17 @@ def test_a_module_with_threads_sleeps_only_at_cold(
     assert gateway.call("threaded", 2).json() == 3
 
 
+def test_a_predict_that_starts_threads_is_not_rehearsed_in_the_zygote(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway]
+) -> None:
+    gateway = launch(frozen("late_thread.py:StartsLate"), "--depth", "prewarmed")
+    gateway.at_depth("starts_late", "prewarmed")
+    assert gateway.call("starts_late", 1).json() == 2
+    assert gateway.sleep("starts_late", "zygote").status == 200
+    assert gateway.call("starts_late", 2).json() == 3
+    assert any("makes no warm-up call" in line for line in gateway.log)
+
+
 def test_a_wake_that_fails_each_time_marks_the_function_failed(
     frozen: Callable[[str], Path], launch: Callable[..., Gateway]
 ) -> None:

@@ -70,7 +70,7 @@ def test_threads_and_sockets_forbid_a_fork_and_are_named() -> None:
     thread = threading.Thread(target=stop.wait)
     with socket.socket():
         thread.start()
-        reason = process.unforkable_reason(before)
+        reason = process.unforkable_reason("importing the module", before)
     stop.set()
     thread.join()
     assert reason is not None

@@ -313,3 +313,31 @@ def test_on_another_device_tensors_are_views_of_one_copy(
         assert tensor.untyped_storage().data_ptr() == copy
     assert torch.equal(there.linear.weight, made.original.linear.weight)
     assert torch.equal(there.view, made.original.view) and there.array.tolist() == [0, 1, 2, 3]
+
+
+def test_bits_do_not_depend_on_where_a_loader_put_the_weights(tmp_path: Path) -> None:
+    """MKL rounds a matrix-vector product otherwise when the matrix is not aligned to 64 bytes."""
+    made = freeze_source(
+        tmp_path,
+        """
+        import torch
+
+        class App:
+            def load(self):
+                buffer = bytearray(4 * (300 * 300 + 7) + 24)
+                torch.manual_seed(0)
+                flat = torch.frombuffer(buffer, dtype=torch.float32, offset=24)
+                flat.copy_(torch.randn(flat.shape))
+                self.matrix, self.odd = flat[:-7].view(300, 300), flat[-7:]
+                self.row = self.matrix[5]
+
+            def predict(self, item):
+                return [(self.matrix @ torch.ones(300)).tolist(), self.odd.tolist()]
+        """,
+        cases=[[b"1"]],
+    )
+    assert made.restored.predict(1) == made.original.predict(1)
+    for tensor in (made.restored.matrix, made.restored.odd):
+        assert tensor.data_ptr() % 64 == 0
+    assert made.restored.row.data_ptr() == made.restored.matrix[5].data_ptr()
+    assert made.original.row.data_ptr() == made.original.matrix[5].data_ptr()
