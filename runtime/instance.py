@@ -141,7 +141,6 @@ class Loop:
         self._waiting: list[Frame] = []  # frames that arrived while a stream was looked after
 
     def run(self) -> None:
-        process.set_threads(self._function.settings.threads)
         while (frame := self._next()) is not None and frame.kind != "stop":
             if frame.kind == "batch":  # a cancel that finds no stream running came too late
                 self._batch(frame)
@@ -155,6 +154,7 @@ class Loop:
             Work(call["id"], body, now + call["timeout_s"])
             for call, body in zip(frame.header["calls"], frame.parts(), strict=True)
         ]
+        process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])
         self._output.invocations = tuple(work.id for work in works)
         try:
             if self._function.kind is Kind.STREAM:

@@ -165,12 +165,17 @@ def reseed() -> None:
         torch.seed()
 
 
-def set_threads(count: int | None) -> int:
-    """Let torch, where loaded, compute with ``count`` threads (None: one per usable core)."""
-    count = count or len(os.sched_getaffinity(0))
-    if (torch := sys.modules.get("torch")) is not None:
+def set_threads(count: int | None, sharers: int = 1) -> None:
+    """Let torch, where loaded, compute with ``count`` threads.
+
+    None: one for each usable core, divided among the ``sharers`` processes that compute now.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    count = count or max(1, len(os.sched_getaffinity(0)) // sharers)
+    if torch.get_num_threads() != count:
         torch.set_num_threads(count)
-    return count
 
 
 def assert_device_untouched() -> None:

@@ -5,7 +5,7 @@ over a connected ``AF_UNIX`` stream socket. The header's ``kind`` says what it i
 raw in the body, cut by the lengths in ``header["sizes"]``. This file knows no kind's meaning:
 
 ======================  ================================================================================
-gateway -> instance     ``batch`` {calls: [{id, timeout_s}], sizes}, ``cancel`` {call}, ``stop``
+gateway -> instance     ``batch`` {calls: [{id, timeout_s}], busy, sizes}, ``cancel`` {call}, ``stop``
 instance -> gateway     ``ready`` {report}, ``failed`` {problem}, ``item`` {call} (one chunk of a stream),
                         ``result`` {call, predict_ms, [problem]}, ``again`` (predict runs anew on a part of
                         the batch), ``settled``; ``call`` is the item's place in the running batch

@@ -99,7 +99,7 @@ class _Walker:
                 self.early[id(obj)] = ref
             return ref
         kind, make = self.kind(obj, path)
-        ref = [None]
+        ref: list[int | None] = [None]
         self.refs[id(obj)] = (obj, ref, kind)  # holds obj, so that its id is not used again
         node = make(self, obj, path)
         ref[0] = len(self.nodes)

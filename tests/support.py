@@ -18,11 +18,15 @@ APPS = ROOT / "tests" / "apps"
 PATIENCE_S = 60.0  # nothing here should take so long; it ends a test that hangs
 
 
-def zerowake(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line to its end."""
-    command = [sys.executable, "-m", "zerowake", *map(str, arguments)]
+def zerowake(
+    *arguments: object, timeout_s: float | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line to its end, or stop it with SIGTERM after ``timeout_s``."""
+    command: list[str] = [sys.executable, "-m", "zerowake", *map(str, arguments)]
+    if timeout_s is not None:
+        command = ["timeout", str(timeout_s), *command]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE_S * 3, **options
+        command, check=False, capture_output=True, text=True, timeout=PATIENCE_S * 3, **options
     )
 
 

@@ -233,7 +233,9 @@ class Served:
         instance.batch = dict(enumerate(batch))
         instance.batch_size = len(batch)
         calls = [{"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch]
-        instance.link.send({"kind": "batch", "calls": calls}, *(call.body for call in batch))
+        busy = sum(i.state is State.BUSY for i in self._processes.instances)
+        header = {"kind": "batch", "calls": calls, "busy": busy}
+        instance.link.send(header, *(call.body for call in batch))
         self._watch_time(instance)
         self._metrics.observe_batch(self.name, len(batch))
 

@@ -1,0 +1,185 @@
+"""The command line: freeze and its refusals, inspect, verify, trust, serve with its cache and reload."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import APPS, Gateway, zerowake
+
+EMPTY = "from zerowake import function\n\n"
+
+
+def freeze(target: object, out: Path, *options: object) -> tuple[int, str, str]:
+    run = zerowake("freeze", target, "--out", out, *options)
+    return run.returncode, run.stdout, run.stderr
+
+
+@pytest.mark.parametrize(
+    "target, said",
+    [
+        ("zoo.py:FailsToLoad", ["load of fails_to_load failed", "ValueError: no such model"]),
+        ("zoo.py:Unfreezable", ["self.file", "wake"]),
+        ("zoo.py:Nothing", ["zoo has no Nothing", "Batched"]),
+        ("zoo.py:Order", ["no function", "@zerowake.function"]),
+        ("missing.py:App", ["there is no file"]),
+        ("zoo.py", ["no target", "path/app.py:Class"]),
+    ],
+)
+def test_what_cannot_be_frozen_says_why(target: str, said: list[str], tmp_path: Path) -> None:
+    code, out, error = freeze(APPS / target, tmp_path)
+    assert code == 1 and out == ""
+    assert error.startswith("zerowake freeze: ") and "Traceback" not in error
+    for part in said:
+        assert part in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        ("def broken(:\n", ["syntax error", "line 1"]),
+        ("import nothing_of_this_name\n", ["cannot be imported", "nothing_of_this_name"]),
+        ("raise SystemExit('bye')\n", ["cannot be imported", "SystemExit: bye"]),
+        (EMPTY + "@function\nclass App:\n    def predict(self, x): return x\n", ["examples="]),
+        (
+            EMPTY + "@function(exampels=[1])\nclass App:\n    def predict(self, x): return x\n",
+            ["exampels", "examples"],
+        ),
+        (
+            EMPTY + "@function(examples=['x'])\nclass App:\n"
+            "    def predict(self, x: int) -> int: return x\n",
+            ["examples[0]"],
+        ),
+        (
+            EMPTY + "import os\n@function(examples=[1])\nclass App:\n"
+            "    def predict(self, x): return os.getpid()\n",
+            ["case 0, items[0]", "the original answered"],
+        ),
+    ],
+)
+def test_each_fault_of_an_app_file_has_its_own_message(
+    source: str, said: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(source)
+    code, _, error = freeze(tmp_path / "app.py:App", tmp_path / "out")
+    assert code == 1 and "Traceback" not in error
+    for part in said:
+        assert part in error
+
+
+def test_a_heavy_import_at_the_top_is_pointed_out(tmp_path: Path) -> None:
+    code, out, error = freeze(APPS / "heavy_top.py:Heavy", tmp_path)
+    assert code == 0
+    assert "heavy_top.py:3 imports torch at the top" in error
+    assert Path(out.splitlines()[-1]).is_dir()
+
+
+def test_the_probe_may_come_from_a_file_and_the_name_from_the_command_line(tmp_path: Path) -> None:
+    lines = tmp_path / "probe.jsonl"
+    lines.write_text('{"a": 7}\n{"a": 8, "b": 9}\n')
+    code, out, _ = freeze(APPS / "zoo.py:Add", tmp_path, "--probe", lines, "--name", "plus")
+    assert code == 0
+    shown = json.loads(zerowake("inspect", out.strip(), "--json").stdout)
+    assert shown["manifest"]["name"] == "plus"
+    assert shown["manifest"]["function"]["examples"] == [{"a": 7}, {"a": 8, "b": 9}]
+
+
+def test_inspect_and_verify(frozen: Callable[[str], Path], tmp_path: Path) -> None:
+    path = frozen("linear.py:Linear")
+    shown = zerowake("inspect", path).stdout
+    assert "linear:Linear (batch)" in shown and "sha256:" in shown and "MiB in 4 tensors" in shown
+    good = zerowake("verify", path)
+    assert good.returncode == 0 and "proof" in good.stdout
+    broken = tmp_path / path.name
+    shutil.copytree(path, broken)
+    with open(broken / "weights-00001.safetensors", "r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    bad = zerowake("verify", broken)
+    assert bad.returncode == 1
+    assert "block 1 of weights-00001.safetensors is damaged" in bad.stderr
+    refused = zerowake("serve", broken, "--depth", "cold", "--port", "0", timeout_s=5)
+    assert "damaged" in refused.stderr + refused.stdout
+
+
+def test_a_strangers_code_runs_only_when_somebody_vouches_for_it(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    path = frozen("zoo.py:Add")
+    elsewhere = {**os.environ, "ZEROWAKE_STATE": str(tmp_path / "state")}
+    refused = zerowake("serve", path, env=elsewhere)
+    assert refused.returncode == 1
+    assert "--trust sha256:" in refused.stderr and "Traceback" not in refused.stderr
+    assert zerowake("verify", path, env=elsewhere).returncode == 1
+    digest = json.loads(zerowake("inspect", path, "--json", env=elsewhere).stdout)["digest"]
+    trusting = launch(path, "--trust", digest, env={"ZEROWAKE_STATE": str(tmp_path / "state")})
+    assert trusting.call("add", {"a": 1}).json() == 1006
+    own = tmp_path / "code"
+    shutil.copytree(path / "code", own)
+    vouched = launch(path, "--code", own, env={"ZEROWAKE_STATE": str(tmp_path / "other")})
+    assert vouched.call("add", {"a": 1}).json() == 1006
+    (own / "zoo.py").write_text((own / "zoo.py").read_text() + "# changed\n")
+    other = {**os.environ, "ZEROWAKE_STATE": str(tmp_path / "other")}
+    changed = zerowake("serve", path, "--code", own, env=other)
+    assert changed.returncode == 1 and "zoo.py" in changed.stderr
+
+
+def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
+    launch: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    app = tmp_path / "app.py"
+    source = EMPTY + "@function(examples=[1])\nclass App:\n    def predict(self, x: int): return x + 1\n"
+    app.write_text(source)
+    first = launch(f"{app}:App", "--depth", "zygote")
+    assert first.call("app", 1).json() == 2
+    digest = first.function("app")["digest"]
+    first.stop()
+    second = launch(f"{app}:App", "--depth", "zygote", "--reload")
+    assert second.function("app")["digest"] == digest
+    app.write_text(source.replace("x + 1", "x + 2"))
+    second.until(lambda: second.function("app")["digest"] != digest)
+    second.until(lambda: second.call("app", 1).json() == 3)
+    app.write_text("def broken(:\n")
+    second.until(lambda: any("the old one stays" in line for line in second.log))
+    assert second.call("app", 1).json() == 3
+
+
+def test_limits_of_queue_and_body(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway]
+) -> None:
+    gateway = launch(frozen("zoo.py:Batched"), "--max-queue", "2", "--max-body-mb", "0.001")
+    slow = gateway.start_call("batched", {"do": "slow"})
+    gateway.until(lambda: gateway.function("batched")["state"] == "busy")
+    waiting = [gateway.start_call("batched", {"do": "ok"}) for _ in range(2)]
+    gateway.until(lambda: gateway.function("batched")["queued"] == 2)
+    full = gateway.call("batched", {"do": "ok"})
+    assert (full.status, full.json()["code"]) == (429, "queue_full")
+    assert int(full.headers["retry-after"]) >= 1
+    assert [call.result().status for call in (slow, *waiting)] == [200] * 3
+    large = gateway.call("batched", {"do": "x" * 2000})
+    assert (large.status, large.json()["code"]) == (413, "body_too_large")
+
+
+def test_two_functions_of_one_name_and_a_taken_port_are_refused(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway]
+) -> None:
+    path = frozen("zoo.py:Add")
+    twice = zerowake("serve", path, path)
+    assert twice.returncode == 1 and "two functions are called add" in twice.stderr
+    running = launch(path, "--depth", "cold")
+    port = running.url.rpartition(":")[2]
+    taken = zerowake("serve", path, "--port", port)
+    assert taken.returncode == 1 and "--port" in taken.stderr
+    nobody = zerowake("ps", "--url", "http://127.0.0.1:9")
+    assert nobody.returncode == 1 and "zerowake serve" in nobody.stderr
+
+
+def test_help_teaches() -> None:
+    shown = zerowake("--help").stdout
+    assert "zerowake serve examples/embed/app.py:Embed" in shown
+    assert "prewarmed (a fork that has warmed" in " ".join(zerowake("serve", "--help").stdout.split())
