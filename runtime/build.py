@@ -43,12 +43,12 @@ def freeze_target(
     ``note`` is given what the author should know: slow imports at the top, fields of the answers
     that are not deterministic. Raises TargetError, DeclarationError, FreezeError or ProofFailed.
     """
-    from zerowake.snapshot.freeze import Recipe, freeze
-
     target = parse_target(text)
     files = code.collect(target.entry, target.root)
     for advice in heavy_imports(target):
         note(advice)
+    from zerowake.snapshot.freeze import Recipe, freeze  # torch: only now, or it would seem light
+
     code.install(files)
     function = load_function(target.qualified)
     inputs = _read_probe(probe, function) if probe else function.check_examples()

@@ -49,11 +49,17 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     snapshot = open_snapshot(Path(spec.snapshot))
     code_dir = Path(spec.code_dir) if spec.code_dir else None
     files = code.load_code(snapshot, trusted=frozenset(spec.trusted), code_dir=code_dir)
+    device = "cpu"
+    if snapshot.manifest.tensors:
+        from zerowake.snapshot import staging  # imports torch
+
+        device = staging.resolve_device(spec.device)
+        if device != "cpu" and not in_zygote:
+            staging.begin(device)  # the context takes longer than the imports: side by side
     code.install(files)
     started = time.perf_counter()
     function = load_function(snapshot.manifest.function["target"])
     import_ms = 1e3 * (time.perf_counter() - started)
-    device = _device(spec.device) if snapshot.manifest.tensors else "cpu"
     cases = proof.parse(read_file(snapshot, "proof.json")).cases
     warm_up = max(cases, key=lambda case: sum(map(len, case)))
     if in_zygote and device != "cpu":
@@ -75,12 +81,6 @@ def rehearse(kit: Kit) -> bool:
     Executor(kit.function, restored.object).answer(kit.warm_up)
     process.trim_heap()
     return True
-
-
-def _device(requested: str) -> str:
-    from zerowake.snapshot.staging import resolve_device  # imports torch
-
-    return resolve_device(requested)
 
 
 def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:

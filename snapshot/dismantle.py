@@ -99,13 +99,13 @@ class _Walker:
                 self.early[id(obj)] = ref
             return ref
         kind, make = self.kind(obj, path)
-        ref: list[int | None] = [None]
-        self.refs[id(obj)] = (obj, ref, kind)  # holds obj, so that its id is not used again
+        fresh: list[Any] = [None]
+        self.refs[id(obj)] = (obj, fresh, kind)  # holds obj, so that its id is not used again
         node = make(self, obj, path)
-        ref[0] = len(self.nodes)
+        fresh[0] = len(self.nodes)
         node["t"] = kind
         self.nodes.append(node)
-        return ref
+        return fresh
 
     def kind(self, obj: Any, path: str) -> tuple[str, Callable[["_Walker", Any, str], Node]]:
         cls = type(obj)

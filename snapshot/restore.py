@@ -9,7 +9,7 @@ import mmap
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerowake.snapshot import code as code_files
 from zerowake.snapshot import names
@@ -19,6 +19,9 @@ from zerowake.snapshot.mapping import map_file, populate
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.rebuild import Builder, Make, import_names
 from zerowake.snapshot.store import read_file
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.weights import Weights
 
 # kinds of nodes; a skeleton without them comes back in a process that never imports torch
 _NEEDS_TORCH = frozenset({"tensor", "array", "scalar", "module", "dtype", "device", "size"})
@@ -58,7 +61,9 @@ def restore(
     more: dict[str, Make] = {}
     if not _NEEDS_TORCH.isdisjoint(node["t"] for node in snapshot.skeleton.nodes):
         with _phase(report, "bind"):
-            more = _weights(snapshot, mappings, device)
+            weights = _weights(snapshot, mappings, device)
+            more = weights.makers()
+        report |= weights.phases_ms
     with _phase(report, "build"), _no_collection():
         target = Builder(
             snapshot.skeleton, classes, lambda path: read_file(snapshot, path), more
@@ -82,12 +87,12 @@ def wake_up(target: Any, name: str) -> None:
         raise WakeFailed(message) from error
 
 
-def _weights(snapshot: Snapshot, mappings: list[mmap.mmap], device: str) -> dict[str, Make]:
+def _weights(snapshot: Snapshot, mappings: list[mmap.mmap], device: str) -> "Weights":
     from zerowake.snapshot.weights import Weights, WeightsOnDevice  # imports torch
 
     if device == "cpu":
-        return Weights(snapshot.manifest, mappings).makers()
-    return WeightsOnDevice(snapshot.manifest, mappings, device).makers()
+        return Weights(snapshot.manifest, mappings)
+    return WeightsOnDevice(snapshot.manifest, mappings, device)
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ class Weights:
         self.starts = [segment.data_offset for segment in manifest.segments]
         self.made: dict[int, torch.Tensor] = {}
         self.place = torch.device("cpu")
+        self.phases_ms: dict[str, float] = {}
         template = vars(torch.nn.Module())
         self.constants = {k: v for k, v in template.items() if not isinstance(v, dict | set)}
         self.tables = [(k, type(v)) for k, v in template.items() if isinstance(v, dict | set)]
@@ -156,6 +157,12 @@ class WeightsOnDevice(Weights):
         data = [memoryview(m)[s:] for m, s in zip(mappings, self.starts, strict=True)]
         self.arena = copy_to_device(data, device)
         self.arena.wait()
+        copied = self.arena.report
+        self.phases_ms = {
+            "context": copied.context_ms,
+            "ring": copied.ring_ms,
+            "copy": copied.copy_ms,
+        }
 
     def fresh(self, index: int, dtype: torch.dtype) -> torch.Tensor:
         entry = self.tensors[index]

@@ -32,10 +32,12 @@ class Embed:
     def predict(self, items: list[Text]) -> list[Vector]:
         import torch
 
+        device = self.model.device
         encoded = [self.tokenizer.encode(item["text"]).ids for item in items]
-        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(e) for e in encoded], batch_first=True)
-        lengths = torch.tensor([len(e) for e in encoded])
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        lengths = torch.tensor([len(ids) for ids in encoded], device=device)
+        mask = (torch.arange(lengths.max(), device=device) < lengths[:, None]).long()
+        ids = torch.zeros_like(mask)
+        ids[mask.bool()] = torch.tensor(sum(encoded, []), device=device)
         states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = (states * mask[..., None]).sum(1) / lengths[:, None]
         vectors = torch.nn.functional.normalize(pooled)

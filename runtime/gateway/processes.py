@@ -136,7 +136,7 @@ class Processes:
         self._tasks: set[asyncio.Task[Any]] = set()
         # Before anything of it is imported or mapped; a stamp makes the second time free.
         self._checked = asyncio.create_task(asyncio.to_thread(check_digests, snapshot))
-        self._checked.add_done_callback(_retrieve)
+        self._checked.add_done_callback(self._on_checked)
 
     @property
     def ready(self) -> list[Instance]:
@@ -335,6 +335,12 @@ class Processes:
             self._quarantine(str(error))
         else:
             self.health.start_failed(self._clock(), str(error))
+
+    def _on_checked(self, checked: "asyncio.Task[None]") -> None:
+        """A damaged snapshot is refused at once, not when somebody calls."""
+        if not checked.cancelled() and (error := checked.exception()) is not None:
+            self._quarantine(str(error))
+            self._listener.changed()
 
     def _check_snapshot(self) -> None:
         """After a death: a snapshot that has changed under us must not be mapped again."""

@@ -21,7 +21,7 @@ class Linear:
         return [float(row.sum()) for row in self.model(torch.tensor(points))]
 
 
-@function(examples=[1])
+@function(examples=[0])
 class Imports:
     def predict(self, x: int) -> bool:
-        return "torch" in sys.modules
+        return bool(x) and "torch" in sys.modules

@@ -40,7 +40,7 @@ def test_what_cannot_be_frozen_says_why(target: str, said: list[str], tmp_path: 
 @pytest.mark.parametrize(
     "source, said",
     [
-        ("def broken(:\n", ["syntax error", "line 1"]),
+        ("def broken(:\n", ["does not parse", "line 1"]),
         ("import nothing_of_this_name\n", ["cannot be imported", "nothing_of_this_name"]),
         ("raise SystemExit('bye')\n", ["cannot be imported", "SystemExit: bye"]),
         (EMPTY + "@function\nclass App:\n    def predict(self, x): return x\n", ["examples="]),
@@ -133,7 +133,9 @@ def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     launch: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     app = tmp_path / "app.py"
-    source = EMPTY + "@function(examples=[1])\nclass App:\n    def predict(self, x: int): return x + 1\n"
+    source = (
+        EMPTY + "@function(examples=[1])\nclass App:\n    def predict(self, x: int): return x + 1\n"
+    )
     app.write_text(source)
     first = launch(f"{app}:App", "--depth", "zygote")
     assert first.call("app", 1).json() == 2
@@ -182,4 +184,6 @@ def test_two_functions_of_one_name_and_a_taken_port_are_refused(
 def test_help_teaches() -> None:
     shown = zerowake("--help").stdout
     assert "zerowake serve examples/embed/app.py:Embed" in shown
-    assert "prewarmed (a fork that has warmed" in " ".join(zerowake("serve", "--help").stdout.split())
+    assert "prewarmed (a fork that has warmed" in " ".join(
+        zerowake("serve", "--help").stdout.split()
+    )
