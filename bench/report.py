@@ -124,14 +124,12 @@ def _targets(result: Mapping[str, Any]) -> list[str]:
     depths, best = result["ours"]["depths"], fastest_spawn(result)
     first = {depth: statistics.median(one["ms"]) for depth, one in depths.items()}
     by_warm = {d: first[d] / statistics.median(one["warm_ms"]) for d, one in depths.items()}
-    total = _total(depths["prewarmed"]["asleep"])
-    kept = total["private_nbytes"] / MB
-    dirty = (total["dirty_nbytes"] + total["pte_nbytes"]) / MB
+    asleep = depths["prewarmed"]["asleep"]
+    kept = sum(part["private_nbytes"] for part in asleep if part["role"] == "prewarmed") / MB
     lines = [
         _target("from prewarmed, by warm", by_warm["prewarmed"], PREWARMED_BY_WARM),
         _target("from zygote, by warm", by_warm["zygote"], ZYGOTE_BY_WARM),
-        _target("private memory, prewarmed", kept, PREWARMED_PRIVATE_MB, unit=" MB"),
-        _target("  of it dirty or page tables", dirty, PREWARMED_PRIVATE_MB, unit=" MB"),
+        _target("private memory of the prewarmed", kept, PREWARMED_PRIVATE_MB, unit=" MB"),
     ]
     if best:
         name, ms = best

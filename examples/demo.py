@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import os
 import re
 import signal
 import socket
@@ -61,7 +60,7 @@ def main() -> int:
             f"   first answer {nothing_ms:.0f} ms after the process was started: "
             f"{len(first['value'])} numbers, {first['value'][:3]} ...\n"
         )
-        tour(connection)
+        tour(connection, gateway)
     finally:
         gateway.send_signal(signal.SIGTERM)
         gateway.wait(LIMIT_S)
@@ -108,7 +107,13 @@ def call(connection: http.client.HTTPConnection, text: str) -> dict[str, Any]:
     }
 
 
-def tour(connection: http.client.HTTPConnection) -> None:
+def base_of(gateway_pid: int) -> int:
+    children = Path(f"/proc/{gateway_pid}/task/{gateway_pid}/children").read_text().split()
+    names = {int(pid): Path(f"/proc/{pid}/comm").read_text().strip() for pid in children}
+    return next(pid for pid, name in names.items() if name == "zw-base")
+
+
+def tour(connection: http.client.HTTPConnection, gateway: "subprocess.Popen[bytes]") -> None:
     """Sink to each depth, look at what it keeps, call, and print the table."""
     print("3. Sink to each depth and call again")
     heading = (
@@ -133,13 +138,11 @@ def tour(connection: http.client.HTTPConnection) -> None:
         )
         if depth == "cold":
             cold = first
-    base = os.popen("ps -o pid= -C zw-base").read().split()
-    for pid in base:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        private_kb = sum(int(n) for n in re.findall(r"^Private_\w+:\s+(\d+)", rollup, re.M))
-        print(
-            f"   the base zygote, shared by all functions, keeps {private_kb / 1e3:.0f} MB of its own"
-        )
+    rollup = Path(f"/proc/{base_of(gateway.pid)}/smaps_rollup").read_text()
+    private_kb = sum(int(n) for n in re.findall(r"^Private_\w+:\s+(\d+)", rollup, re.M))
+    print(
+        f"   the base zygote, shared by all functions, keeps {private_kb / 1e3:.0f} MB of its own"
+    )
     print("\n4. Waterfall of the cold start (ms)")
     scale = 60 / max(cold["timings"]["total"], 1e-9)
     at = 0.0

@@ -33,11 +33,10 @@ class Embed:
         import torch
 
         device = self.model.device
-        encoded = [self.tokenizer.encode(item["text"]).ids for item in items]
-        lengths = torch.tensor([len(ids) for ids in encoded], device=device)
-        mask = (torch.arange(lengths.max(), device=device) < lengths[:, None]).long()
-        ids = torch.zeros_like(mask)
-        ids[mask.bool()] = torch.tensor(sum(encoded, []), device=device)
+        encoded = [torch.tensor(self.tokenizer.encode(item["text"]).ids) for item in items]
+        ids = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True).to(device)
+        lengths = torch.tensor([len(tokens) for tokens in encoded], device=device)
+        mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
         states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
         pooled = (states * mask[..., None]).sum(1) / lengths[:, None]
         vectors = torch.nn.functional.normalize(pooled)

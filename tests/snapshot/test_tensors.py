@@ -14,6 +14,7 @@ from zerowake.snapshot.code import load_code
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.layout import TORCH_DTYPES
 from zerowake.snapshot.restore import restore
+from zerowake.snapshot.staging import CopyReport
 from zerowake.snapshot.store import check_digests
 
 
@@ -290,6 +291,7 @@ def test_on_another_device_tensors_are_views_of_one_copy(
         def __init__(self, segments: list[memoryview]) -> None:
             self.segments = [torch.frombuffer(bytearray(s), dtype=torch.uint8) for s in segments]
             self.waited = False
+            self.report = CopyReport(0, 1.0, 2.0, 0.0, 3.0)
 
         def view(self, segment: int, offset: int, nbytes: int) -> torch.Tensor:
             return self.segments[segment][offset : offset + nbytes]
@@ -306,7 +308,9 @@ def test_on_another_device_tensors_are_views_of_one_copy(
 
     monkeypatch.setattr("zerowake.snapshot.staging.copy_to_device", copy_to_device)
     files = load_code(made.snapshot, trusted=frozenset(), code_dir=None)
-    there = restore(made.snapshot, files, device="cpu:0").object
+    restored = restore(made.snapshot, files, device="cpu:0")
+    there = restored.object
+    assert restored.report["context"] == 1.0 and restored.report["copy"] == 3.0
     assert arenas[0].waited and there.device == torch.device("cpu:0")
     copy = arenas[0].segments[0].untyped_storage().data_ptr()
     for tensor in (there.linear.weight, there.linear.bias, there.base, there.view):

@@ -1,0 +1,19 @@
+"""The demo of the README, from end to end, on the real model."""
+
+import subprocess
+import sys
+
+from support import PATIENCE_S, ROOT
+
+
+def test_the_demo_shows_every_depth_and_leaves_nothing_running() -> None:
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S * 3,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    for part in ("384 numbers", "prewarmed ", "zygote ", "cold ", "base zygote", "predict"):
+        assert part in run.stdout
