@@ -128,9 +128,7 @@ def tour(connection: http.client.HTTPConnection, gateway: "subprocess.Popen[byte
         request(connection, "POST", "/functions/embed/sleep", {"depth": depth})
         time.sleep(0.3)  # let the kernel finish with the processes that have ended
         (function,), _ = request(connection, "GET", "/functions")
-        kept = ", ".join(
-            f"{p['role']} {p['private_nbytes'] / 1e6:.0f} MB" for p in function["instances"]
-        )
+        kept = ", ".join(map(kept_by, function["instances"]))
         first = call(connection, SENTENCES[1])
         warm = statistics.median(call(connection, SENTENCES[1])["ms"] for _ in range(20))
         print(
@@ -143,14 +141,30 @@ def tour(connection: http.client.HTTPConnection, gateway: "subprocess.Popen[byte
     print(
         f"   the base zygote, shared by all functions, keeps {private_kb / 1e3:.0f} MB of its own"
     )
-    print("\n4. Waterfall of the cold start (ms)")
-    scale = 60 / max(cold["timings"]["total"], 1e-9)
-    at = 0.0
-    for name, ms in cold["timings"].items():
-        begin = 0.0 if name in ("queue", "total") else at
-        print(
-            f"   {name:12} {ms:9.1f}  {' ' * round(begin * scale)}{'#' * max(1, round(ms * scale))}"
-        )
+    waterfall(cold["timings"])
+
+
+def kept_by(process: dict[str, Any]) -> str:
+    """Private memory of a process, and how much of it is page cache that the kernel may drop."""
+    rollup = Path(f"/proc/{process['pid']}/smaps_rollup").read_text()
+    clean = int(re.findall(r"^Private_Clean:\s+(\d+)", rollup, re.M)[0]) / 1e3
+    cache = f" ({clean:.0f} of it page cache)" if clean > 1 else ""
+    return f"{process['role']} {process['private_nbytes'] / 1e6:.0f} MB{cache}"
+
+
+def waterfall(timings: dict[str, float]) -> None:
+    """The cold call from left to right; what its restore does not account for is the fork."""
+    phases = {n.removeprefix("restore-"): ms for n, ms in timings.items() if "restore-" in n}
+    forked = timings["restore"] - sum(phases.values())
+    bars = {"fork and open": forked, **phases, "predict": timings["predict"]}
+    bars["reply"] = timings["total"] - sum(bars.values())
+    print("\n4. Waterfall of that cold start")
+    at, scale = 0.0, 60 / timings["total"]
+    for name, ms in bars.items():
+        bar = "#" * max(1, round(ms * scale))
+        print(f"   {name:14} {ms:7.1f} ms  {' ' * round(at * scale)}{bar}")
+        at += ms
+    print(f"   {'total':14} {at:7.1f} ms")
 
 
 if __name__ == "__main__":
