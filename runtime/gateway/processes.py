@@ -231,6 +231,9 @@ class Processes:
             task.cancel()
         if self._zygote is not None:
             self._zygote.close()
+        for instance in self.instances:
+            if instance.state is State.BUSY:  # it has had its time
+                instance.link.kill()
         await asyncio.gather(*(self._stop(instance) for instance in list(self.instances)))
 
     def describe(self) -> list[dict[str, Any]]:

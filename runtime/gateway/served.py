@@ -6,6 +6,7 @@ processes only that they start, answer and end.
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -14,6 +15,7 @@ from typing import Any
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import (
     Cancelled,
+    Draining,
     FunctionBusy,
     FunctionFailed,
     InstanceDied,
@@ -159,8 +161,13 @@ class Served:
             await asyncio.shield(self._change)
 
     async def close(self) -> None:
-        """End all processes; what still waits is answered by nobody."""
+        """End all processes; what still waits or runs is answered with that."""
         self._closed = True
+        ended = to_problem(Draining("the gateway has shut down before the call was done"))
+        waiting = self._queue.plan(float("inf"), len(self._queue)).batches
+        running = (instance.batch.values() for instance in self._processes.instances)
+        for call in [*itertools.chain(*waiting), *itertools.chain(*running)]:
+            call.fail(ended)
         for timer in self._timers.values():
             timer.cancel()
         if self._mover is not None:

@@ -116,6 +116,6 @@ async def _serve(
     if watching is not None:
         watching.cancel()
     await pool.drain(config.drain_s)
+    await pool.close()
     server.should_exit = True
     await serving
-    await pool.close()

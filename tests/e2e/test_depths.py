@@ -129,6 +129,18 @@ def test_sigterm_drains(frozen: Callable[[str], Path], launch: Callable[..., Gat
     assert gateway.process.wait(30) == 0
 
 
+def test_calls_that_outlast_the_drain_are_answered(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway]
+) -> None:
+    gateway = launch(frozen("zoo.py:Wide"), "--drain-s", "0.2")
+    calls = [gateway.start_call("wide", 20) for _ in range(5)]
+    gateway.until(lambda: gateway.function("wide")["queued"] == 2)
+    gateway.process.send_signal(signal.SIGTERM)
+    for call in calls:
+        assert (call.result().status, call.result().json()["code"]) == (503, "draining")
+    assert gateway.process.wait(30) == 0
+
+
 def test_a_module_with_threads_sleeps_only_at_cold(
     frozen: Callable[[str], Path], launch: Callable[..., Gateway]
 ) -> None:
