@@ -8,6 +8,7 @@ from zerowake.runtime.invocation import Depth
 
 LogFormat = Literal["text", "json"]
 Device = Literal["auto", "cpu", "cuda"]
+BACKLOG = 2048  # connections that may wait until the event loop runs
 
 
 @dataclass(frozen=True, slots=True)

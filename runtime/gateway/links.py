@@ -5,13 +5,10 @@ Frames in, callbacks out. What to do about any of it is decided by ``served``.
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -242,21 +239,3 @@ class InstanceLink:
             self.kill()
         finally:
             self._writer.close()
-
-
-def start_base(
-    modules: list[str], environment: dict[str, str], alive_fd: int
-) -> tuple["subprocess.Popen[bytes]", socket.socket]:
-    """Start the base zygote: a process that imports ``modules`` and then serves forks.
-
-    Returns the process and our end of its control socket. Called before the event loop runs, so
-    that the imports there and here go on side by side.
-    """
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    with theirs:
-        fds = (theirs.fileno(), alive_fd)
-        command = [sys.executable, "-m", "zerowake.runtime.zygote"]
-        command += [*map(str, fds), json.dumps(modules)]
-        child = subprocess.Popen(command, env=environment, pass_fds=fds, stdin=subprocess.DEVNULL)
-    return child, ours

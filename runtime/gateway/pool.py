@@ -6,14 +6,12 @@ The pool is what the HTTP edge (and every platform adapter) talks to; it impleme
 import asyncio
 import difflib
 import logging
-import os
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zerowake.runtime import process
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import Draining, UnknownFunction
-from zerowake.runtime.gateway.links import ZygoteLink, adopt, start_base
+from zerowake.runtime.gateway.base import BaseProcess
+from zerowake.runtime.gateway.links import ZygoteLink, adopt
 from zerowake.runtime.gateway.port import FunctionInfo
 from zerowake.runtime.gateway.served import Served
 from zerowake.runtime.invocation import Depth, Invocation
@@ -23,59 +21,37 @@ from zerowake.snapshot.opened import Snapshot
 
 log = logging.getLogger("zerowake.gateway")
 
-# What every instance imports anyway; libraries that snapshots name come on top.
-TORCH_MODULES = ("torch", "zerowake.snapshot.restore", "zerowake.snapshot.staging")
-
-
-def shared_modules(snapshots: Sequence[Snapshot]) -> list[str]:
-    """The modules for the base zygote: torch where a snapshot has tensors, and model libraries."""
-    modules: list[str] = list(TORCH_MODULES) if any(s.manifest.tensors for s in snapshots) else []
-    for snapshot in snapshots:
-        modules += snapshot.manifest.modules
-    return list(dict.fromkeys(modules))
-
 
 class Base:
-    """The base zygote's process: started before the event loop, started again when it is lost."""
+    """The link to the base zygote, and its restart when it is lost."""
 
-    def __init__(
-        self, modules: list[str], environ: Mapping[str, str], named: Sequence[str]
-    ) -> None:
-        process.become_subreaper()
-        self._modules = modules
-        self._environment = process.function_environment(environ, named)
-        # The read end is for zygotes and instances; our write end closes when this process ends,
-        # however it ends, and the kernel then ends all of them.
-        self._alive_read, self._alive_write = os.pipe()
-        self._child, self._socket = start_base(self._modules, self._environment, self._alive_read)
+    def __init__(self, base: BaseProcess) -> None:
+        self._process = base
         self._link: ZygoteLink | None = None
         self._losses = 0
+        self._restarting = asyncio.Lock()
 
     async def link(self) -> ZygoteLink:
         """The base zygote, once it is up. Raises ZygoteLost when it ends before."""
-        if self._link is None or self._link.lost:
-            if self._link is not None:
-                await self._start_again()
-            exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-            adopt(self._child.pid, exited)
-            self._link = ZygoteLink("base", self._child.pid, self._socket, exited, self._lost)
+        async with self._restarting:
+            if self._link is None or self._link.lost:
+                if self._link is not None:
+                    self._losses += 1
+                    await asyncio.sleep(start_delay_s(self._losses))
+                    self._process.start()
+                exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+                adopt(self._process.pid, exited)
+                self._link = ZygoteLink(
+                    "base", self._process.pid, self._process.socket, exited, self._lost
+                )
         link = self._link
         await asyncio.shield(link.up)
         return link
 
-    def describe(self) -> dict[str, Any]:
-        pid = self._child.pid
-        return {"pid": pid, "private_nbytes": process.private_nbytes(pid), "modules": self._modules}
-
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
-        os.close(self._alive_write)
-
-    async def _start_again(self) -> None:
-        self._losses += 1
-        await asyncio.sleep(start_delay_s(self._losses))
-        self._child, self._socket = start_base(self._modules, self._environment, self._alive_read)
+        self._process.close()
 
     def _lost(self, link: ZygoteLink) -> None:
         log.error("the base zygote has ended; it is started again when it is needed")
@@ -84,9 +60,9 @@ class Base:
 class Pool:
     """The functions being served, by name."""
 
-    def __init__(self, config: ServeConfig, base: Base, metrics: Metrics) -> None:
+    def __init__(self, config: ServeConfig, base: BaseProcess, metrics: Metrics) -> None:
         self._config = config
-        self._base = base
+        self._base = Base(base)
         self._metrics = metrics
         self._served: dict[str, Served] = {}
         self._retired: set[asyncio.Task[None]] = set()
@@ -134,9 +110,6 @@ class Pool:
 
     def describe(self) -> list[dict[str, Any]]:
         return [served.describe() for served in self._served.values()]
-
-    def describe_base(self) -> dict[str, Any]:
-        return self._base.describe()
 
     async def drain(self, limit_s: float) -> None:
         """Refuse new calls and wait until those under way have ended, at most ``limit_s``."""

@@ -5,6 +5,7 @@ about calls, and when to start or stop one, is its listener's business.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from enum import Enum, auto
@@ -137,6 +138,8 @@ class Processes:
         # Before anything of it is imported or mapped; a stamp makes the second time free.
         self._checked = asyncio.create_task(asyncio.to_thread(check_digests, snapshot))
         self._checked.add_done_callback(self._on_checked)
+        self.base_is_up = False
+        self._spawn(self._await_base())
 
     @property
     def ready(self) -> list[Instance]:
@@ -338,6 +341,13 @@ class Processes:
             self._quarantine(str(error))
         else:
             self.health.start_failed(self._clock(), str(error))
+
+    async def _await_base(self) -> None:
+        """Until the base is up nothing can start; calls that come before then are served first."""
+        with contextlib.suppress(ZygoteLost):
+            await self._base()
+        self.base_is_up = True
+        self._listener.changed()
 
     def _on_checked(self, checked: "asyncio.Task[None]") -> None:
         """A damaged snapshot is refused at once, not when somebody calls."""

@@ -2,19 +2,22 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerowake.runtime import logs
-from zerowake.runtime.build import cache_directory, ensure_snapshot
-from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.config import BACKLOG, ServeConfig
 from zerowake.runtime.errors import ConfigError
-from zerowake.runtime.gateway.pool import Base, Pool, shared_modules
-from zerowake.runtime.gateway.server import listen, run
+from zerowake.runtime.gateway.base import BaseProcess, shared_modules
 from zerowake.runtime.target import is_target, parse_target
 from zerowake.snapshot import code
 from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.store import open_snapshot
+
+if TYPE_CHECKING:
+    from zerowake.runtime.gateway.pool import Pool
 
 log = logging.getLogger("zerowake.gateway")
 
@@ -36,19 +39,42 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
     sock = listen(config)
-    base = Base(shared_modules(snapshots), os.environ, config.environment)
+    base = BaseProcess(shared_modules(snapshots), os.environ, config.environment)
+    from zerowake.runtime.gateway.server import run  # the HTTP stack, while the base starts
+
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None
     run(snapshots, config, sock, base, watch)
 
 
+def listen(config: ServeConfig) -> socket.socket:
+    """Bind and listen. Raises ConfigError when the address is taken or not ours."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((config.host, config.port))
+    except OSError as error:
+        sock.close()
+        raise ConfigError(
+            f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
+            "choose another with --port (0 takes a free one)"
+        ) from error
+    sock.listen(BACKLOG)
+    return sock
+
+
 def _open(text: str, config: ServeConfig) -> Snapshot:
-    path = ensure_snapshot(text, cache_directory()) if is_target(text) else Path(text)
+    path = Path(text)
+    if is_target(text):
+        from zerowake.runtime.build import cache_directory, ensure_snapshot
+
+        path = ensure_snapshot(text, cache_directory())
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     return snapshot
 
 
-async def _reload(sources: list[str], config: ServeConfig, pool: Pool) -> None:
+async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None:
     """Freeze a source again whenever one of its files has changed, and put it in its place."""
     import asyncio
 

@@ -271,7 +271,8 @@ class Served:
 
     def _look_after_depth(self, now: float) -> None:
         """Rise to where the function rests, or sink when it has been idle for long enough."""
-        if self._moving.locked() or self._processes.starting or self.in_use:
+        moving = self._moving.locked() or self._processes.starting
+        if moving or self.in_use or not self._processes.base_is_up:
             return
         depth, allowed = self.depth, self._processes.allowed
         if depth.level > self._rest.level and self._rest in allowed:

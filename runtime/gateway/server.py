@@ -12,40 +12,22 @@ import socket
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
-from zerowake.runtime.config import ServeConfig
-from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.config import BACKLOG, ServeConfig
+from zerowake.runtime.gateway.base import BaseProcess
 from zerowake.runtime.metrics import Metrics
 from zerowake.snapshot.opened import Snapshot
 
 if TYPE_CHECKING:
-    from zerowake.runtime.gateway.pool import Base, Pool
+    from zerowake.runtime.gateway.pool import Pool
 
-BACKLOG = 2048
 log = logging.getLogger("zerowake.gateway")
-
-
-def listen(config: ServeConfig) -> socket.socket:
-    """Bind and listen. Raises ConfigError when the address is taken or not ours."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((config.host, config.port))
-    except OSError as error:
-        sock.close()
-        raise ConfigError(
-            f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
-            "choose another with --port (0 takes a free one)"
-        ) from error
-    sock.listen(BACKLOG)
-    return sock
 
 
 def run(
     snapshots: list[Snapshot],
     config: ServeConfig,
     sock: socket.socket,
-    base: "Base",
+    base: BaseProcess,
     reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
@@ -62,7 +44,7 @@ async def _serve(
     snapshots: list[Snapshot],
     config: ServeConfig,
     sock: socket.socket,
-    base: "Base",
+    base: BaseProcess,
     reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None,
 ) -> None:
     import uvicorn

@@ -1,0 +1,69 @@
+"""The base zygote's process: how it is started, and with whom it lives.
+
+Imports nothing slow: it is started before the gateway's own libraries are imported, so that both go
+on side by side. Knows no event loop.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+from zerowake.runtime import process
+from zerowake.snapshot import names
+from zerowake.snapshot.opened import Snapshot
+
+# What every instance with tensors imports; libraries that skeletons name come on top.
+TORCH_MODULES = ("torch", "zerowake.snapshot.weights", "zerowake.snapshot.staging")
+
+
+def shared_modules(snapshots: Sequence[Snapshot]) -> list[str]:
+    """The modules for the base zygote: torch where a snapshot has tensors, and model libraries.
+
+    Taken from the skeletons, whose names have passed the allow-list.
+    """
+    modules: list[str] = list(TORCH_MODULES) if any(s.manifest.tensors for s in snapshots) else []
+    for snapshot in snapshots:
+        own = names.own_modules(snapshot.manifest.code.files)
+        named = {name.partition(":")[0] for _kind, name in snapshot.skeleton.names}
+        modules += sorted(named - own - {"builtins"})
+    return list(dict.fromkeys(modules))
+
+
+class BaseProcess:
+    """The process, started at once; ``start`` starts another in place of a lost one.
+
+    socket: our end of its control socket.
+    """
+
+    def __init__(
+        self, modules: list[str], environ: Mapping[str, str], named: Sequence[str]
+    ) -> None:
+        process.become_subreaper()
+        self.modules = modules
+        self._environment = process.function_environment(environ, named)
+        # The read end is for zygotes and instances; our write end closes when this process ends,
+        # however it ends, and the kernel then ends all of them.
+        self._alive_read, self._alive_write = os.pipe()
+        self.start()
+
+    def start(self) -> None:
+        self.socket, theirs = socket.socketpair()
+        self.socket.setblocking(False)
+        with theirs:
+            fds = (theirs.fileno(), self._alive_read)
+            command = [sys.executable, "-m", "zerowake.runtime.zygote"]
+            command += [*map(str, fds), json.dumps(self.modules)]
+            self._child = subprocess.Popen(
+                command, env=self._environment, pass_fds=fds, stdin=subprocess.DEVNULL
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    def close(self) -> None:
+        """End every process that holds the pipe."""
+        os.close(self._alive_write)
