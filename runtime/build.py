@@ -24,7 +24,7 @@ from zerowake.runtime.jsontext import encode_json, parse_json
 from zerowake.runtime.target import Target, heavy_imports, load_function, parse_target
 from zerowake.snapshot import code, proof
 from zerowake.snapshot.errors import FreezeError, ProofFailed, ZerowakeError
-from zerowake.snapshot.store import check_digests, open_snapshot, read_file
+from zerowake.snapshot.store import open_snapshot, verify
 
 Progress = Callable[[str, int, int], None]
 
@@ -122,7 +122,7 @@ def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
     The caller vouches for the snapshot's code, or names ``code_dir``. Raises ProofFailed with what that process said when it does not come to answers.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as answers:
-        command = [sys.executable, "-m", "zerowake.runtime.prove", str(path), answers.name]
+        command = [sys.executable, "-P", "-m", "zerowake.runtime.prove", str(path), answers.name]
         command += [str(code_dir)] if code_dir else []
         run = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
         text = answers.read()
@@ -161,11 +161,14 @@ def ensure_snapshot(text: str, cache: Path) -> Path:
     except (OSError, ZerowakeError):
         pass
     out = cache / "snapshots"
-    command = [sys.executable, "-m", "zerowake", "freeze", text, "--out", str(out)]
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
-    if run.returncode:
+    command = [sys.executable, "-P", "-m", "zerowake", "freeze", text, "--out", str(out)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+        process.STARTED.add(child.pid)
+        said, _ = child.communicate()
+    process.STARTED.discard(child.pid)
+    if child.returncode:
         raise TargetError(f"{text} could not be frozen; the reason stands above")
-    path = Path(os.fsdecode(run.stdout.splitlines()[-1]))
+    path = Path(os.fsdecode(said.splitlines()[-1]))
     index.parent.mkdir(parents=True, exist_ok=True)
     index.write_text(str(path))
     return path
@@ -188,8 +191,7 @@ def verify_snapshot(
     Raises SnapshotError with what is wrong.
     """
     snapshot = open_snapshot(path)
-    check_digests(snapshot, progress=progress, force=True)
     code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
-    proof.compare(proof.parse(read_file(snapshot, "proof.json")), prove(path, code_dir))
+    verify(snapshot, lambda path: prove(path, code_dir), progress)
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
     return f"{snapshot.manifest.name}: {nbytes:,} bytes of weights and the proof are right"

@@ -20,6 +20,7 @@ class InstanceSpec:
     """
 
     name: str
+    digest: str
     snapshot: str
     trusted: tuple[str, ...] = ()
     code_dir: str | None = None

@@ -23,6 +23,7 @@ from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.target import load_function
 from zerowake.runtime.wire import Connection, Frame, encode
 from zerowake.snapshot import code, proof
+from zerowake.snapshot.errors import DamagedSnapshot
 from zerowake.snapshot.restore import Restored, restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
@@ -47,6 +48,11 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     For an accelerator a zygote keeps only the imports: a device's context does not survive a fork.
     """
     snapshot = open_snapshot(Path(spec.snapshot))
+    if snapshot.digest != spec.digest:
+        raise DamagedSnapshot(
+            f"{snapshot.path} held {spec.digest} when it was opened and holds {snapshot.digest} now; "
+            "snapshots are immutable, serve the new one by its own path"
+        )
     code_dir = Path(spec.code_dir) if spec.code_dir else None
     files = code.load_code(snapshot, trusted=frozenset(spec.trusted), code_dir=code_dir)
     device = "cpu"

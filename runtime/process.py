@@ -3,10 +3,12 @@
 Linux only. Knows nothing of functions or snapshots.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import random
+import resource
 import select
 import signal
 import stat
@@ -88,6 +90,40 @@ def become_subreaper() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
+STARTED: set[int] = set()
+"""Children that this process has started itself, and waits for itself."""
+
+
+def reap_orphans() -> None:
+    """Reap processes that have become our children because their parents have ended.
+
+    An author's subprocess, say, whose instance has ended before it: nobody else waits for those.
+    """
+    for tid in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{tid}/children") as file:
+            children = set(map(int, file.read().split()))
+        for pid in children - STARTED:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+
+
+def raise_descriptor_limit() -> None:
+    """Allow as many descriptors as the system lets us have: each caller needs one."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def ignore_terminal_signals() -> None:
+    """SIGINT and SIGTERM are for the gateway, which drains and then ends us.
+
+    Handlers instead of SIG_IGN: they do not survive an exec, so an author's subprocesses end as
+    they should.
+    """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda _signum, _frame: None)
+
+
 def die_with(alive_fd: int) -> None:
     """Have the kernel kill this process when the last writer of the ``alive_fd`` pipe is gone.
 
@@ -115,20 +151,24 @@ def _open_descriptors() -> dict[int, int]:
 
 
 def close_descriptors(keep: Iterable[int]) -> None:
-    """Close what a fork inherited, but for ``keep``, 0 to 2 and plain files of the function's own.
+    """Close the sockets, pipes and event descriptors that a fork inherited, but for ``keep``.
+
+    Files and devices that the function's module has opened are its own business.
 
     A sibling's socket or pipe end that stays open here would keep that sibling's peer from ever
     seeing its end of file.
     """
     keep = {0, 1, 2, *keep}
     for fd, mode in _open_descriptors().items():
-        if fd not in keep and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        own = stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISCHR(mode)
+        if fd not in keep and not own:
             os.close(fd)
 
 
 def sockets() -> frozenset[int]:
-    """The descriptors of this process that are sockets."""
-    return frozenset(fd for fd, mode in _open_descriptors().items() if stat.S_ISSOCK(mode))
+    """The descriptors of this process that are sockets or pipes."""
+    modes = _open_descriptors().items()
+    return frozenset(fd for fd, mode in modes if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode))
 
 
 def unforkable_reason(what: str, sockets_before: frozenset[int]) -> str | None:
@@ -139,7 +179,7 @@ def unforkable_reason(what: str, sockets_before: frozenset[int]) -> str | None:
         names = sorted({_comm(tid) for tid in threads if int(tid) != os.getpid()})
         found.append(f"{len(threads) - 1} running thread(s) ({', '.join(names)})")
     if new := sockets() - sockets_before:
-        found.append(f"{len(new)} open socket(s)")
+        found.append(f"{len(new)} open socket(s) or pipe(s)")
     if not found:
         return None
     return (

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from zerowake.runtime import instance, process
 from zerowake.runtime.config import InstanceSpec
-from zerowake.runtime.errors import to_problem
+from zerowake.runtime.errors import FunctionFailed, to_problem
 from zerowake.runtime.instance import Kit
 from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.wire import Connection
@@ -64,7 +64,13 @@ class Zygote:
             refusal = {"kind": "refused", "ticket": request["ticket"], "problem": to_problem(error)}
             self._control.send(refusal)
             return
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # out of memory or processes: not for ever, perhaps
+            os.close(child_fd)
+            problem = to_problem(FunctionFailed(f"the system refuses a fork: {error}"))
+            self._control.send({"kind": "refused", "ticket": request["ticket"], "problem": problem})
+            return
         if pid == 0:
             self._become_child(request, child_fd)
         os.close(child_fd)
@@ -139,9 +145,10 @@ def main(arguments: list[str]) -> None:
     os.set_inheritable(alive_fd, False)
     process.die_with(alive_fd)
     process.set_name("zw-base")
+    process.ignore_terminal_signals()
     gc.disable()  # a collection here writes into pages that every fork shares
     started = time.perf_counter()
-    missing = _import(modules)
+    _import(modules)
     if modules and (reason := process.unforkable_reason("importing them", process.sockets())):
         # A library that cannot be shared stays out of the base; functions import it themselves.
         print(
@@ -154,7 +161,7 @@ def main(arguments: list[str]) -> None:
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     control = Connection(socket.socket(fileno=control_fd))
     report = {"import": 1e3 * (time.perf_counter() - started)}
-    control.send({"kind": "up", "report": report, "missing": missing})
+    control.send({"kind": "up", "report": report})
     Zygote(control, alive_fd).serve()
 
 
@@ -170,15 +177,12 @@ def _run_torch_once() -> None:
             layer(torch.zeros(1, 8, 64))
 
 
-def _import(modules: list[str]) -> list[str]:
-    missing = []
+def _import(modules: list[str]) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
         except Exception as error:  # the function that needs it will say so, with its own name
             logging.getLogger("zerowake").warning("base zygote: cannot import %s: %s", name, error)
-            missing.append(name)
-    return missing
 
 
 if __name__ == "__main__":

@@ -86,10 +86,6 @@ class Manifest:
     modules: tuple[str, ...]
     created_by: str
 
-    @property
-    def weights_nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors)
-
 
 def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import random
+import stat
 from pathlib import Path
 
 from zerowake.snapshot.errors import DamagedSnapshot
@@ -55,7 +56,8 @@ def map_file(path: Path, nbytes: int) -> mmap.mmap:
 def open_file(path: Path) -> int:
     """A descriptor for reading; a symbolic link as the last part of ``path`` is refused."""
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NONBLOCK: opening a named pipe must not wait for a writer
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise DamagedSnapshot(
@@ -64,6 +66,10 @@ def open_file(path: Path) -> int:
         if error.errno == errno.ENOENT:
             raise DamagedSnapshot(f"{path} is missing") from None
         raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise DamagedSnapshot(f"{path} is no regular file; a snapshot holds only files")
+    return fd
 
 
 def populate(mapped: mmap.mmap) -> None:

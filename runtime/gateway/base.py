@@ -42,6 +42,7 @@ class BaseProcess:
         self, modules: list[str], environ: Mapping[str, str], named: Sequence[str]
     ) -> None:
         process.become_subreaper()
+        process.raise_descriptor_limit()
         self.modules = modules
         self._environment = process.function_environment(environ, named)
         # The read end is for zygotes and instances; our write end closes when this process ends,
@@ -54,11 +55,17 @@ class BaseProcess:
         self.socket.setblocking(False)
         with theirs:
             fds = (theirs.fileno(), self._alive_read)
-            command = [sys.executable, "-m", "zerowake.runtime.zygote"]
+            # -P: no module is taken from the directory that the gateway was started in.
+            command = [sys.executable, "-P", "-m", "zerowake.runtime.zygote"]
             command += [*map(str, fds), json.dumps(self.modules)]
             self._child = subprocess.Popen(
-                command, env=self._environment, pass_fds=fds, stdin=subprocess.DEVNULL
+                command,
+                env=self._environment,
+                pass_fds=fds,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # a Ctrl-C is for the gateway, which drains
             )
+        process.STARTED.add(self._child.pid)
 
     @property
     def pid(self) -> int:

@@ -71,12 +71,13 @@ class ZygoteLink:
         self.pid = pid
         self.exited = exited
         self.up: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.up.add_done_callback(_retrieve)
+        self.up.add_done_callback(mark_seen)
         self.closing = False
         self.lost = False
         self._socket = sock
         self._on_lost = on_lost
-        self._tickets: dict[int, asyncio.Future[int]] = {}
+        self.counted = False  # somebody has taken note that it did not come up
+        self._tickets: dict[int, asyncio.Future[tuple[int, asyncio.Future[int | None]]]] = {}
         self._ticket = 0
         self._children: dict[int, asyncio.Future[int | None]] = {}
         self._reader = asyncio.create_task(self._read(), name=f"read zygote {name}")
@@ -86,18 +87,19 @@ class ZygoteLink:
         return self.up.done() and not self.up.cancelled() and self.up.exception() is None
 
     async def fork(self, role: str, spec: InstanceSpec) -> Forked:
-        """Ask for a child. Raises ZygoteLost, or what the zygote says against it."""
-        loop = asyncio.get_running_loop()
+        """Ask for a child. Raises ZygoteLost, OSError, or what the zygote says against it."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._ticket += 1
         ticket = self._ticket
-        answer = self._tickets[ticket] = loop.create_future()
+        answer = asyncio.get_running_loop().create_future()
+        self._tickets[ticket] = answer
         header = {"kind": "fork", "ticket": ticket, "role": role, "spec": spec.to_json()}
         try:
             with theirs:  # a few hundred bytes always fit into an empty socket buffer
                 socket.send_fds(self._socket, [encode(header)], [theirs.fileno()])
-            pid = await answer
+            # The future, not the pid: the child may have ended already when we get to run.
+            pid, exited = await answer
         except BaseException as error:
             ours.close()
             if isinstance(error, OSError):
@@ -105,7 +107,11 @@ class ZygoteLink:
             raise
         finally:
             self._tickets.pop(ticket, None)
-        return Forked(pid, ours, self._children[pid])
+        return Forked(pid, ours, exited)
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the zygote by closing its socket; its other children live on."""
@@ -137,16 +143,17 @@ class ZygoteLink:
             case "unforkable":
                 self.up.set_exception(Unforkable(header["reason"], rehearsed=header["rehearsed"]))
             case "forked":
-                pid = header["pid"]
-                self._children[pid] = asyncio.get_running_loop().create_future()
+                exited = asyncio.get_running_loop().create_future()
+                self._children[header["pid"]] = exited
                 if (answer := self._tickets.get(header["ticket"])) and not answer.done():
-                    answer.set_result(pid)
+                    answer.set_result((header["pid"], exited))
             case "refused":
                 if (answer := self._tickets.get(header["ticket"])) and not answer.done():
                     answer.set_exception(RemoteError(header["problem"]))
             case "exit":
-                if (exited := self._children.pop(header["pid"], None)) and not exited.done():
-                    exited.set_result(header["status"])
+                ended = self._children.pop(header["pid"], None)
+                if ended is not None and not ended.done():
+                    ended.set_result(header["status"])
 
     def _lose(self) -> None:
         self.lost = True
@@ -161,7 +168,7 @@ class ZygoteLink:
             self._on_lost(self)
 
 
-def _retrieve(future: "asyncio.Future[Any]") -> None:
+def mark_seen(future: "asyncio.Future[Any]") -> None:
     """Mark a failure as seen: whoever needs the result asks again and gets it again."""
     if not future.cancelled():
         future.exception()
@@ -183,6 +190,9 @@ def adopt(pid: int, exited: "asyncio.Future[int | None]") -> None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         loop.call_soon(resolve)
+        return
+    except OSError:  # no descriptor left: others will become free
+        loop.call_later(0.5, adopt, pid, exited)
         return
 
     def readable() -> None:
@@ -239,3 +249,4 @@ class InstanceLink:
             self.kill()
         finally:
             self._writer.close()
+            self.kill()  # who does not listen any more is of no use

@@ -46,6 +46,7 @@ class Base:
                 )
         link = self._link
         await asyncio.shield(link.up)
+        self._losses = 0
         return link
 
     def close(self) -> None:
@@ -65,7 +66,7 @@ class Pool:
         self._base = Base(base)
         self._metrics = metrics
         self._served: dict[str, Served] = {}
-        self._retired: set[asyncio.Task[None]] = set()
+        self._retired: dict[asyncio.Task[None], Served] = {}
         self.draining = False
         metrics.watch(lambda: [served.gauges() for served in self._served.values()])
 
@@ -80,8 +81,8 @@ class Pool:
         served.changed()
         if old is not None:
             task = asyncio.create_task(_retire(old))
-            self._retired.add(task)
-            task.add_done_callback(self._retired.discard)
+            self._retired[task] = old
+            task.add_done_callback(self._retired.pop)
 
     @property
     def ready(self) -> bool:
@@ -99,8 +100,9 @@ class Pool:
         self._find(call.function).submit(call)
 
     def cancel(self, call: Invocation) -> None:
-        if served := self._served.get(call.function):
-            served.cancel(call)
+        for served in (*self._retired.values(), *self._served.values()):
+            if served.name == call.function:  # whichever of them has it
+                served.cancel(call)
 
     async def sleep(self, name: str, depth: Depth) -> None:
         await self._find(name).bring_to(depth)

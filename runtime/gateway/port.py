@@ -82,6 +82,6 @@ class Functions(Protocol):
         """One JSON-ready object a function, for ``GET /functions`` and ``zerowake ps``.
 
         name, depth, state, reason, digest, queued, and instances: a list of
-        {pid, role, state, private_nbytes}.
+        {pid, role, state}.
         """
         ...

@@ -14,11 +14,18 @@ from typing import Any, Protocol, TypeVar
 
 from zerowake.runtime.config import InstanceSpec, ServeConfig
 from zerowake.runtime.errors import FunctionFailed, InstanceDied, RemoteError
-from zerowake.runtime.gateway.links import Forked, InstanceLink, Unforkable, ZygoteLink, ZygoteLost
+from zerowake.runtime.gateway.links import (
+    Forked,
+    InstanceLink,
+    Unforkable,
+    ZygoteLink,
+    ZygoteLost,
+    mark_seen,
+)
 from zerowake.runtime.invocation import Depth, Invocation
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.policy.lifecycle import Health
-from zerowake.runtime.process import exit_reason, private_nbytes
+from zerowake.runtime.process import exit_reason, reap_orphans
 from zerowake.runtime.wire import Frame
 from zerowake.snapshot.errors import (
     DamagedSnapshot,
@@ -75,7 +82,7 @@ class Instance:
         self.timer: asyncio.TimerHandle | None = None
         self.restore_ms: dict[str, float] = {}
         self.ready: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
-        self.ready.add_done_callback(_retrieve)
+        self.ready.add_done_callback(mark_seen)
 
     @property
     def is_ready(self) -> bool:
@@ -154,25 +161,34 @@ class Processes:
 
     async def ensure_zygote(self) -> None:
         """Have the function's zygote. Raises Unforkable, or why it does not start."""
-        if self._zygote is None:
-            try:
-                await asyncio.shield(self._checked)
-                base = await self._base()
-                forked = await base.fork("zygote", self._spec(warm=self._rehearse))
-            except ZerowakeError as error:
-                self._start_failed(error)
-                raise
-            self._zygote = ZygoteLink(
-                self.name, forked.pid, forked.socket, forked.exited, self._zygote_lost
-            )
+        limit_s = self._config.start_timeout_s
         try:
-            await self._zygote_up(self._zygote)
+            async with asyncio.timeout(limit_s):
+                if self._zygote is None:
+                    self._zygote = await self._fork_zygote()
+                await self._zygote_up(self._zygote)
+        except TimeoutError:
+            late = FunctionFailed(f"its zygote is not up after {limit_s:g} s; does an import hang?")
+            self._start_failed(late)
+            if self._zygote is not None:
+                self._zygote.kill()
+            raise late from None
         except Unforkable as error:
             if not error.rehearsed:
                 raise
             log.info("%s: its zygote makes no warm-up call: %s", self.name, error)
             self._zygote, self._rehearse = None, False
             await self.ensure_zygote()
+
+    async def _fork_zygote(self) -> ZygoteLink:
+        try:
+            await asyncio.shield(self._checked)
+            base = await self._base()
+            forked = await base.fork("zygote", self._spec(warm=self._rehearse))
+        except (ZerowakeError, OSError) as error:
+            failure = self._start_failed(error)
+            raise failure from error
+        return ZygoteLink(self.name, forked.pid, forked.socket, forked.exited, self._zygote_lost)
 
     async def drop_zygote(self) -> None:
         zygote, self._zygote = self._zygote, None
@@ -189,9 +205,11 @@ class Processes:
                 log.warning("%s: sleeps only at cold: %s", self.name, error)
             raise
         except ZerowakeError as error:
-            if self._zygote is zygote:  # the first to hear of it
-                self._zygote = None
+            if not zygote.counted:  # the first to hear of it
+                zygote.counted = True
                 self._start_failed(error)
+            if self._zygote is zygote:
+                self._zygote = None
             raise
         phases_ms = {f"zygote-{phase}": ms for phase, ms in header["report"].items()}
         self._metrics.observe_restore(self.name, phases_ms)
@@ -240,27 +258,24 @@ class Processes:
         await asyncio.gather(*(self._stop(instance) for instance in list(self.instances)))
 
     def describe(self) -> list[dict[str, Any]]:
-        """pid, role, state and private memory (bytes) of each."""
+        """pid, role and state of each."""
         rows = [
             (i.link.pid, "instance" if i.hot else "prewarmed", i.state.name.lower())
             for i in self.instances
         ]
         if (zygote := self._zygote) is not None:
             rows.append((zygote.pid, "zygote", "up" if zygote.is_up else "starting"))
-        return [
-            {"pid": pid, "role": role, "state": state, "private_nbytes": private_nbytes(pid)}
-            for pid, role, state in rows
-        ]
+        return [{"pid": pid, "role": role, "state": state} for pid, role, state in rows]
 
     async def _start(self, hot: bool, warm: bool) -> Instance | None:
         started = self._clock()
         instance: Instance | None = None
         try:
             await asyncio.shield(self._checked)
-            instance = Instance(await self._fork(warm), self._on_frame, hot)
-            self.instances.append(instance)
-            self._spawn(self._watch(instance))
             async with asyncio.timeout(self._config.start_timeout_s):
+                instance = Instance(await self._fork(warm), self._on_frame, hot)
+                self.instances.append(instance)
+                self._spawn(self._watch(instance))
                 report_ms = await asyncio.shield(instance.ready)
         except TimeoutError:
             limit_s = self._config.start_timeout_s
@@ -268,7 +283,7 @@ class Processes:
             if instance is not None:
                 instance.link.kill()
             return None
-        except ZerowakeError as error:
+        except (ZerowakeError, OSError) as error:
             if instance is None or instance.state is not State.STOPPING:
                 self._start_failed(error)
             return None
@@ -296,7 +311,8 @@ class Processes:
     async def _on_frame(self, instance: Instance, frame: Frame) -> None:
         match frame.kind:
             case "ready":
-                instance.state = State.IDLE
+                if instance.state is State.STARTING:  # and not stopped meanwhile
+                    instance.state = State.IDLE
                 instance.ready.set_result(frame.header["report"])
             case "failed":
                 instance.ready.set_exception(RemoteError(frame.header["problem"]))
@@ -319,6 +335,7 @@ class Processes:
             self.health.died(self._clock(), how)
             self._check_snapshot()
         self._listener.on_exit(instance, died)
+        reap_orphans()
 
     async def _stop(self, instance: Instance) -> None:
         starting = instance.state is State.STARTING
@@ -333,7 +350,10 @@ class Processes:
 
     # ---------------------------------------------------------------- what goes wrong
 
-    def _start_failed(self, error: ZerowakeError) -> None:
+    def _start_failed(self, error: ZerowakeError | OSError) -> ZerowakeError:
+        """Count and log it; returns it as one of ours."""
+        if not isinstance(error, ZerowakeError):
+            error = FunctionFailed(f"the system refuses another process: {error}")
         self.last_failure = str(error)
         log.error("%s: cannot start: %s", self.name, error)
         code = error.problem["code"] if isinstance(error, RemoteError) else error.code
@@ -341,6 +361,7 @@ class Processes:
             self._quarantine(str(error))
         else:
             self.health.start_failed(self._clock(), str(error))
+        return error
 
     async def _await_base(self) -> None:
         """Until the base is up nothing can start; calls that come before then are served first."""
@@ -358,9 +379,12 @@ class Processes:
     def _check_snapshot(self) -> None:
         """After a death: a snapshot that has changed under us must not be mapped again."""
         try:
-            open_snapshot(self._snapshot.path)
-        except SnapshotError as error:
+            found = open_snapshot(self._snapshot.path).digest
+        except (SnapshotError, OSError) as error:
             self._quarantine(str(error))
+        else:
+            if found != self._snapshot.digest:
+                self._quarantine(f"another one lies at {self._snapshot.path} now: {found}")
 
     def _quarantine(self, reason: str) -> None:
         self.quarantined = f"the snapshot of {self.name} is quarantined: {reason}"
@@ -375,6 +399,7 @@ class Processes:
         code_dir = self._config.code_dir
         return InstanceSpec(
             name=self.name,
+            digest=self._snapshot.digest,
             snapshot=str(self._snapshot.path),
             trusted=self._config.trusted,
             code_dir=str(code_dir) if code_dir else None,
@@ -394,9 +419,3 @@ def fields(name: str, instance: Instance) -> dict[str, Any]:
     """What a log line about an instance carries."""
     invocations = [call.id for call in instance.batch.values()]
     return {"fields": {"function": name, "pid": instance.link.pid, "invocations": invocations}}
-
-
-def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Mark a failure as seen: whoever needs the result asks again and gets it again."""
-    if not future.cancelled():
-        future.exception()

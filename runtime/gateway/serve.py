@@ -1,5 +1,6 @@
 """``zerowake serve``: from targets on the command line to a running gateway."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -82,7 +83,16 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
 
     async def watch(text: str) -> None:
         target = parse_target(text)
-        async for _changes in awatch(target.root, recursive=True):
+        sources: set[Path] = set()
+
+        def is_source(_change: object, path: str) -> bool:
+            # Only the author's files: freezing itself may write below the same folder.
+            with contextlib.suppress(ZerowakeError):  # unreadable now: those known still count
+                found = code.collect(target.entry, target.root)
+                sources.update(target.root / name for name in found.files)
+            return Path(path) in sources
+
+        async for _changes in awatch(target.root, watch_filter=is_source):
             try:
                 snapshot = await asyncio.to_thread(_open, text, config)
             except ZerowakeError as error:

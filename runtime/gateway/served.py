@@ -123,8 +123,6 @@ class Served:
 
     def cancel(self, call: Invocation) -> None:
         """The caller has left: drop the call if it waits, stop it if it streams."""
-        if call.done:
-            return
         call.fail(to_problem(Cancelled("the caller has left")))
         if not self._queue.cancel(call) and self.info.kind == "stream":
             for instance in self._processes.instances:
@@ -144,6 +142,10 @@ class Served:
         if depth not in self._processes.allowed:
             reason = self._processes.reason
             raise Unforkable(f"{self.name} cannot sleep at {depth}: {reason}; it can at cold")
+        if minimum := self._settings.instances[0]:
+            raise FunctionBusy(
+                f"{self.name} keeps {minimum} instance(s) awake (instances={self._settings.instances})"
+            )
         try:
             async with asyncio.timeout(BUSY_LIMIT_S):
                 await self.quiet()
@@ -331,11 +333,12 @@ class Served:
         self._processes.health.reset()
         if refusal := self._refusal():
             raise refusal
-        if ready := self._processes.ready:
-            ready[0].hot = True
-        elif not self._processes.starting:
+        if not self._processes.ready and not self._processes.starting:
             self._processes.start(hot=True, warm=True)
         while self.depth is not Depth.HOT:
+            if ready := self._processes.ready:  # perhaps one that was being prewarmed
+                ready[0].hot = True
+                break
             if not self._processes.starting:
                 raise FunctionFailed(f"{self.name} cannot be woken: {self._processes.last_failure}")
             await asyncio.shield(self._change)
@@ -456,6 +459,9 @@ class Served:
     def _settle(self, instance: Instance) -> None:
         now = self._clock()
         instance.stop_timer()
+        if instance.timed_out:  # its answer has crossed our kill: it is not idle, it is gone
+            instance.state = State.STOPPING
+            return
         self._queue.settle(instance.batch_size, now)
         self._processes.health.settled_well(now)
         self._idle_since_s = now

@@ -15,7 +15,7 @@ class Order(TypedDict):
     do: str
 
 
-@function(batch=Batch(max_size=4, window_ms=30), examples=[{"do": "ok"}], timeout_s=2)
+@function(batch=Batch(max_size=4, window_ms=30), examples=[{"do": "ok"}], timeout_s=6)
 class Batched:
     """Does to its process what the item says."""
 
@@ -35,7 +35,10 @@ class Batched:
                 case "hang":
                     time.sleep(3600)
                 case "slow":
-                    time.sleep(1.0)
+                    time.sleep(2.0)
+                case gate if gate.startswith("gate:"):
+                    while not os.path.exists(gate.removeprefix("gate:")):
+                        time.sleep(0.01)
                 case "short":
                     return [{}] * (len(items) - 1)
                 case "nan":

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,23 +32,21 @@ def test_bytes_go_in_and_out_raw(zoo: Gateway) -> None:
 
 
 def test_calls_made_together_run_together(zoo: Gateway) -> None:
-    first = zoo.start_call("batched", {"do": "slow"})
-    zoo.until(lambda: zoo.function("batched")["state"] == "busy")
-    others = [zoo.start_call("batched", {"do": f"item {i}"}) for i in range(4)]
-    zoo.until(lambda: zoo.function("batched")["queued"] == 4)
-    assert first.result().json()["batch"] == 1
-    replies = [other.result().json() for other in others]
-    assert [reply["did"] for reply in replies] == [f"item {i}" for i in range(4)]
-    assert {reply["batch"] for reply in replies} == {4}
+    answers = batch_with(zoo, *(f"item {i}" for i in range(4)))
+    assert [body["did"] for _status, body in answers] == [f"item {i}" for i in range(4)]
+    assert {body["batch"] for _status, body in answers} == {4}
 
 
 def batch_with(zoo: Gateway, *items: str) -> list[tuple[int, dict[str, object]]]:
     """Answers to items that wait behind a slow call, and so share a batch."""
-    first = zoo.start_call("batched", {"do": "slow"})
-    zoo.until(lambda: zoo.function("batched")["state"] == "busy")
-    calls = [zoo.start_call("batched", {"do": item}) for item in items]
-    zoo.until(lambda: zoo.function("batched")["queued"] == len(items))
-    assert first.result().status == 200
+    with tempfile.TemporaryDirectory() as folder:
+        gate = Path(folder, "open")
+        first = zoo.start_call("batched", {"do": f"gate:{gate}"})
+        zoo.until(lambda: zoo.function("batched")["state"] == "busy")
+        calls = [zoo.start_call("batched", {"do": item}) for item in items]
+        zoo.until(lambda: zoo.function("batched")["queued"] == len(items))
+        gate.touch()
+        assert first.result().status == 200
     return [(call.result().status, call.result().json()) for call in calls]
 
 
