@@ -29,7 +29,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pyright --stats
+	$(BIN)/pyright --pythonpath $(BIN)/python --stats
 
 bench: install
 	$(BIN)/python bench/install_peers.py

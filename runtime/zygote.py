@@ -156,7 +156,7 @@ def main(arguments: list[str]) -> None:
         )
         os.set_inheritable(control_fd, True)
         os.set_inheritable(alive_fd, True)
-        os.execv(sys.executable, [sys.executable, "-m", __spec__.name, *arguments[:2], "[]"])
+        os.execv(sys.executable, [sys.executable, "-P", "-m", __spec__.name, *arguments[:2], "[]"])
     _run_torch_once()
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     control = Connection(socket.socket(fileno=control_fd))

@@ -73,6 +73,10 @@ class Gateway:
         functions = self.request("GET", "/functions").json()
         return next(f for f in functions if f["name"] == name)
 
+    def is_running(self, name: str) -> bool:
+        """Whether an instance of the function runs a batch."""
+        return any(entry["state"] == "busy" for entry in self.function(name)["instances"])
+
     def pids(self, name: str) -> dict[str, int]:
         """The function's processes by role, the last one of each."""
         return {entry["role"]: entry["pid"] for entry in self.function(name)["instances"]}

@@ -119,12 +119,13 @@ class Pool:
         everyone = [served.quiet() for served in self._served.values()]
         try:
             async with asyncio.timeout(limit_s):
-                await asyncio.gather(*everyone, *self._retired)
+                await asyncio.gather(*everyone, *map(asyncio.shield, self._retired))
         except TimeoutError:
             log.warning("drain: calls still run after %g s; they are ended", limit_s)
 
     async def close(self) -> None:
-        await asyncio.gather(*(served.close() for served in self._served.values()))
+        everyone = (*self._retired.values(), *self._served.values())
+        await asyncio.gather(*(served.close() for served in everyone))
         self._base.close()
 
     def _find(self, name: str) -> Served:

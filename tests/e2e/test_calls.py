@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +41,8 @@ def batch_with(zoo: Gateway, *items: str) -> list[tuple[int, dict[str, object]]]
     with tempfile.TemporaryDirectory() as folder:
         gate = Path(folder, "open")
         first = zoo.start_call("batched", {"do": f"gate:{gate}"})
-        zoo.until(lambda: zoo.function("batched")["state"] == "busy")
+        # running, not only waiting for company: then what follows shares the next batch
+        zoo.until(lambda: zoo.is_running("batched"))
         calls = [zoo.start_call("batched", {"do": item}) for item in items]
         zoo.until(lambda: zoo.function("batched")["queued"] == len(items))
         gate.touch()
@@ -195,7 +195,6 @@ def test_metrics_tell_what_happened(zoo: Gateway) -> None:
     assert "zerowake_batch_size_bucket" in text
     assert "zerowake_restore_phase_seconds" in text
     assert 'zerowake_instances{depth="hot",function="add"}' in text
-    assert time.monotonic() > 0
 
 
 def test_a_caller_who_leaves_takes_queued_work_along(zoo: Gateway) -> None:

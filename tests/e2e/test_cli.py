@@ -156,7 +156,7 @@ def test_limits_of_queue_and_body(
 ) -> None:
     gateway = launch(frozen("zoo.py:Batched"), "--max-queue", "2", "--max-body-mb", "0.001")
     slow = gateway.start_call("batched", {"do": "slow"})
-    gateway.until(lambda: gateway.function("batched")["state"] == "busy")
+    gateway.until(lambda: gateway.is_running("batched"))
     waiting = [gateway.start_call("batched", {"do": "ok"}) for _ in range(2)]
     gateway.until(lambda: gateway.function("batched")["queued"] == 2)
     full = gateway.call("batched", {"do": "ok"})
