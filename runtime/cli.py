@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # "zerowake ps | head": the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        print(f"zerowake {options.verb}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return code or 0
@@ -97,11 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     defaults = ServeConfig()
     serve.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
     serve.add_argument(
-        "--port", type=int, default=defaults.port, help="port, 0 for a free one (%(default)s)"
+        "--port", type=_port, default=defaults.port, help="port, 0 for a free one (%(default)s)"
     )
     serve.add_argument(
         "--depth",
-        type=Depth,
+        type=_depth,
         choices=list(Depth),
         default=defaults.depth,
         help="where functions start and rest: hot (an instance), prewarmed (a fork that has warmed "
@@ -203,10 +206,28 @@ def _add_client(parser: argparse.ArgumentParser, *, name: bool = False) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value < 1e9:
         raise argparse.ArgumentTypeError("wanted a number of seconds, 0 or more")
     return value
+
+
+def _port(text: str) -> int:
+    value = int(text) if text.isdecimal() else -1
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError("wanted a port number, 0 to 65535")
+    return value
+
+
+def _depth(text: str) -> Depth:
+    try:
+        return Depth(text)
+    except ValueError:
+        known = ", ".join(Depth)
+        raise argparse.ArgumentTypeError(f"{text!r} is no depth; wanted one of {known}") from None
 
 
 def _freeze(options: argparse.Namespace) -> None:

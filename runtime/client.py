@@ -1,5 +1,6 @@
 """The command line's HTTP client of a gateway. Standard library only: it starts in milliseconds."""
 
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -23,8 +24,14 @@ class Client:
     def invoke(self, name: str, body: bytes) -> Iterator[bytes]:
         """The reply as it arrives."""
         with self._open("POST", f"/invoke/{urllib.parse.quote(name)}", body) as reply:
-            while chunk := reply.read1(CHUNK_NBYTES):
-                yield chunk
+            try:
+                while chunk := reply.read1(CHUNK_NBYTES):
+                    yield chunk
+            except http.client.HTTPException as error:
+                raise ConfigError(
+                    f"the stream of {name} broke off; the gateway's log says why, or ask for it as "
+                    "text/event-stream"
+                ) from error
 
     def functions(self) -> list[dict[str, Any]]:
         with self._open("GET", "/functions") as reply:

@@ -5,13 +5,14 @@ halved until the culprits stand by themselves. Knows nothing of sockets, queues 
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zerowake.runtime.errors import RemoteError, WrongResultCount, to_problem
+from zerowake.runtime.errors import InvocationError, RemoteError, WrongResultCount, to_problem
 from zerowake.runtime.function import Context, Function, Kind
 
 
@@ -117,6 +118,8 @@ class Executor:
         if not isinstance(outcome, BaseException):
             result = _outcome(partial(self._function.encode, outcome))
         if isinstance(result, BaseException):
+            if not isinstance(result, InvocationError):  # the author's: where, for the log
+                traceback.print_exception(result)
             return Answer(problem=to_problem(result))
         return Answer(result=result)
 

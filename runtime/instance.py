@@ -16,7 +16,7 @@ from typing import Any
 
 from zerowake.runtime import process
 from zerowake.runtime.config import InstanceSpec
-from zerowake.runtime.errors import to_problem
+from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.executor import Executor, Work
 from zerowake.runtime.function import Function, Kind
 from zerowake.runtime.logs import FunctionOutput
@@ -127,6 +127,7 @@ def _start(
     if spec.warm:
         started = time.perf_counter()
         kit.restored.populate()
+        process.set_threads(kit.function.settings.threads)
         executor.answer(kit.warm_up)
         executor.answer(kit.warm_up)
         process.trim_heap()
@@ -198,6 +199,8 @@ class Loop:
                 if self._cancelled(index):
                     break
         except BaseException as error:
+            if not isinstance(error, InvocationError):
+                traceback.print_exception(error)
             header["problem"] = to_problem(error)
         finally:
             chunks.close()

@@ -62,7 +62,8 @@ class Instance:
     """One process of the function, as the gateway sees it.
 
     hot: it has been given a call, or was asked for by ``wake``; until then it is prewarmed.
-    retiring: it ends after its batch. batch: what is not answered yet, by its place in the batch.
+    retiring: it ends after its batch. poisoned: it runs a single call under which another instance
+    has died already, so that its death says nothing about the function. batch: what is not answered yet, by its place in the batch.
     restore_ms: what its restore took, told to the first batch, which waited for it.
     """
 
@@ -77,6 +78,7 @@ class Instance:
         self.hot = hot
         self.retiring = False
         self.timed_out = False
+        self.poisoned = False
         self.batch: dict[int, Invocation] = {}
         self.batch_size = 0
         self.timer: asyncio.TimerHandle | None = None
@@ -332,7 +334,8 @@ class Processes:
         elif instance.is_ready and not instance.timed_out:
             log.error("%s: an instance died: %s", self.name, how, extra=fields(self.name, instance))
             self._metrics.instance_died(self.name)
-            self.health.died(self._clock(), how)
+            if not instance.poisoned:
+                self.health.died(self._clock(), how)
             self._check_snapshot()
         self._listener.on_exit(instance, died)
         reap_orphans()

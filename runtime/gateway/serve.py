@@ -83,14 +83,14 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
 
     async def watch(text: str) -> None:
         target = parse_target(text)
-        sources: set[Path] = set()
+        files = {target.entry}
 
         def is_source(_change: object, path: str) -> bool:
             # Only the author's files: freezing itself may write below the same folder.
             with contextlib.suppress(ZerowakeError):  # unreadable now: those known still count
-                found = code.collect(target.entry, target.root)
-                sources.update(target.root / name for name in found.files)
-            return Path(path) in sources
+                found = code.collect(target.entry, target.root).files
+                files.update(target.root / name for name in found)
+            return Path(path) in files
 
         async for _changes in awatch(target.root, watch_filter=is_source):
             try:

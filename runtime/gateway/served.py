@@ -241,6 +241,7 @@ class Served:
         instance.state = State.BUSY
         instance.batch = dict(enumerate(batch))
         instance.batch_size = len(batch)
+        instance.poisoned = len(batch) == 1 and batch[0].attempts > 0
         calls = [{"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch]
         busy = sum(i.state is State.BUSY for i in self._processes.instances)
         header = {"kind": "batch", "calls": calls, "busy": busy}
