@@ -18,9 +18,13 @@ class Depth(StrEnum):
     ZYGOTE = "zygote"
     COLD = "cold"
 
-    @property
-    def level(self) -> int:
-        return list(Depth).index(self)
+    level: int  # 0 is awake; asked for several times in each call
+
+    def __new__(cls, value: str) -> "Depth":
+        depth = str.__new__(cls, value)
+        depth._value_ = value
+        depth.level = len(cls.__members__)
+        return depth
 
 
 class Sink(Protocol):

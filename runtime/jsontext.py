@@ -134,7 +134,24 @@ def encode_text(value: Any) -> bytes:
 
 
 def encode_json(value: Any, *, what: str = "the result") -> bytes:
-    """``value`` as compact JSON in UTF-8. Raises BadResult naming the place that has no JSON form."""
+    """``value`` as compact JSON in UTF-8. Raises BadResult naming the place that has no JSON form.
+
+    Where somebody has imported orjson (the base zygote does; it takes 12 ms) plain data goes through
+    it: 384 floats take 0.02 instead of 0.28 ms. It may spell a number otherwise, never change it.
+    """
+    if (orjson := sys.modules.get("orjson")) is not None:
+        try:
+            data: bytes = orjson.dumps(
+                value,
+                option=orjson.OPT_PASSTHROUGH_DATACLASS
+                | orjson.OPT_PASSTHROUGH_DATETIME
+                | orjson.OPT_PASSTHROUGH_SUBCLASS,
+            )
+        except TypeError:  # anything but plain data, or what is no JSON
+            pass
+        else:
+            if b"null" not in data:  # which it also writes for a NaN
+                return data
     try:
         text = _TEXT.encode(value)
     except Exception as error:

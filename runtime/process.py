@@ -58,9 +58,10 @@ FIXED = {
     "OPENBLAS_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads of a parallel region must not spin for the next one: beside one busy process on two
-    # cores a MiniLM call of two threads took 178 ms with libgomp's default, 13 ms with this.
-    "GOMP_SPINCOUNT": "1000",
+    # Threads of a parallel region must not spin for long for the next one. A MiniLM call of two
+    # threads on two cores, and beside a process that keeps one of them busy: libgomp's default 13
+    # and 90 to 180 ms, 1000 rounds 14 and 26, 3000 rounds 13 and 35, 10000 rounds 13 and 52.
+    "GOMP_SPINCOUNT": "3000",
     "KMP_BLOCKTIME": "0",
     # torch.cuda.is_available() must not create a context in a process that forks.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",

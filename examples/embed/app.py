@@ -26,18 +26,16 @@ class Embed:
 
         self.model = AutoModel.from_pretrained(MODEL_DIR).eval()
         self.tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
-        self.tokenizer.no_padding()
+        self.tokenizer.enable_padding()  # to the longest of a batch
         self.tokenizer.enable_truncation(self.model.config.max_position_embeddings)
 
     def predict(self, items: list[Text]) -> list[Vector]:
         import torch
 
-        device = self.model.device
-        encoded = [torch.tensor(self.tokenizer.encode(item["text"]).ids) for item in items]
-        ids = torch.nn.utils.rnn.pad_sequence(encoded, batch_first=True).to(device)
-        lengths = torch.tensor([len(tokens) for tokens in encoded], device=device)
-        mask = (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+        encoded = self.tokenizer.encode_batch([item["text"] for item in items])
+        ids = torch.tensor([tokens.ids for tokens in encoded], device=self.model.device)
+        mask = torch.tensor([tokens.attention_mask for tokens in encoded], device=ids.device)
         states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = (states * mask[..., None]).sum(1) / lengths[:, None]
+        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         vectors = torch.nn.functional.normalize(pooled)
         return [{"embedding": vector} for vector in vectors.tolist()]

@@ -15,7 +15,8 @@ from zerowake.runtime import process
 from zerowake.snapshot import names
 from zerowake.snapshot.opened import Snapshot
 
-# What every instance with tensors imports; libraries that skeletons name come on top.
+# What instances import, and those with tensors; libraries that skeletons name come on top.
+COMMON_MODULES = ("orjson",)
 TORCH_MODULES = ("torch", "zerowake.snapshot.weights", "zerowake.snapshot.staging")
 
 
@@ -24,7 +25,8 @@ def shared_modules(snapshots: Sequence[Snapshot]) -> list[str]:
 
     Taken from the skeletons, whose names have passed the allow-list.
     """
-    modules: list[str] = list(TORCH_MODULES) if any(s.manifest.tensors for s in snapshots) else []
+    modules = [*COMMON_MODULES]
+    modules += TORCH_MODULES if any(s.manifest.tensors for s in snapshots) else ()
     for snapshot in snapshots:
         own = names.own_modules(snapshot.manifest.code.files)
         named = {name.partition(":")[0] for _kind, name in snapshot.skeleton.names}

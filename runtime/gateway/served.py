@@ -469,7 +469,10 @@ class Served:
         instance.state = State.IDLE
         if instance.retiring:
             self._processes.retire_later(instance)
-        self._advance()
+        if len(self._queue):
+            self._advance()
+        else:  # nobody waits for the instance: the callers' replies, due in this turn, go first
+            asyncio.get_running_loop().call_soon(self._advance)
 
     def _watch_time(self, instance: Instance) -> None:
         """Count ``timeout_s`` from now on."""

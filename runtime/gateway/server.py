@@ -76,6 +76,7 @@ async def _serve(
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             backlog=BACKLOG,
             server_header=False,
             timeout_graceful_shutdown=2,

@@ -85,7 +85,9 @@ def test_differences_name_fields() -> None:
     ]
     assert fields('{"a": 1}', '{"b": 1}') == ["items[0]"]
     assert fields("[1, 2]", "[1]") == ["items[0]"]
-    assert fields("1.0", "1") == ["items[0]"] and fields('{"a":1}', '{"a": 1}') == ["items[0]"]
+    assert fields("1.0", "1") == ["items[0]"] and fields("-0.0", "0.0") == ["items[0]"]
+    assert fields('{"a": 1, "b": 2}', '{"b": 2, "a": 1}') == ["items[0]"]
+    assert fields('{"a":1}', '{"a": 1}') == [] and fields("1e-05", "1e-5") == []
     assert fields("x", "y") == ["items[0]"] and fields("1", "1") == []
     assert next(proof.differences([[b"1"]], [[b"1", b"2"]]))[1:] == ("1 chunks", "2 chunks")
 

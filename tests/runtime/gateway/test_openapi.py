@@ -114,7 +114,8 @@ def test_bodies_by_kind(functions: list[FunctionInfo]) -> None:
 
 
 def test_the_whole_document_is_openapi(edge: Any, functions: list[FunctionInfo]) -> None:
-    validator = pytest.importorskip("openapi_spec_validator")
+    from openapi_spec_validator import validate
+
     for chosen in (functions, functions[:1], []):
         edge.functions.infos = {info.name: info for info in chosen}
-        validator.validate(edge.request("GET", "/openapi.json").json())
+        validate(edge.request("GET", "/openapi.json").json())
