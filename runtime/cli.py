@@ -3,14 +3,15 @@
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import ConfigError
-from zerowake.runtime.invocation import Depth
 from zerowake.snapshot.errors import ZerowakeError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -19,6 +20,8 @@ TARGET_HELP = "path/app.py:Class or package.module:Class"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of ours are one line on standard error and exit code 1."""
+    # As Ctrl-C: what is open is closed and child processes are ended on the way out.
+    signal.signal(signal.SIGTERM, _terminate)
     options = _parser().parse_args(arguments)
     try:
         code: int | None = options.run(options)
@@ -34,6 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code or 0
+
+
+def _terminate(signum: int, _frame: object) -> None:
+    signal.signal(signum, signal.SIG_IGN)  # once is enough
+    raise SystemExit(128 + signum)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -272,7 +280,7 @@ def _verify(options: argparse.Namespace) -> None:
     print(said)
 
 
-def _serve(options: argparse.Namespace) -> None:
+def _serve(options: argparse.Namespace) -> int:
     from zerowake.runtime.gateway.serve import serve
 
     if options.max_queue < 1 or options.max_body_mb <= 0:
@@ -291,7 +299,11 @@ def _serve(options: argparse.Namespace) -> None:
         log_format=options.log_format,
         environment=tuple(options.env),
     )
-    serve(options.targets, config, reload=options.reload)
+    try:
+        serve(options.targets, config, reload=options.reload)
+    except SystemExit:  # told to stop before anything was served: an orderly end as well
+        return 0
+    return 0
 
 
 def _invoke(options: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from zerowake.runtime.invocation import Depth
+from zerowake.runtime.depth import Depth
 
 LogFormat = Literal["text", "json"]
 Device = Literal["auto", "cpu", "cuda"]

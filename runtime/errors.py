@@ -9,17 +9,22 @@ The tree below ``ZerowakeError``::
     |- TooLarge              413 body_too_large
     |- QueueFull             429 queue_full             with Retry-After
     |- FunctionBusy          409 function_busy          calls keep it from sleeping
+    |- Unforkable            409 unforkable             it leaves threads or sockets behind: no zygote
     |- Cancelled             499 cancelled              the client left; only seen in logs and metrics
     |- HandlerFailed         500 handler_failed         the author's code raised
     |- WrongResultCount      500 wrong_result_count     a batch of n did not return n results
     |- BadResult             500 bad_result             a result cannot be encoded
     |- InstanceDied          502 instance_died          the process died under the item, twice
     |- FunctionFailed        503 function_failed        the function does not start
+    |- ZygoteLost            503 zygote_lost            a zygote ended before it had done what was asked
     |- Draining              503 draining
     |- PredictTimeout        504 predict_timeout
+    |- RemoteError           as it was elsewhere        what another process reported
     DeclarationError         422 bad_declaration        @function with contradictory or unknown settings
     ConfigError              422 bad_config             a setting that cannot be carried out
     TargetError              422 bad_target             path/app.py:Class or package.module:Class not found
+
+What only HTTP can do wrong (404 not_found, 405, 503 not_ready) is declared in ``gateway.problems``.
 """
 
 import traceback
@@ -76,6 +81,16 @@ class FunctionBusy(InvocationError):
     status, code = 409, "function_busy"
 
 
+class Unforkable(InvocationError):
+    """rehearsed: importing the function's module leaves nothing behind, the warm-up call does."""
+
+    status, code = 409, "unforkable"
+
+    def __init__(self, message: str, *, rehearsed: bool = False) -> None:
+        super().__init__(message)
+        self.rehearsed = rehearsed
+
+
 class Cancelled(InvocationError):
     status, code = 499, "cancelled"
 
@@ -98,6 +113,10 @@ class InstanceDied(InvocationError):
 
 class FunctionFailed(InvocationError):
     status, code = 503, "function_failed"
+
+
+class ZygoteLost(InvocationError):
+    status, code = 503, "zygote_lost"
 
 
 class Draining(InvocationError):
@@ -132,11 +151,10 @@ class RemoteError(InvocationError):
         self.problem = problem
 
 
-def to_problem(error: BaseException, *, where: str = "") -> dict[str, Any]:
+def to_problem(error: BaseException) -> dict[str, Any]:
     """The RFC 9457 members of ``error``: type, title, status, code, detail and, if known, errors.
 
     An exception that is not ours is the author's: 500 ``handler_failed`` with its type and message.
-    ``where`` ("predict", "wake", ...) starts the detail.
     """
     if isinstance(error, RemoteError):
         return error.problem
@@ -150,7 +168,7 @@ def to_problem(error: BaseException, *, where: str = "") -> dict[str, Any]:
         "title": code.replace("_", " "),
         "status": status,
         "code": code,
-        "detail": f"{where}: {detail}" if where else detail,
+        "detail": detail,
     }
     if isinstance(error, InvocationError):
         if error.retry_after_s is not None:

@@ -4,16 +4,16 @@ The thread that calls it owns the device. An item that fails, fails alone: a bat
 halved until the culprits stand by themselves. Knows nothing of sockets, queues or processes.
 """
 
-import sys
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from zerowake.runtime.call import call_batch, call_one, inference_mode
 from zerowake.runtime.errors import InvocationError, RemoteError, WrongResultCount, to_problem
-from zerowake.runtime.function import Context, Function, Kind
+from zerowake.runtime.function import Context, Function
+from zerowake.runtime.info import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,7 @@ class Executor:
         self, function: Function, restored: Any, again: Callable[[], None] = lambda: None
     ) -> None:
         self._function = function
-        self._call: Callable[..., Any] = (
-            function.target if function.kind is Kind.HANDLER else restored.predict
-        )
+        self._target = function.target if function.kind is Kind.HANDLER else restored
         self._again = again
 
     def run(self, batch: Sequence[Work]) -> list[Answer]:
@@ -57,7 +55,7 @@ class Executor:
         decode, invoke = self._function.decode, self._invoke
         outcomes: list[Any] = [_outcome(partial(decode, work.body)) for work in batch]
         valid = [i for i, value in enumerate(outcomes) if not isinstance(value, BaseException)]
-        with _inference_mode():
+        with inference_mode():
             if self._function.kind is Kind.BATCH and valid:
                 results = self._run_batch([outcomes[i] for i in valid])
             else:
@@ -80,38 +78,32 @@ class Executor:
     def stream(self, work: Work) -> Generator[bytes, None, None]:
         """The encoded items of a stream. Raises what the author's generator raises."""
         value = self._function.decode(work.body)
-        with _inference_mode():
+        with inference_mode():
             for item in self._invoke(work, value):
                 yield self._function.encode(item)
 
     def _run_batch(self, values: list[Any]) -> list[Any]:
         """Each item's result or the exception that it ended with."""
-        results: list[Any] | BaseException = _outcome(lambda: list(self._call(values)))
-        if isinstance(results, BaseException):
-            # Without retry the author says that predict must not run twice on one item.
-            if len(values) == 1 or not self._function.settings.retry:
-                return [results] * len(values)
-            middle = len(values) // 2
-            outcomes = []
-            for part in (values[:middle], values[middle:]):
-                self._again()
-                outcomes += self._run_batch(part)
-            return outcomes
-        if len(results) != len(values):
-            count = WrongResultCount(
-                f"predict returned {len(results)} results for a batch of {len(values)} items; "
-                "return exactly one result per item, in their order"
-            )
-            return [count] * len(values)
-        return results
+        results = _outcome(partial(call_batch, self._target, values))
+        if not isinstance(results, BaseException):
+            return list(results)
+        # Without retry the author says that predict must not run twice on one item.
+        if (
+            len(values) == 1
+            or isinstance(results, WrongResultCount)
+            or not self._function.settings.retry
+        ):
+            return [results] * len(values)
+        middle = len(values) // 2
+        outcomes = []
+        for part in (values[:middle], values[middle:]):
+            self._again()
+            outcomes += self._run_batch(part)
+        return outcomes
 
     def _invoke(self, work: Work, value: Any) -> Any:
-        if self._function.kind is Kind.HANDLER:
-            context = Context(work.id, self._function.name, work.deadline_s)
-            return self._call(value, context) if self._function.takes_context else self._call(value)
-        if isinstance(value, dict) and self._function.several:
-            return self._call(**value)
-        return self._call(value)
+        context = Context(work.id, self._function.name, work.deadline_s)
+        return call_one(self._function, self._target, value, context)
 
     def _answer(self, outcome: Any) -> Answer:
         result = outcome
@@ -130,12 +122,3 @@ def _outcome(call: Callable[[], Any]) -> Any:
         return call()
     except BaseException as error:
         return error
-
-
-def _inference_mode() -> AbstractContextManager[Any]:
-    """Serving needs no gradients; torch is left alone where the function does not use it.
-
-    Without their bookkeeping a MiniLM call is 4 % faster than under ``no_grad``.
-    """
-    torch = sys.modules.get("torch")
-    return torch.inference_mode() if torch is not None else nullcontext()

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from zerowake.runtime.errors import BadResult, DeclarationError, InvalidInput
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.jsontext import encode_json, parse_json
 from zerowake.runtime.schema import Codec
 from zerowake.runtime.settings import Batch, Settings, check_names
-from zerowake.runtime.signature import Kind, read_signature
+from zerowake.runtime.signature import read_signature
 
 if TYPE_CHECKING:
     from zerowake.runtime.local import Local
@@ -110,19 +111,21 @@ class Function:
         except BadResult as error:
             raise InvalidInput(str(error)) from error
 
-    def describe(self, target: str) -> dict[str, Any]:
-        """What the gateway must know, as JSON for the snapshot's manifest. target: module:Name."""
-        return {
-            "target": target,
-            "kind": self.kind.value,
-            "description": inspect.cleandoc(self.target.__doc__ or ""),
-            "settings": self.settings.to_json(),
-            "parameters": list(self.parameters),
-            "input_schema": self.input.schema,
-            "output_schema": self.output.schema,
-            "raw_input": self.input.raw,
-            "raw_output": self.output.raw,
-        }
+    def describe(self, target: str, name: str, examples: Sequence[Any]) -> FunctionInfo:
+        """What a snapshot's manifest says of it. target: ``module:Name`` in the snapshot's code."""
+        return FunctionInfo(
+            name=name,
+            target=target,
+            kind=self.kind,
+            settings=self.settings,
+            parameters=self.parameters,
+            input_schema=self.input.schema,
+            output_schema=self.output.schema,
+            raw_input=self.input.raw,
+            raw_output=self.output.raw,
+            description=inspect.cleandoc(self.target.__doc__ or ""),
+            examples=tuple(examples),
+        )
 
     def local(self) -> "Local":
         """The function in this process, loaded and awake, for unit tests and notebooks."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from zerowake.runtime.info import FunctionInfo
 from zerowake.snapshot.opened import Snapshot
 
 
@@ -29,14 +30,14 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 def describe(snapshot: Snapshot) -> str:
     """What ``zerowake inspect`` prints."""
     manifest = snapshot.manifest
-    function = manifest.function
+    info = FunctionInfo.of(manifest)
     weights = sum(segment.nbytes for segment in manifest.segments)
     lines = [
         ("name", manifest.name),
         ("digest", snapshot.digest),
         ("path", str(snapshot.path)),
-        ("function", f"{function['target']} ({function['kind']})"),
-        ("settings", ", ".join(f"{k}={v}" for k, v in function["settings"].items())),
+        ("function", f"{info.target} ({info.kind})"),
+        ("settings", ", ".join(f"{k}={v}" for k, v in info.settings.to_json().items())),
         ("code", ", ".join(sorted(manifest.code.files))),
         ("weights", f"{human_nbytes(weights)} in {len(manifest.tensors)} tensors"),
         ("changed by probe", str(sum(tensor.mutated for tensor in manifest.tensors))),

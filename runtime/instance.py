@@ -18,7 +18,8 @@ from zerowake.runtime import process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.executor import Executor, Work
-from zerowake.runtime.function import Function, Kind
+from zerowake.runtime.function import Function
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.target import load_function
 from zerowake.runtime.wire import Connection, Frame, encode
@@ -64,7 +65,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
             staging.begin(device)  # the context takes longer than the imports: side by side
     code.install(files)
     started = time.perf_counter()
-    function = load_function(snapshot.manifest.function["target"])
+    function = load_function(FunctionInfo.of(snapshot.manifest).target)
     import_ms = 1e3 * (time.perf_counter() - started)
     cases = proof.parse(read_file(snapshot, "proof.json")).cases
     warm_up = max(cases, key=lambda case: sum(map(len, case)))
@@ -163,6 +164,8 @@ class Loop:
         ]
         process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])
         self._output.invocations = tuple(work.id for work in works)
+        if not self._function.settings.retry:
+            self._connection.send({"kind": "began"})
         try:
             if self._function.kind is Kind.STREAM:
                 for index, work in enumerate(works):

@@ -6,25 +6,9 @@ with a ``Sink`` of their own, the pool answers it exactly once.
 
 import secrets
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
-
-class Depth(StrEnum):
-    """How deep a function sleeps, from awake to nothing of its own in memory."""
-
-    HOT = "hot"
-    PREWARMED = "prewarmed"
-    ZYGOTE = "zygote"
-    COLD = "cold"
-
-    level: int  # 0 is awake; asked for several times in each call
-
-    def __new__(cls, value: str) -> "Depth":
-        depth = str.__new__(cls, value)
-        depth._value_ = value
-        depth.level = len(cls.__members__)
-        return depth
+from zerowake.runtime.depth import Depth
 
 
 class Sink(Protocol):

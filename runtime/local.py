@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from zerowake.runtime.errors import WrongResultCount
-from zerowake.runtime.function import Context, Function, Kind
+from zerowake.runtime.call import call_batch, call_one, inference_mode
+from zerowake.runtime.function import Context, Function
+from zerowake.runtime.info import Kind
 from zerowake.runtime.jsontext import parse_json
 
 
@@ -31,32 +32,26 @@ class Local:
         """
         function = self.function
         taken = function.decode(function.body(value))
-        if function.kind is Kind.BATCH:
-            results = list(self.target.predict([taken]))
-            if len(results) != 1:
-                raise WrongResultCount(
-                    f"predict returned {len(results)} results for a batch of 1 item; "
-                    "return exactly one result per item, in their order"
-                )
-            return self._sent(results[0])
         if function.kind is Kind.STREAM:
-            return self._items(self._call(taken))
-        return self._sent(self._call(taken))
+            return self._items(taken)
+        with inference_mode():
+            if function.kind is Kind.BATCH:
+                [result] = call_batch(self.target, [taken])
+            else:
+                result = self._call(taken)
+        return self._sent(result)
 
     __call__ = predict
 
     def _call(self, taken: Any) -> Any:
         function = self.function
-        if function.kind is Kind.HANDLER:
-            if not function.takes_context:
-                return self.target(taken)
-            deadline_s = time.monotonic() + function.settings.timeout_s
-            return self.target(taken, Context("local", function.name, deadline_s))
-        return self.target.predict(**taken) if function.several else self.target.predict(taken)
+        context = Context("local", function.name, time.monotonic() + function.settings.timeout_s)
+        return call_one(function, self.target, taken, context)
 
-    def _items(self, items: Any) -> Iterator[Any]:
-        for item in items:
-            yield self._sent(item)
+    def _items(self, taken: Any) -> Iterator[Any]:
+        with inference_mode():
+            for item in self._call(taken):
+                yield self._sent(item)
 
     def _sent(self, result: Any) -> Any:
         encoded = self.function.encode(result)

@@ -219,14 +219,6 @@ def set_threads(count: int | None, sharers: int = 1) -> None:
         torch.set_num_threads(count)
 
 
-def assert_device_untouched() -> None:
-    """Raises DeviceError when this process must not fork because it has used an accelerator."""
-    if "torch" in sys.modules:
-        from zerowake.snapshot.staging import assert_cuda_untouched
-
-        assert_cuda_untouched()
-
-
 def trim_heap() -> None:
     """Give freed memory back to the system (glibc's ``malloc_trim``; elsewhere nothing)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

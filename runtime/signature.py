@@ -9,20 +9,11 @@ import types
 import typing
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass
-from enum import StrEnum
 from typing import Any, NoReturn
 
 from zerowake.runtime.errors import DeclarationError
+from zerowake.runtime.info import Kind
 from zerowake.runtime.schema import Codec, Parameter, codec, object_codec
-
-
-class Kind(StrEnum):
-    """What is called: ``predict`` on one item, on a list, as a generator; or a plain function."""
-
-    ITEM = "item"
-    BATCH = "batch"
-    STREAM = "stream"
-    HANDLER = "handler"
 
 
 @dataclass(frozen=True, slots=True)

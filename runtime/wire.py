@@ -2,15 +2,16 @@
 
 A frame is ``<u32 header length><u32 body length><header: JSON object><body: bytes>``, little-endian,
 over a connected ``AF_UNIX`` stream socket. The header's ``kind`` says what it is; payloads travel
-raw in the body, cut by the lengths in ``header["sizes"]``. This file knows no kind's meaning:
+raw in the body, cut by the lengths in ``header["sizes"]``. This file only carries them:
 
 ======================  ================================================================================
 gateway -> instance     ``batch`` {calls: [{id, timeout_s}], busy, sizes}, ``cancel`` {call}, ``stop``
-instance -> gateway     ``ready`` {report}, ``failed`` {problem}, ``item`` {call} (one chunk of a stream),
-                        ``result`` {call, predict_ms, [problem]}, ``again`` (predict runs anew on a part of
-                        the batch), ``settled``; ``call`` is the item's place in the running batch
+instance -> gateway     ``ready`` {report}, ``failed`` {problem}, ``began`` (predict runs from now on; only of a
+                        function with retry=False), ``item`` {call, sizes} (one chunk of a stream), ``result``
+                        {call, predict_ms, and sizes or problem}, ``again`` (predict runs anew on a part of the
+                        batch), ``settled``; ``call`` is the item's place in the running batch
 gateway -> zygote       ``fork`` {ticket, role, spec}, the child's socket comes with it as a descriptor
-zygote -> gateway       ``up`` {report}, ``failed`` {problem}, ``unforkable`` {reason}, then
+zygote -> gateway       ``up`` {report}, ``failed`` {problem}, ``unforkable`` {reason, rehearsed}, then
                         ``forked`` {ticket, pid}, ``refused`` {ticket, problem}, ``exit`` {pid, status}
 ======================  ================================================================================
 """

@@ -58,7 +58,7 @@ class Zygote:
     def _fork(self, request: dict[str, Any]) -> None:
         child_fd = self._control.descriptors.pop(0)
         try:
-            process.assert_device_untouched()
+            _assert_device_untouched()
         except ZerowakeError as error:
             os.close(child_fd)
             refusal = {"kind": "refused", "ticket": request["ticket"], "problem": to_problem(error)}
@@ -163,6 +163,14 @@ def main(arguments: list[str]) -> None:
     report = {"import": 1e3 * (time.perf_counter() - started)}
     control.send({"kind": "up", "report": report})
     Zygote(control, alive_fd).serve()
+
+
+def _assert_device_untouched() -> None:
+    """Raises DeviceError when this process must not fork because it has used an accelerator."""
+    if "torch" in sys.modules:
+        from zerowake.snapshot.staging import assert_cuda_untouched
+
+        assert_cuda_untouched()
 
 
 def _run_torch_once() -> None:

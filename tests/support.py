@@ -13,9 +13,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 APPS = ROOT / "tests" / "apps"
 PATIENCE_S = 60.0  # nothing here should take so long; it ends a test that hangs
+
+
+def function_info(name: str, kind: str = "item", **known: Any) -> FunctionInfo:
+    """What a snapshot of ``name`` would say, with ``known`` fields; it accepts anything."""
+    defaults: dict[str, Any] = {
+        "target": "app:Name",
+        "settings": Settings(name),
+        "parameters": ("value",),
+        "input_schema": {},
+        "output_schema": {},
+    }
+    return FunctionInfo(name, kind=Kind(kind), **{**defaults, **known})
 
 
 def zerowake(

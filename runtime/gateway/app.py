@@ -18,14 +18,12 @@ from zerowake.runtime.gateway.invoke import Invoke
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.metrics import Metrics
 
-MAX_BODY_NBYTES = 16 << 20
-
 
 def create_app(
     functions: Functions,
     metrics: Metrics,
     *,
-    max_body_nbytes: int = MAX_BODY_NBYTES,
+    max_body_nbytes: int,
     version: str,
     clock: Callable[[], float] = time.monotonic,
 ) -> ASGIApp:
@@ -71,7 +69,7 @@ class Edge:
             return await self._load_control()
         if scope["method"] not in ("GET", "HEAD"):
             raise problems.MethodNotAllowed(scope["method"], path, "GET, HEAD")
-        return _fixed(200, *probe(scope))
+        return _fixed(200, *await probe(scope))
 
     def _only_function(self, method: str) -> str:
         names = self._functions.names()
@@ -84,19 +82,19 @@ class Edge:
             f"{len(names)} functions are served and / stands for the only one; POST to {known}"
         )
 
-    def _livez(self, scope: Scope) -> tuple[Headers, bytes]:
+    async def _livez(self, scope: Scope) -> tuple[Headers, bytes]:
         return _json({"status": "alive"})
 
-    def _readyz(self, scope: Scope) -> tuple[Headers, bytes]:
+    async def _readyz(self, scope: Scope) -> tuple[Headers, bytes]:
         if self._functions.draining:
             raise Draining("the server is shutting down; calls under way finish")
         if not self._functions.ready:
             raise problems.NotReady("no function can serve yet; ask again", retry_after_s=1.0)
         return _json({"status": "ready"})
 
-    def _scrape(self, scope: Scope) -> tuple[Headers, bytes]:
+    async def _scrape(self, scope: Scope) -> tuple[Headers, bytes]:
         accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
-        text, content_type = self._metrics.render(accept)
+        text, content_type = await self._metrics.scrape(accept)
         return [(b"content-type", content_type.encode())], text
 
     async def _load_control(self) -> ASGIApp:

@@ -13,11 +13,11 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import InvalidInput
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.openapi import document, problem_responses
 from zerowake.runtime.gateway.port import Functions
-from zerowake.runtime.invocation import Depth
 from zerowake.runtime.jsontext import pointer
 from zerowake.runtime.process import private_nbytes
 from zerowake.snapshot.errors import ZerowakeError

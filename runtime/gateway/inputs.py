@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema_rs
 
 from zerowake.runtime.errors import InvalidInput
-from zerowake.runtime.gateway.port import FunctionInfo
+from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.jsontext import parse_json, pointer
 
 MAX_ERRORS = 20

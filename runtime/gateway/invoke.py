@@ -24,8 +24,9 @@ from zerowake.runtime.gateway.asgi import (
     until_disconnect,
 )
 from zerowake.runtime.gateway.inputs import Inputs
-from zerowake.runtime.gateway.port import FunctionInfo, Functions
+from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.reply import Reply
+from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics, Outcome
 from zerowake.snapshot.errors import ZerowakeError

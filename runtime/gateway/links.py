@@ -14,30 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerowake.runtime.config import InstanceSpec
-from zerowake.runtime.errors import RemoteError
+from zerowake.runtime.errors import RemoteError, Unforkable, ZygoteLost
 from zerowake.runtime.wire import READ_NBYTES, Decoder, Frame, encode
-from zerowake.snapshot.errors import ZerowakeError
 
 log = logging.getLogger("zerowake.gateway")
-
-
-class ZygoteLost(ZerowakeError):
-    """A zygote ended while something was expected of it."""
-
-    status, code = 503, "zygote_lost"
-
-
-class Unforkable(ZerowakeError):
-    """A function leaves something behind that must not be forked.
-
-    rehearsed: its module did not, the warm-up call in the zygote did.
-    """
-
-    status, code = 409, "unforkable"
-
-    def __init__(self, message: str, *, rehearsed: bool = False) -> None:
-        super().__init__(message)
-        self.rehearsed = rehearsed
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from zerowake.runtime.gateway.port import FunctionInfo
 from zerowake.runtime.gateway.problems import PROBLEM_SCHEMA
+from zerowake.runtime.info import FunctionInfo
 
 Json = dict[str, Any]
 

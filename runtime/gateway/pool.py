@@ -9,12 +9,13 @@ import logging
 from typing import Any
 
 from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import Draining, UnknownFunction
 from zerowake.runtime.gateway.base import BaseProcess
 from zerowake.runtime.gateway.links import ZygoteLink, adopt
-from zerowake.runtime.gateway.port import FunctionInfo
 from zerowake.runtime.gateway.served import Served
-from zerowake.runtime.invocation import Depth, Invocation
+from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.policy.lifecycle import start_delay_s
 from zerowake.snapshot.opened import Snapshot
@@ -109,6 +110,10 @@ class Pool:
 
     async def wake(self, name: str) -> None:
         await self._find(name).bring_to(Depth.HOT)
+
+    def digest(self, name: str) -> str:
+        """The snapshot that is served under ``name``."""
+        return self._find(name).snapshot.digest
 
     def describe(self) -> list[dict[str, Any]]:
         return [served.describe() for served in self._served.values()]

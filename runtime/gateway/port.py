@@ -4,32 +4,11 @@ Knows neither HTTP nor processes: the edge is written against ``Functions``, the
 implementation, a test's fake another. Everything runs on the gateway's event loop.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from zerowake.runtime.invocation import Depth, Invocation
-
-Kind = Literal["item", "batch", "stream", "handler"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FunctionInfo:
-    """What a caller can know of a function, from its snapshot.
-
-    input_schema, output_schema: JSON Schema (2020-12) of one item in and one item out, for a
-    stream of one chunk; ``{}`` accepts anything. raw_input, raw_output: bytes as they are
-    (application/octet-stream) instead of JSON, the schema is then not looked at.
-    examples: JSON-ready inputs that the author declared.
-    """
-
-    name: str
-    kind: Kind
-    input_schema: dict[str, Any]
-    output_schema: dict[str, Any]
-    raw_input: bool = False
-    raw_output: bool = False
-    description: str = ""
-    examples: tuple[Any, ...] = ()
+from zerowake.runtime.depth import Depth
+from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.invocation import Invocation
 
 
 class Functions(Protocol):
@@ -81,7 +60,7 @@ class Functions(Protocol):
     def describe(self) -> list[dict[str, Any]]:
         """One JSON-ready object a function, for ``GET /functions`` and ``zerowake ps``.
 
-        name, depth, state, reason, digest, queued, and instances: a list of
-        {pid, role, state}.
+        name, depth, state, reason, digest, snapshot (its path), queued, depths (those it can have),
+        and instances: a list of {pid, role, state}.
         """
         ...

@@ -8,21 +8,19 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from enum import Enum, auto
-from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from zerowake.runtime.config import InstanceSpec, ServeConfig
-from zerowake.runtime.errors import FunctionFailed, InstanceDied, RemoteError
-from zerowake.runtime.gateway.links import (
-    Forked,
-    InstanceLink,
+from zerowake.runtime.depth import Depth
+from zerowake.runtime.errors import (
+    FunctionFailed,
+    InstanceDied,
+    RemoteError,
     Unforkable,
-    ZygoteLink,
     ZygoteLost,
-    mark_seen,
 )
-from zerowake.runtime.invocation import Depth, Invocation
+from zerowake.runtime.gateway.instances import Instance, State
+from zerowake.runtime.gateway.links import Forked, ZygoteLink
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.policy.lifecycle import Health
 from zerowake.runtime.process import exit_reason, reap_orphans
@@ -49,51 +47,6 @@ PERMANENT = {
     kind.code
     for kind in (UntrustedCode, ForbiddenClass, DamagedSnapshot, UnsupportedVersion, SnapshotError)
 }
-
-
-class State(Enum):
-    STARTING = auto()
-    IDLE = auto()
-    BUSY = auto()
-    STOPPING = auto()
-
-
-class Instance:
-    """One process of the function, as the gateway sees it.
-
-    hot: it has been given a call, or was asked for by ``wake``; until then it is prewarmed.
-    retiring: it ends after its batch. poisoned: it runs a single call under which another instance
-    has died already, so that its death says nothing about the function. batch: what is not answered yet, by its place in the batch.
-    restore_ms: what its restore took, told to the first batch, which waited for it.
-    """
-
-    def __init__(
-        self,
-        forked: Forked,
-        on_frame: Callable[["Instance", Frame], Coroutine[Any, Any, None]],
-        hot: bool,
-    ) -> None:
-        self.link = InstanceLink(forked, partial(on_frame, self))
-        self.state = State.STARTING
-        self.hot = hot
-        self.retiring = False
-        self.timed_out = False
-        self.poisoned = False
-        self.batch: dict[int, Invocation] = {}
-        self.batch_size = 0
-        self.timer: asyncio.TimerHandle | None = None
-        self.restore_ms: dict[str, float] = {}
-        self.ready: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
-        self.ready.add_done_callback(mark_seen)
-
-    @property
-    def is_ready(self) -> bool:
-        return self.state in (State.IDLE, State.BUSY)
-
-    def stop_timer(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
 
 
 class Listener(Protocol):
@@ -220,7 +173,7 @@ class Processes:
         if zygote.is_up:
             log.error("%s: its zygote has ended; instances live on", self.name)
             self.health.start_failed(self._clock(), "the function's zygote ended")
-            self._check_snapshot()
+            self._spawn(self._check_snapshot())
         if self._zygote is zygote:
             self._zygote = None
         self._listener.changed()
@@ -262,7 +215,7 @@ class Processes:
     def describe(self) -> list[dict[str, Any]]:
         """pid, role and state of each."""
         rows = [
-            (i.link.pid, "instance" if i.hot else "prewarmed", i.state.name.lower())
+            (i.link.pid, "instance" if i.hot else "prewarmed", i.state.value)
             for i in self.instances
         ]
         if (zygote := self._zygote) is not None:
@@ -295,7 +248,7 @@ class Processes:
         now = self._clock()
         phases_ms = {f"restore-{phase}": ms for phase, ms in report_ms.items() if phase != "total"}
         instance.restore_ms = {"restore": 1e3 * (now - started), **phases_ms}
-        self.health.started_well(now)
+        self.health.started_well()
         self._metrics.observe_restore(self.name, report_ms)
         return instance
 
@@ -332,11 +285,13 @@ class Processes:
         if not instance.ready.done():
             instance.ready.set_exception(died)
         elif instance.is_ready and not instance.timed_out:
-            log.error("%s: an instance died: %s", self.name, how, extra=fields(self.name, instance))
+            log.error(
+                "%s: an instance died: %s", self.name, how, extra=instance.log_fields(self.name)
+            )
             self._metrics.instance_died(self.name)
             if not instance.poisoned:
                 self.health.died(self._clock(), how)
-            self._check_snapshot()
+            await self._check_snapshot()
         self._listener.on_exit(instance, died)
         reap_orphans()
 
@@ -379,10 +334,10 @@ class Processes:
             self._quarantine(str(error))
             self._listener.changed()
 
-    def _check_snapshot(self) -> None:
+    async def _check_snapshot(self) -> None:
         """After a death: a snapshot that has changed under us must not be mapped again."""
         try:
-            found = open_snapshot(self._snapshot.path).digest
+            found = (await asyncio.to_thread(open_snapshot, self._snapshot.path)).digest
         except (SnapshotError, OSError) as error:
             self._quarantine(str(error))
         else:
@@ -416,9 +371,3 @@ class Processes:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def fields(name: str, instance: Instance) -> dict[str, Any]:
-    """What a log line about an instance carries."""
-    invocations = [call.id for call in instance.batch.values()]
-    return {"fields": {"function": name, "pid": instance.link.pid, "invocations": invocations}}

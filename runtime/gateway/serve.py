@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerowake.runtime import logs
+from zerowake.runtime.cache import cache_directory, ensure_snapshot, stop_freezing
 from zerowake.runtime.config import BACKLOG, ServeConfig
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.base import BaseProcess, shared_modules
+from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target, parse_target
 from zerowake.snapshot import code
 from zerowake.snapshot.errors import ZerowakeError
@@ -67,10 +69,9 @@ def listen(config: ServeConfig) -> socket.socket:
 def _open(text: str, config: ServeConfig) -> Snapshot:
     path = Path(text)
     if is_target(text):
-        from zerowake.runtime.build import cache_directory, ensure_snapshot
-
-        path = ensure_snapshot(text, cache_directory())
+        path = ensure_snapshot(text, cache_directory(os.environ))
     snapshot = open_snapshot(path)
+    FunctionInfo.of(snapshot.manifest)  # refused now, not when it is called
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     return snapshot
 
@@ -98,8 +99,11 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
             except ZerowakeError as error:
                 log.error("%s: the old one stays: %s", text, error)
                 continue
-            if all(snapshot.digest != entry["digest"] for entry in pool.describe()):
+            if snapshot.digest != pool.digest(snapshot.manifest.name):
                 log.info("%s has changed: %s", text, snapshot.path.name)
                 pool.serve(snapshot)
 
-    await asyncio.gather(*(watch(text) for text in sources))
+    try:
+        await asyncio.gather(*(watch(text) for text in sources))
+    finally:
+        stop_freezing()

@@ -1,44 +1,41 @@
-"""One function being served: its queue, its batches, and how deep it sleeps.
+"""One function being served: its calls, from the queue through batches to their answers.
 
 Every event (a call, a frame, an exit, a timer) changes the state and then asks ``_advance``, the one
-place where the decisions of ``runtime.policy`` are carried out. Knows nothing of HTTP, and of
-processes only that they start, answer and end.
+place where the decisions of ``runtime.policy`` are carried out. Knows nothing of HTTP; of processes
+only that they start, answer and end (``Processes``), and how deep they sleep (``Depths``).
 """
 
 import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import (
     Cancelled,
     Draining,
-    FunctionBusy,
     FunctionFailed,
     InstanceDied,
+    InvocationError,
     PredictTimeout,
     to_problem,
 )
-from zerowake.runtime.gateway.links import Unforkable, ZygoteLink
-from zerowake.runtime.gateway.port import FunctionInfo
-from zerowake.runtime.gateway.processes import Instance, Processes, State, fields
-from zerowake.runtime.invocation import Depth, Invocation
+from zerowake.runtime.gateway.depths import Depths
+from zerowake.runtime.gateway.instances import Instance, State
+from zerowake.runtime.gateway.links import ZygoteLink
+from zerowake.runtime.gateway.processes import Processes
+from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import FunctionGauges, Metrics
 from zerowake.runtime.policy.batching import Batcher, BatchRule
 from zerowake.runtime.policy.lifecycle import instances_wanted
-from zerowake.runtime.policy.sleep import next_depth
-from zerowake.runtime.settings import Settings
 from zerowake.runtime.wire import Frame
-from zerowake.snapshot.errors import ZerowakeError
-from zerowake.snapshot.mapping import resident_fraction
 from zerowake.snapshot.opened import Snapshot
 
 log = logging.getLogger("zerowake.gateway")
-
-BUSY_LIMIT_S = 30.0  # how long a sleep command waits for running calls
 
 
 class Served:
@@ -52,24 +49,14 @@ class Served:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        function = snapshot.manifest.function
         self.snapshot = snapshot
-        self.name = snapshot.manifest.name
-        self.info = FunctionInfo(
-            name=self.name,
-            kind=function["kind"],
-            input_schema=function["input_schema"],
-            output_schema=function["output_schema"],
-            raw_input=function["raw_input"],
-            raw_output=function["raw_output"],
-            description=function["description"],
-            examples=tuple(function["examples"]),
-        )
-        self._settings = Settings.from_json(function["settings"])
-        self._config = config
+        self.info = FunctionInfo.of(snapshot.manifest)
+        self.name = self.info.name
+        self._settings = self.info.settings
         self._metrics = metrics
         self._clock = clock
         self._processes = Processes(snapshot, config, base, metrics, self, clock)
+        self._depths = Depths(self.info, config, self._processes, self, clock)
         batch = self._settings.batch
         self._rule = BatchRule(
             max_size=batch.max_size if batch else 1,
@@ -77,10 +64,6 @@ class Served:
             max_queued=config.max_queued,
         )
         self._queue = Batcher(self._rule)
-        self._rest = config.depth  # where the function is to be when nothing happens
-        self._idle_since_s: float | None = None
-        self._moving = asyncio.Lock()  # one change of depth at a time
-        self._mover: asyncio.Task[None] | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._change = asyncio.get_running_loop().create_future()
         self._closed = False
@@ -89,10 +72,7 @@ class Served:
 
     @property
     def depth(self) -> Depth:
-        ready = [instance for instance in self._processes.instances if instance.is_ready]
-        if ready:
-            return Depth.HOT if any(instance.hot for instance in ready) else Depth.PREWARMED
-        return Depth.ZYGOTE if self._processes.zygote_is_up else Depth.COLD
+        return self._depths.now
 
     @property
     def in_use(self) -> bool:
@@ -105,26 +85,22 @@ class Served:
     @property
     def at_rest(self) -> bool:
         """Whether nothing more is to be waited for before calls are welcome."""
-        return (
-            self.failed is not None
-            or self._rest not in self._processes.allowed
-            or self.depth.level <= self._rest.level
-        )
+        return self.failed is not None or self._depths.at_rest
 
     def submit(self, call: Invocation) -> None:
         """Queue ``call``. Raises QueueFull, or FunctionFailed with the reason."""
         call.depth = self.depth
-        if refusal := self._refusal():
+        if refusal := self.refusal():
             raise refusal
         self._queue.submit(call, self._clock())
         self._metrics.observe_wake(self.name, call.depth)
-        self._rest = self._config.depth
+        self._depths.call_came()
         self._advance()
 
     def cancel(self, call: Invocation) -> None:
         """The caller has left: drop the call if it waits, stop it if it streams."""
         call.fail(to_problem(Cancelled("the caller has left")))
-        if not self._queue.cancel(call) and self.info.kind == "stream":
+        if not self._queue.cancel(call) and self.info.kind is Kind.STREAM:
             for instance in self._processes.instances:
                 for place, running in instance.batch.items():
                     if running is call:
@@ -136,44 +112,27 @@ class Served:
 
         Raises FunctionFailed, FunctionBusy (calls keep coming) or Unforkable.
         """
-        if depth is Depth.HOT:
-            await self._wake()
-            return
-        if depth not in self._processes.allowed:
-            reason = self._processes.reason
-            raise Unforkable(f"{self.name} cannot sleep at {depth}: {reason}; it can at cold")
-        if minimum := self._settings.instances[0]:
-            raise FunctionBusy(
-                f"{self.name} keeps {minimum} instance(s) awake (instances={self._settings.instances})"
-            )
-        try:
-            async with asyncio.timeout(BUSY_LIMIT_S):
-                await self.quiet()
-        except TimeoutError:
-            raise FunctionBusy(
-                f"{self.name} has had calls for {BUSY_LIMIT_S:.0f} s without a pause; "
-                "sleep it when its callers are done"
-            ) from None
-        self._rest = depth
-        await self._move(depth)
+        await self._depths.bring_to(depth)
 
     async def quiet(self) -> None:
         """Wait until no call runs or waits."""
         while self.in_use:
-            await asyncio.shield(self._change)
+            await self.next_change()
+
+    async def next_change(self) -> None:
+        """Wait until something has happened to calls or processes."""
+        await asyncio.shield(self._change)
 
     async def close(self) -> None:
         """End all processes; what still waits or runs is answered with that."""
         self._closed = True
-        ended = to_problem(Draining("the gateway has shut down before the call was done"))
-        waiting = self._queue.plan(float("inf"), len(self._queue)).batches
+        ended = Draining("the gateway has shut down before the call was done")
         running = (instance.batch.values() for instance in self._processes.instances)
-        for call in [*itertools.chain(*waiting), *itertools.chain(*running)]:
-            call.fail(ended)
+        _fail(itertools.chain(*running), ended)
+        self._fail_waiting(ended)
         for timer in self._timers.values():
             timer.cancel()
-        if self._mover is not None:
-            self._mover.cancel()
+        self._depths.close()
         await self._processes.close()
 
     def describe(self) -> dict[str, Any]:
@@ -202,11 +161,8 @@ class Served:
             if instance.is_ready:
                 instances[Depth.HOT if instance.hot else Depth.PREWARMED] += 1
         instances[Depth.ZYGOTE] = int(self._processes.zygote_is_up)
-        segments = self.snapshot.manifest.segments
-        resident = [resident_fraction(self.snapshot.path / segment.file) for segment in segments]
-        known = [fraction for fraction in resident if fraction is not None]
-        ratio = sum(known) / len(known) if known else None
-        return FunctionGauges(self.name, instances, len(self._queue), ratio)
+        weights = [self.snapshot.path / s.file for s in self.snapshot.manifest.segments]
+        return FunctionGauges(self.name, instances, len(self._queue), tuple(weights))
 
     # ---------------------------------------------------------------- decisions carried out
 
@@ -226,7 +182,7 @@ class Served:
         self._arm("window", plan.wake_at_s, now)
         if self._processes.quarantined is None:
             self._start_wanted(now)
-            self._look_after_depth(now)
+            self._arm("depth", self._depths.look_after(now), now)
         else:
             self._drop_queue()
         self._change.set_result(None)
@@ -236,12 +192,8 @@ class Served:
         for call in batch:
             call.timings_ms["queue"] = 1e3 * (now - call.arrived_s)
             call.timings_ms |= instance.restore_ms
-        instance.restore_ms = {}
-        instance.hot = True
-        instance.state = State.BUSY
-        instance.batch = dict(enumerate(batch))
-        instance.batch_size = len(batch)
-        instance.poisoned = len(batch) == 1 and batch[0].attempts > 0
+        # Where predict may not run twice, the instance tells when it begins.
+        instance.take(batch, begun=self._settings.retry)
         calls = [{"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch]
         busy = sum(i.state is State.BUSY for i in self._processes.instances)
         header = {"kind": "batch", "calls": calls, "busy": busy}
@@ -272,32 +224,6 @@ class Served:
             self._drop_queue()
         self._arm("start", health.next_start_s, now)
 
-    def _look_after_depth(self, now: float) -> None:
-        """Rise to where the function rests, or sink when it has been idle for long enough."""
-        moving = self._moving.locked() or self._processes.starting
-        if moving or self.in_use or not self._processes.base_is_up:
-            return
-        depth, allowed = self.depth, self._processes.allowed
-        if depth.level > self._rest.level and self._rest in allowed:
-            if self._processes.health.may_start(now):
-                self._move_later(self._rest)
-            else:
-                self._arm("start", self._processes.health.next_start_s, now)
-            return
-        goal, look_again_s = next_depth(
-            depth,
-            self._idle_since_s,
-            now,
-            self._config.idle_s,
-            floor=self._config.depth,
-            allowed=allowed,
-            in_use=False,
-            minimum=self._settings.instances[0],
-        )
-        if goal is not depth:
-            self._move_later(goal)
-        self._arm("idle", look_again_s, now)
-
     def _arm(self, name: str, when_s: float | None, now: float) -> None:
         """Ask ``_advance`` again at ``when_s``; one timer for each purpose."""
         if (timer := self._timers.pop(name, None)) is not None:
@@ -306,7 +232,7 @@ class Served:
             delay_s = max(0.0, when_s - now)
             self._timers[name] = asyncio.get_running_loop().call_later(delay_s, self._advance)
 
-    def _refusal(self) -> FunctionFailed | None:
+    def refusal(self) -> FunctionFailed | None:
         """Why a call cannot be taken now."""
         processes, now = self._processes, self._clock()
         if processes.quarantined:
@@ -322,83 +248,20 @@ class Served:
 
     def _drop_queue(self) -> None:
         """Answer everybody who waits: the function does not run."""
-        if refusal := self._refusal():
-            for batch in self._queue.plan(float("inf"), len(self._queue)).batches:
-                for call in batch:
-                    call.fail(to_problem(refusal))
+        if refusal := self.refusal():
+            self._fail_waiting(refusal)
 
-    # ---------------------------------------------------------------- depth
-
-    async def _wake(self) -> None:
-        """Have a hot instance; a command, so a function that failed gets another chance."""
-        self._processes.health.reset()
-        if refusal := self._refusal():
-            raise refusal
-        if not self._processes.ready and not self._processes.starting:
-            self._processes.start(hot=True, warm=True)
-        while self.depth is not Depth.HOT:
-            if ready := self._processes.ready:  # perhaps one that was being prewarmed
-                ready[0].hot = True
-                break
-            if not self._processes.starting:
-                raise FunctionFailed(f"{self.name} cannot be woken: {self._processes.last_failure}")
-            await asyncio.shield(self._change)
-        self._idle_since_s = self._clock()
-        self._advance()
-
-    def _move_later(self, depth: Depth) -> None:
-        """``_move`` on our own account: nobody waits for it, failures are counted and logged."""
-
-        async def move() -> None:
-            try:
-                await self._move(depth)
-            except ZerowakeError as error:
-                log.warning("%s: cannot move to %s: %s", self.name, depth, error)
-                self._advance()
-
-        self._mover = asyncio.create_task(move())
-
-    async def _move(self, depth: Depth) -> None:
-        async with self._moving:
-            match depth:
-                case Depth.HOT:
-                    await self._processes.start(hot=True, warm=True)
-                case Depth.PREWARMED:
-                    await self._processes.ensure_zygote()
-                    await self._ensure_prewarmed()
-                case Depth.ZYGOTE:
-                    await self._processes.ensure_zygote()
-                    await self._retire(self._processes.instances)
-                case Depth.COLD:
-                    await self._retire(self._processes.instances)
-                    await self._processes.drop_zygote()
-        self._idle_since_s = self._idle_since_s or self._clock()
-        self._advance()
-
-    async def _ensure_prewarmed(self) -> None:
-        """A fresh fork that has done its warm-up takes over from instances that have served.
-
-        Serving leaves caches and heap behind; giving them back costs one fork.
-        """
-        instances = list(self._processes.instances)
-        if not any(i.is_ready and not i.hot for i in instances):
-            if self._processes.starting or self.in_use:
-                return  # a call has come: it has an instance of its own
-            fresh = await self._processes.start(hot=False, warm=True)
-            if fresh is None:
-                failure = self._processes.last_failure
-                raise FunctionFailed(f"{self.name} cannot be prewarmed: {failure}")
-            fresh.restore_ms = {}  # over before anybody calls
-        await self._retire([i for i in instances if i.hot])
-
-    async def _retire(self, instances: list[Instance]) -> None:
-        await asyncio.gather(*map(self._processes.retire, list(instances)))
+    def _fail_waiting(self, error: InvocationError) -> None:
+        for batch in self._queue.plan(float("inf"), len(self._queue)).batches:
+            _fail(batch, error)
 
     # ---------------------------------------------------------------- what instances say
 
     async def on_frame(self, instance: Instance, frame: Frame) -> None:
         header = frame.header
         match frame.kind:
+            case "began":
+                instance.begun = True
             case "again":
                 self._watch_time(instance)
             case "item":
@@ -420,23 +283,21 @@ class Served:
 
         They run again one by one, so that the one which did it is found and ends only itself.
         """
+        error: InvocationError = died
+        if instance.timed_out:
+            limit_s = self._settings.timeout_s
+            error = PredictTimeout(
+                f"predict took longer than timeout_s={limit_s:g} s and was ended"
+            )
+        may_repeat = self._settings.retry or not instance.begun
         again = []
         for call in [call for call in instance.batch.values() if not call.done]:
             call.attempts += 1
             last = instance.batch_size == 1 if instance.timed_out else call.attempts > 1
-            if not last and self._settings.retry and not call.started:
+            if may_repeat and not last and not call.started:
                 again.append(call)
-            elif instance.timed_out:
-                limit_s = self._settings.timeout_s
-                call.fail(
-                    to_problem(
-                        PredictTimeout(
-                            f"predict took longer than timeout_s={limit_s:g} s and was ended"
-                        )
-                    )
-                )
             else:
-                call.fail(to_problem(died))
+                call.fail(to_problem(error))
         instance.batch.clear()
         self._queue.retry(again)
         self._advance()
@@ -464,8 +325,8 @@ class Served:
             instance.state = State.STOPPING
             return
         self._queue.settle(instance.batch_size, now)
-        self._processes.health.settled_well(now)
-        self._idle_since_s = now
+        self._processes.health.settled_well()
+        self._depths.calls_ended(now)
         instance.state = State.IDLE
         if instance.retiring:
             self._processes.retire_later(instance)
@@ -486,7 +347,12 @@ class Served:
             "%s: predict has run for more than timeout_s=%g s; its instance is replaced",
             self.name,
             self._settings.timeout_s,
-            extra=fields(self.name, instance),
+            extra=instance.log_fields(self.name),
         )
         instance.timed_out = True
         instance.link.kill()
+
+
+def _fail(calls: Iterable[Invocation], error: InvocationError) -> None:
+    for call in list(calls):
+        call.fail(to_problem(error))

@@ -133,11 +133,6 @@ class Batcher:
         if size > 1:
             self._batch_settled_s = now_s
 
-    def oldest_age_s(self, now_s: float) -> float:
-        """How long the oldest waiting call has been waiting; 0 when none waits."""
-        oldest = [*self._solo, *islice(self._waiting, 1)]
-        return now_s - min((call.arrived_s for call in oldest), default=now_s)
-
     def _hold_until_s(self) -> float:
         """Until when an idle instance is kept waiting for company for the first waiting call.
 

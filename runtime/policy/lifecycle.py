@@ -55,13 +55,13 @@ class Health:
         """
         return now_s >= self._next_start_s and not (self._failed and starting)
 
-    def started_well(self, now_s: float) -> None:
+    def started_well(self) -> None:
         """An instance is ready. It has proved that starts work, not yet that calls do."""
         self._starts_work = True
         self._failed = None
         self._failed_starts = 0
 
-    def settled_well(self, now_s: float) -> None:
+    def settled_well(self) -> None:
         """An instance has answered a batch and lives: deaths and failures are forgotten.
 
         While new starts keep failing, their delay stands: one good instance that settles calls

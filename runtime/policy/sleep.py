@@ -3,7 +3,7 @@
 Knows neither what a depth is made of nor how a function gets there, and reads no clock.
 """
 
-from zerowake.runtime.invocation import Depth
+from zerowake.runtime.depth import Depth
 
 
 def next_depth(
@@ -13,10 +13,9 @@ def next_depth(
     idle_s: float,
     floor: Depth,
     allowed: frozenset[Depth],
-    in_use: bool,
     minimum: int,
 ) -> tuple[Depth, float | None]:
-    """The depth to be at now, and when to ask again (None: not before something happens).
+    """The depth for a function that no call runs or waits for, and when to ask again (None: not before something happens).
 
     A function without calls sinks one allowed step every ``idle_s`` seconds, counted from HOT at
     ``idle_since_s``, and rests at the deepest allowed depth not below ``floor``. It never rises
@@ -29,10 +28,9 @@ def next_depth(
         moved by sinking. None while it has never been ready: nothing is put to sleep before it
         has worked once (KServe #1247, #1641: scaled to zero before ever becoming ready).
     allowed: depths this function can have: a module that cannot be forked has only HOT and COLD.
-    in_use: calls run or wait.
     minimum: instances that must stay alive; any at all keep the function from sinking.
     """
-    if in_use or minimum > 0 or idle_since_s is None:
+    if minimum > 0 or idle_since_s is None:
         return depth, None
     path = [step for step in Depth if step in allowed and step.level <= floor.level]
     for steps, deeper in enumerate(path):

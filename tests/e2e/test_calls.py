@@ -99,6 +99,16 @@ def test_without_retry_predict_runs_once(zoo: Gateway, tmp_path: Path) -> None:
     assert log.read_text() == "die\n"
 
 
+def test_without_retry_what_predict_has_not_seen_runs_elsewhere(zoo: Gateway) -> None:
+    zoo.sleep("once", "prewarmed")
+    pid = zoo.pids("once")["prewarmed"]
+    os.kill(pid, signal.SIGSTOP)
+    reply = zoo.start_call("once", {"do": "ok"})
+    zoo.until(lambda: zoo.is_running("once"))
+    os.kill(pid, signal.SIGKILL)
+    assert reply.result().json() == "ok"
+
+
 def test_streams_arrive_item_by_item_and_their_output_is_logged(zoo: Gateway) -> None:
     reply = zoo.call("count", {"start": 2, "stop": 5})
     assert reply.headers["content-type"].startswith("application/x-ndjson")

@@ -3,11 +3,14 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import APPS, Gateway, zerowake
+from support import APPS, PATIENCE_S, Gateway, zerowake
 
 EMPTY = "from zerowake import function\n\n"
 
@@ -149,6 +152,26 @@ def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     app.write_text("def broken(:\n")
     second.until(lambda: any("the old one stays" in line for line in second.log))
     assert second.call("app", 1).json() == 3
+
+
+def test_sigterm_during_a_freeze_ends_it_too(tmp_path: Path) -> None:
+    app, began = tmp_path / "app.py", tmp_path / "began"
+    app.write_text(
+        EMPTY + "import os, pathlib, time\n@function(examples=[1])\nclass App:\n"
+        f"    def load(self):\n        pathlib.Path({str(began)!r}).write_text(str(os.getpid()))\n"
+        "        time.sleep(3600)\n    def predict(self, x: int): return x\n"
+    )
+    command = [sys.executable, "-m", "zerowake", "serve", f"{app}:App", "--port", "0"]
+    environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    with subprocess.Popen(command, env=environ) as gateway:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (began.exists() and began.read_text()):
+            assert time.monotonic() < deadline and gateway.poll() is None
+            time.sleep(0.02)
+        gateway.terminate()
+        assert gateway.wait(PATIENCE_S) == 0
+    assert not Path(f"/proc/{began.read_text()}").exists()
+    assert list((tmp_path / "zerowake" / "snapshots").glob("*")) == []
 
 
 def test_limits_of_queue_and_body(

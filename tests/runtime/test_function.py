@@ -91,7 +91,7 @@ def test_a_class_stays_the_class_it_was() -> None:
 
 
 def test_describe_is_json_for_the_manifest() -> None:
-    described = function_of(Embed).describe("app:Embed")
+    described = function_of(Embed).describe("app:Embed", "embed", []).to_json()
     assert json.loads(json.dumps(described)) == described
     assert described["target"] == "app:Embed"
     assert described["kind"] == "batch"

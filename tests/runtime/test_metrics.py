@@ -1,14 +1,17 @@
 """``zerowake.runtime.metrics``: what was observed comes out as Prometheus text."""
 
+import asyncio
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from zerowake.runtime.invocation import Depth
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.metrics import FunctionGauges, Histogram, Metrics, Outcome
 
 
 def series(metrics: Metrics) -> dict[tuple[str, ...], float]:
-    text = metrics.render()[0].decode()
+    text = asyncio.run(metrics.scrape())[0].decode()
     return {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -24,7 +27,9 @@ def test_a_histogram_counts_up_to_and_including_its_bounds() -> None:
     assert histogram.total == 6.0
 
 
-def test_what_was_observed_comes_out() -> None:
+def test_what_was_observed_comes_out(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(1 << 16))
     metrics = Metrics()
     metrics.observe_call("f", Outcome.OK, total_s=0.2, queue_s=0.004, predict_s=0.1)
     metrics.observe_call("f", Outcome.REJECTED, total_s=0.001)
@@ -33,7 +38,7 @@ def test_what_was_observed_comes_out() -> None:
     metrics.observe_wake("f", Depth.HOT)
     metrics.observe_restore("f", {"fork": 4.0, "bind": 20.0})
     metrics.instance_died("f")
-    metrics.watch(lambda: [FunctionGauges("f", {Depth.HOT: 2, Depth.PREWARMED: 0}, 7, 0.5)])
+    metrics.watch(lambda: [FunctionGauges("f", {Depth.HOT: 2, Depth.PREWARMED: 0}, 7, (weights,))])
 
     found = series(metrics)
     assert found["zerowake_invocations_total", "f", "ok"] == 1
@@ -51,7 +56,7 @@ def test_what_was_observed_comes_out() -> None:
     assert found["zerowake_instances", "f", "hot"] == 2
     assert found["zerowake_instances", "f", "prewarmed"] == 0
     assert found["zerowake_queued", "f"] == 7
-    assert found["zerowake_weights_resident_ratio", "f"] == 0.5
+    assert found["zerowake_weights_resident_ratio", "f"] == 1.0
 
 
 def test_residency_is_left_out_where_nobody_looked() -> None:

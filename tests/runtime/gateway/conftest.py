@@ -9,11 +9,13 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from support import function_info
 
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import UnknownFunction, to_problem
 from zerowake.runtime.gateway.app import create_app
-from zerowake.runtime.gateway.port import FunctionInfo
-from zerowake.runtime.invocation import Depth, Invocation
+from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics
 
 Answer = Callable[[Invocation], Awaitable[None]]
@@ -40,8 +42,7 @@ class FakeFunctions:
         self._tasks: set[asyncio.Future[None]] = set()
 
     def serve(self, name: str, answer: Answer = echo, **known: Any) -> None:
-        known = {"kind": "item", "input_schema": {}, "output_schema": {}, **known}
-        self.infos[name] = FunctionInfo(name, **known)
+        self.infos[name] = function_info(name, **known)
         self._answers[name] = answer
 
     def names(self) -> list[str]:
@@ -89,7 +90,7 @@ class Edge:
     def __init__(self) -> None:
         self.functions = FakeFunctions()
         self.metrics = Metrics()
-        self.options: dict[str, Any] = {"version": "1.2.3"}
+        self.options: dict[str, Any] = {"version": "1.2.3", "max_body_nbytes": 16 << 20}
 
     @property
     def app(self) -> Any:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import FunctionFailed
-from zerowake.runtime.invocation import Depth
 
 
 def test_the_root_is_the_only_function(edge: Any) -> None:

@@ -1,14 +1,15 @@
 """``zerowake.runtime.gateway.inputs``: a body against a schema."""
 
 import pytest
+from support import function_info
 
 from zerowake.runtime.errors import InvalidInput
 from zerowake.runtime.gateway.inputs import MAX_ERRORS, MAX_MESSAGE_CHARS, Inputs
-from zerowake.runtime.gateway.port import FunctionInfo
+from zerowake.runtime.info import FunctionInfo
 
 
 def info(schema: dict[str, object]) -> FunctionInfo:
-    return FunctionInfo("f", "item", schema, {})
+    return function_info("f", input_schema=schema)
 
 
 def errors_of(schema: dict[str, object], body: bytes) -> list[dict[str, str]]:

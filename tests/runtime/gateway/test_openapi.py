@@ -5,9 +5,10 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from support import function_info
 
 from zerowake.runtime.gateway.openapi import document
-from zerowake.runtime.gateway.port import FunctionInfo
+from zerowake.runtime.info import FunctionInfo
 
 TREE = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -35,9 +36,15 @@ TREE = {
 def functions() -> list[FunctionInfo]:
     other = {"$defs": {"Leaf": {"type": "string"}}, "$ref": "#/$defs/Leaf"}
     return [
-        FunctionInfo("tree", "item", TREE, other, description="Grows.", examples=({"leaf": {}},)),
-        FunctionInfo("raw", "item", {}, {}, raw_input=True, raw_output=True),
-        FunctionInfo("words", "stream", {}, {"type": "string"}),
+        function_info(
+            "tree",
+            input_schema=TREE,
+            output_schema=other,
+            description="Grows.",
+            examples=({"leaf": {}},),
+        ),
+        function_info("raw", raw_input=True, raw_output=True),
+        function_info("words", "stream", output_schema={"type": "string"}),
     ]
 
 

@@ -398,14 +398,3 @@ def test_a_place_that_falls_free_can_be_taken() -> None:
     batcher.submit(call(), NOW_S)
     assert sizes(batcher.plan(NOW_S, 1)) == [1]
     batcher.submit(call(), NOW_S)
-
-
-def test_oldest_age() -> None:
-    batcher = Batcher(BatchRule(max_size=2))
-    assert batcher.oldest_age_s(NOW_S) == 0.0
-    died, first, second = (call(arrived_s=NOW_S + number) for number in (0, 1, 2))
-    batcher.submit(first, NOW_S + 1)
-    batcher.submit(second, NOW_S + 2)
-    assert batcher.oldest_age_s(NOW_S + 5) == 4.0
-    batcher.retry([died])
-    assert batcher.oldest_age_s(NOW_S + 5) == 5.0

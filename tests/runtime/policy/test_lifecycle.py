@@ -45,7 +45,7 @@ def test_deaths_back_off_and_then_fail() -> None:
     now_s = NOW_S
     delays_s = []
     for _ in range(FAILED_DEATHS - 1):
-        health.started_well(now_s)
+        health.started_well()
         health.died(now_s, "killed by signal 9")
         delays_s.append(health.next_start_s - now_s)
         assert health.failed is None
@@ -76,7 +76,7 @@ def test_a_good_start_between_ends_the_row_of_failed_ones() -> None:
     health = Health()
     for _ in range(FAILED_STARTS - 1):
         health.start_failed(NOW_S, "slow disk")
-    health.started_well(NOW_S)
+    health.started_well()
     for _ in range(FAILED_STARTS - 1):
         health.start_failed(NOW_S, "slow disk")
     assert health.failed is None
@@ -87,7 +87,7 @@ def test_one_trial_at_a_time() -> None:
     now_s = health.next_start_s
     assert health.may_start(now_s, starting=0)
     assert not health.may_start(now_s, starting=1)
-    health.started_well(now_s)
+    health.started_well()
     assert health.may_start(now_s, starting=1)
 
 
@@ -116,7 +116,7 @@ def test_a_trial_that_starts_well_and_dies_closes_the_door_again(
 ) -> None:
     health = make()
     now_s = health.next_start_s
-    health.started_well(now_s)
+    health.started_well()
     assert health.failed is None
     health.died(now_s, "killed")
     assert health.failed is not None
@@ -126,8 +126,8 @@ def test_a_trial_that_starts_well_and_dies_closes_the_door_again(
 def test_a_trial_that_settles_a_call_opens_the_door_for_good() -> None:
     health = failed_health()
     now_s = health.next_start_s
-    health.started_well(now_s)
-    health.settled_well(now_s)
+    health.started_well()
+    health.settled_well()
     health.died(now_s, "killed")
     assert health.failed is None
     assert health.next_start_s == now_s  # the first failure again: made good at once
@@ -145,9 +145,9 @@ def test_stragglers_do_not_lengthen_the_cool_down() -> None:
 def test_a_settled_call_between_deaths_forgets_them() -> None:
     health = Health()
     for _ in range(3 * FAILED_DEATHS):
-        health.started_well(NOW_S)
+        health.started_well()
         health.died(NOW_S, "poison item")
-        health.settled_well(NOW_S)
+        health.settled_well()
     assert health.failed is None
     assert health.may_start(NOW_S)
 
@@ -158,13 +158,13 @@ def test_failing_starts_beside_a_good_instance_neither_fail_nor_spin() -> None:
     delays_s = []
     for _ in range(10):
         health.start_failed(now_s, "out of memory")
-        health.settled_well(now_s)  # by the instance that lives
+        health.settled_well()  # by the instance that lives
         assert health.failed is None
         delays_s.append(health.next_start_s - now_s)
         now_s = health.next_start_s
     assert delays_s == pytest.approx([0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5])
-    health.started_well(now_s)
-    health.settled_well(now_s)
+    health.started_well()
+    health.settled_well()
     assert health.may_start(NOW_S)
 
 

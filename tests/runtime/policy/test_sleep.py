@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from zerowake.runtime.invocation import Depth
+from zerowake.runtime.depth import Depth
 from zerowake.runtime.policy.sleep import next_depth
 
 HOT, PREWARMED, ZYGOTE, COLD = Depth
@@ -22,7 +22,6 @@ class Case:
     again_after_s: float | None
     floor: Depth = COLD
     allowed: frozenset[Depth] = ALL
-    in_use: bool = False
     minimum: int = 0
     ready_once: bool = True
 
@@ -39,7 +38,6 @@ CASES = [
     Case("the floor", PREWARMED, 99, PREWARMED, None, floor=PREWARMED),
     Case("down to the floor", HOT, 99, ZYGOTE, None, floor=ZYGOTE),
     Case("never asleep", HOT, 99, HOT, None, floor=HOT),
-    Case("calls run or wait", HOT, 99, HOT, None, in_use=True),
     Case("a minimum of instances", HOT, 99, HOT, None, minimum=1),
     Case("never ready: still starting", COLD, 99, COLD, None, ready_once=False),
     Case("never ready: not sunk", HOT, 99, HOT, None, ready_once=False),
@@ -66,7 +64,6 @@ def test_next_depth(case: Case) -> None:
         IDLE_S,
         case.floor,
         case.allowed,
-        case.in_use,
         case.minimum,
     )
     assert depth is case.want
@@ -79,11 +76,11 @@ def test_asking_when_told_walks_down_one_step_at_a_time(idle_s: float) -> None:
     depth, at_s = HOT, IDLE_SINCE_S
     seen = [depth]
     for _ in range(3):
-        depth, again_at_s = next_depth(depth, IDLE_SINCE_S, at_s, idle_s, COLD, ALL, False, 0)
+        depth, again_at_s = next_depth(depth, IDLE_SINCE_S, at_s, idle_s, COLD, ALL, 0)
         assert depth is seen[-1]
         assert again_at_s is not None
         at_s = again_at_s
-        depth, _ = next_depth(depth, IDLE_SINCE_S, at_s, idle_s, COLD, ALL, False, 0)
+        depth, _ = next_depth(depth, IDLE_SINCE_S, at_s, idle_s, COLD, ALL, 0)
         seen.append(depth)
     assert seen == [HOT, PREWARMED, ZYGOTE, COLD]
-    assert next_depth(depth, IDLE_SINCE_S, at_s, idle_s, COLD, ALL, False, 0) == (COLD, None)
+    assert next_depth(depth, IDLE_SINCE_S, at_s, idle_s, COLD, ALL, 0) == (COLD, None)

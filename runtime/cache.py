@@ -1,0 +1,83 @@
+"""The snapshots of targets that are served from their source: the last one, or a new one.
+
+A target is frozen by a process of its own, so that the gateway stays free of torch.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from zerowake.runtime import process
+from zerowake.runtime.errors import TargetError
+from zerowake.runtime.target import Target, parse_target
+from zerowake.snapshot import code
+from zerowake.snapshot.errors import ZerowakeError
+from zerowake.snapshot.store import open_snapshot
+
+_freezing: set[subprocess.Popen[bytes]] = set()
+
+
+def fingerprint(target: Target) -> str:
+    """Changes when a snapshot of ``target`` made earlier must not be used any more."""
+    files = code.collect(target.entry, target.root)
+    versions = [platform.python_version(), platform.machine()]
+    for package in ("zerowake", "torch", "transformers", "tokenizers"):
+        try:
+            versions.append(importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            versions.append("")
+    return hashlib.sha256(
+        json.dumps([target.qualified, files.digest, versions]).encode()
+    ).hexdigest()
+
+
+def ensure_snapshot(text: str, cache: Path) -> Path:
+    """The snapshot of a target as its source is now: the last one if nothing changed, else a new one.
+
+    The new one is made by a process of its own, so that the caller stays free of torch. Raises
+    TargetError when that fails; what it said has gone to standard error.
+    """
+    target = parse_target(text)
+    index = cache / "targets" / fingerprint(target)
+    try:
+        path = Path(index.read_text())
+        open_snapshot(path)
+        return path
+    except (OSError, ZerowakeError):
+        pass
+    out = cache / "snapshots"
+    command = [sys.executable, "-P", "-m", "zerowake", "freeze", text, "--out", str(out)]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
+        process.STARTED.add(child.pid)
+        _freezing.add(child)
+        try:
+            said, _ = child.communicate()
+        except BaseException:  # a signal for us: it has none of its own
+            child.terminate()
+            raise
+        finally:
+            _freezing.discard(child)
+    process.STARTED.discard(child.pid)
+    if child.returncode:
+        raise TargetError(f"{text} could not be frozen; the reason stands above")
+    path = Path(os.fsdecode(said.splitlines()[-1]))
+    index.parent.mkdir(parents=True, exist_ok=True)
+    index.write_text(str(path))
+    return path
+
+
+def cache_directory(environ: Mapping[str, str]) -> Path:
+    """Where snapshots of served targets are kept: ``$XDG_CACHE_HOME/zerowake``."""
+    return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zerowake"
+
+
+def stop_freezing() -> None:
+    """End freezes that still run; whoever waits for one gets a TargetError."""
+    for child in list(_freezing):
+        child.terminate()

@@ -1,0 +1,74 @@
+"""One instance, as the gateway sees it: its link, what it is doing, and for whom."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from enum import StrEnum
+from functools import partial
+from typing import Any
+
+from zerowake.runtime.gateway.links import Forked, InstanceLink, mark_seen
+from zerowake.runtime.invocation import Invocation
+from zerowake.runtime.wire import Frame
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    IDLE = "idle"
+    BUSY = "busy"
+    STOPPING = "stopping"
+
+
+class Instance:
+    """One process of the function.
+
+    hot: it has been given a call, or was asked for by ``wake``; until then it is prewarmed.
+    retiring: it ends after its batch. timed_out: it was killed because ``predict`` took too long.
+    batch: what is not answered yet, by its place in the batch. begun: ``predict`` runs on it, as
+    far as we know. poisoned: it runs a single call under which another instance has died already,
+    so that its death says nothing about the function. restore_ms: what its restore took, told to
+    the first batch, which waited for it.
+    """
+
+    def __init__(
+        self,
+        forked: Forked,
+        on_frame: Callable[["Instance", Frame], Coroutine[Any, Any, None]],
+        hot: bool,
+    ) -> None:
+        self.link = InstanceLink(forked, partial(on_frame, self))
+        self.state = State.STARTING
+        self.hot = hot
+        self.retiring = False
+        self.timed_out = False
+        self.batch: dict[int, Invocation] = {}
+        self.batch_size = 0
+        self.begun = False
+        self.poisoned = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.restore_ms: dict[str, float] = {}
+        self.ready: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
+        self.ready.add_done_callback(mark_seen)
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state in (State.IDLE, State.BUSY)
+
+    def take(self, batch: tuple[Invocation, ...], *, begun: bool) -> None:
+        """It is busy with ``batch`` from now on."""
+        self.hot = True
+        self.state = State.BUSY
+        self.batch = dict(enumerate(batch))
+        self.batch_size = len(batch)
+        self.begun = begun
+        self.poisoned = len(batch) == 1 and batch[0].attempts > 0
+        self.restore_ms = {}
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def log_fields(self, name: str) -> dict[str, Any]:
+        """What a log line about it carries. name: the function's."""
+        invocations = [call.id for call in self.batch.values()]
+        return {"fields": {"function": name, "pid": self.link.pid, "invocations": invocations}}
