@@ -17,9 +17,7 @@ from zerowake.runtime.prove import prove
 from zerowake.runtime.target import heavy_imports, load_function, parse_target
 from zerowake.snapshot import code
 from zerowake.snapshot.errors import FreezeError, ZerowakeError
-from zerowake.snapshot.store import open_snapshot, verify
-
-Progress = Callable[[str, int, int], None]
+from zerowake.snapshot.store import Progress, open_snapshot, verify
 
 
 def freeze_target(

@@ -1,6 +1,6 @@
 """Settings of a gateway and of the processes that it has started. Values only, checked once."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,4 +58,4 @@ class ServeConfig:
     max_body_nbytes: int = 16 << 20
     start_timeout_s: float = 300.0
     log_format: LogFormat = "text"
-    environment: tuple[str, ...] = field(default=())
+    environment: tuple[str, ...] = ()

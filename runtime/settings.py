@@ -14,9 +14,7 @@ from zerowake.runtime.errors import DeclarationError
 from zerowake.runtime.nodes import nearest
 
 MAX_WINDOW_MS = 10_000  # who waits longer than that for company has mixed up the units
-_DEFAULT_WINDOW_MS = float(
-    "5"
-)  # an object of its own: tells the default from a window that was set
+DEFAULT_WINDOW_MS = 5.0
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 
 
@@ -24,26 +22,27 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 class Batch:
     """``predict`` takes a list of up to ``max_size`` items and returns one result for each.
 
-    window_ms: how long the first waiting item waits for company, 0 to 10,000.
+    window_ms: how long the first waiting item waits for company, 0 to 10,000. Once made it is a
+    number: 5 by default, 0 where there is nothing to wait for.
     """
 
     max_size: int
-    window_ms: float = _DEFAULT_WINDOW_MS
+    window_ms: float | None = None
 
     def __post_init__(self) -> None:
         _check_whole("Batch: max_size", self.max_size, least=1)
-        window_ms = _number("Batch: window_ms", self.window_ms)
+        window_ms = 0.0 if self.max_size == 1 else DEFAULT_WINDOW_MS
+        if self.window_ms is not None:
+            window_ms = _number("Batch: window_ms", self.window_ms)
         if not 0 <= window_ms <= MAX_WINDOW_MS:
             raise DeclarationError(
                 f"Batch: window_ms is {window_ms:g}; wanted 0 to {MAX_WINDOW_MS:,} milliseconds"
             )
-        if self.max_size == 1:
-            if window_ms and self.window_ms is not _DEFAULT_WINDOW_MS:
-                raise DeclarationError(
-                    f"Batch: a batch of max_size=1 has nothing to wait for, but window_ms is "
-                    f"{window_ms:g}; raise max_size or leave window_ms out"
-                )
-            window_ms = 0.0
+        if self.max_size == 1 and window_ms:
+            raise DeclarationError(
+                f"Batch: a batch of max_size=1 has nothing to wait for, but window_ms is "
+                f"{window_ms:g}; raise max_size or leave window_ms out"
+            )
         object.__setattr__(self, "window_ms", window_ms)
 
 

@@ -60,7 +60,7 @@ class Served:
         batch = self._settings.batch
         self._rule = BatchRule(
             max_size=batch.max_size if batch else 1,
-            window_s=batch.window_ms / 1e3 if batch else 0.0,
+            window_s=(batch.window_ms or 0.0) / 1e3 if batch else 0.0,
             max_queued=config.max_queued,
         )
         self._queue = Batcher(self._rule)

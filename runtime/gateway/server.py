@@ -1,7 +1,7 @@
 """The gateway's process: a listening socket, uvicorn, the pool, and an orderly end.
 
-The order at start is the point: listen (callers wait in the socket's backlog), start the base
-zygote, and only then import the HTTP stack beside it.
+It listens already when this file is imported, and the base zygote is on its way (``serve``): callers
+wait in the socket's backlog, and the HTTP stack is imported beside the base.
 """
 
 import asyncio
