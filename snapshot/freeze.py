@@ -168,7 +168,6 @@ def _write(
             for p in places
         ),
         environment=_environment(),
-        modules=_modules(parts.skeleton, recipe.code),
         created_by=f"zerowake {_version()}",
     )
     data = manifest.encode(made)
@@ -256,13 +255,6 @@ def _version() -> str:
         return importlib.metadata.version("zerowake")
     except importlib.metadata.PackageNotFoundError:  # a bare checkout
         return "0"
-
-
-def _modules(made: skeleton.Skeleton, code: CodeFiles) -> tuple[str, ...]:
-    """The library modules that the skeleton needs imported."""
-    own = names.own_modules(code.files)
-    modules = {name.partition(":")[0] for _, name in made.names}
-    return tuple(sorted(modules - own - {"builtins"}))
 
 
 @contextmanager

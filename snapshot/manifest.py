@@ -26,7 +26,6 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_MODULE = re.compile(r"[A-Za-z]\w*(\.[A-Za-z_]\w*){0,15}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,6 @@ class Manifest:
     segments: tuple[Segment, ...]
     tensors: tuple[Tensor, ...]
     environment: Mapping[str, Any]
-    modules: tuple[str, ...]
     created_by: str
 
 
@@ -129,7 +127,6 @@ def encode(manifest: Manifest) -> bytes:
             for tensor in manifest.tensors
         ],
         "environment": manifest.environment,
-        "modules": manifest.modules,
         "created_by": manifest.created_by,
     }
     return canonical(plain)
@@ -158,10 +155,6 @@ def parse(data: bytes) -> Manifest:
     name = top["name"]
     if not isinstance(name, str) or not is_name(name):
         raise DamagedSnapshot(f"name is {name!r:.80}; wanted letters, digits, '-', '_', '.'")
-    modules = _list(top["modules"], "modules")
-    for module in modules:
-        if not isinstance(module, str) or not _MODULE.fullmatch(module):
-            raise DamagedSnapshot(f"modules names {module!r:.80}, which is no module name")
     return Manifest(
         name=name,
         function=_dict(top["function"], "function"),
@@ -173,7 +166,6 @@ def parse(data: bytes) -> Manifest:
         segments=tuple(map(_segment, _list(top["segments"], "segments"))),
         tensors=tuple(map(_tensor, _list(top["tensors"], "tensors"))),
         environment=_dict(top["environment"], "environment"),
-        modules=tuple(modules),
         created_by=_string(top["created_by"], "created_by"),
     )
 
@@ -232,7 +224,6 @@ _TOP = frozenset(
         "segments",
         "tensors",
         "environment",
-        "modules",
         "created_by",
     ]
 )

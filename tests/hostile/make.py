@@ -137,7 +137,6 @@ def good() -> Files:
         "segments": [segment(files["weights-00001.safetensors"])],
         "tensors": tensors,
         "environment": {"python": "3.11.7", "torch": "2.13.0", "machine": "x86_64", "threads": 1},
-        "modules": ["torch.nn.functional", "torch.nn.modules.linear"],
         "created_by": "zerowake 0.1.0",
     }
     sign_code(manifest)
