@@ -57,10 +57,11 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     code_dir = Path(spec.code_dir) if spec.code_dir else None
     files = code.load_code(snapshot, trusted=frozenset(spec.trusted), code_dir=code_dir)
     device = "cpu"
-    if snapshot.manifest.tensors:
+    if snapshot.skeleton.needs_torch:
         from zerowake.snapshot import staging  # imports torch
+        from zerowake.snapshot.device import resolve_device
 
-        device = staging.resolve_device(spec.device)
+        device = resolve_device(spec.device)
         if device != "cpu" and not in_zygote:
             staging.begin(device)  # the context takes longer than the imports: side by side
     code.install(files)
@@ -71,7 +72,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     warm_up = max(cases, key=lambda case: sum(map(len, case)))
     if in_zygote and device != "cpu":
         return Kit(function, warm_up, None, {"import": import_ms})
-    restored = restore(snapshot, files, device=device, wake=False)
+    restored = restore(snapshot, files, device=device)
     return Kit(function, warm_up, restored, {"import": import_ms, **restored.report})
 
 

@@ -49,7 +49,7 @@ def answer(path: Path, code_dir: Path | None) -> list[proof.Answers]:
     files = code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
     code.install(files)
     function = load_function(FunctionInfo.of(snapshot.manifest).target)
-    restored = restore(snapshot, files, wake=False)
+    restored = restore(snapshot, files)
     process.set_threads(function.settings.threads)  # after restore, which imports torch if need be
     wake_up(restored.object, snapshot.manifest.name)
     executor = Executor(function, restored.object)

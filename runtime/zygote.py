@@ -168,7 +168,7 @@ def main(arguments: list[str]) -> None:
 def _assert_device_untouched() -> None:
     """Raises DeviceError when this process must not fork because it has used an accelerator."""
     if "torch" in sys.modules:
-        from zerowake.snapshot.staging import assert_cuda_untouched
+        from zerowake.snapshot.device import assert_cuda_untouched
 
         assert_cuda_untouched()
 

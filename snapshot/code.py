@@ -39,10 +39,6 @@ class CodeFiles:
     def digest(self) -> str:
         return digest_of(self.sha256)
 
-    @property
-    def entry_module(self) -> str:
-        return _module_name(self.entry)
-
 
 def digest_of(sha256: Mapping[str, str]) -> str:
     """SHA-256 over the lines "<hex>  <path>", sorted by path: what sha256sum prints."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from zerowake.snapshot.errors import DamagedSnapshot
 
-_MADV_POPULATE_READ = 22  # Linux 5.14
+MADV_POPULATE_READ = 22  # Linux 5.14
 _MAP_FIXED = 0x10
 _SAMPLES = 256
 
@@ -75,7 +75,7 @@ def open_file(path: Path) -> int:
 def populate(mapped: mmap.mmap) -> None:
     """Fill the page tables for reading, so that the first run takes no faults."""
     try:
-        mapped.madvise(_MADV_POPULATE_READ)
+        mapped.madvise(MADV_POPULATE_READ)
     except OSError:  # an older kernel: touch every page
         for offset in range(0, len(mapped), mmap.PAGESIZE):
             mapped[offset]

@@ -1,6 +1,7 @@
-"""Restoring: a snapshot's weights mapped, its objects rebuilt around them, ``wake`` called.
+"""Restoring: a snapshot's weights mapped, and its objects rebuilt around them.
 
-Does not know how ``load`` once made the object, and never runs it. Starts no threads.
+Does not know how ``load`` once made the object, and never runs it. Starts no threads, unless for
+an accelerator: ``staging`` copies with several.
 """
 
 import contextlib
@@ -23,13 +24,12 @@ from zerowake.snapshot.store import read_file
 if TYPE_CHECKING:
     from zerowake.snapshot.weights import Weights
 
-# kinds of nodes; a skeleton without them comes back in a process that never imports torch
-_NEEDS_TORCH = frozenset({"tensor", "array", "scalar", "module", "dtype", "device", "size"})
-
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """``report``: milliseconds by phase. The object's tensors lie in ``mappings``."""
+    """``report``: milliseconds by phase: map, import, build, and with tensors bind (of which on a
+    device context, ring, copy). ``mappings``: the weights files, one each; on the CPU the
+    object's tensors lie in them."""
 
     object: Any
     report: dict[str, float]
@@ -41,14 +41,15 @@ class Restored:
             populate(mapped)
 
 
-def restore(
-    snapshot: Snapshot, code: CodeFiles, *, device: str = "cpu", wake: bool = True
-) -> Restored:
-    """The object that was frozen, around weights mapped private and writable: zero copy.
+def restore(snapshot: Snapshot, code: CodeFiles, *, device: str = "cpu") -> Restored:
+    """The object that was frozen, as ``load`` left it; ``wake_up`` is the caller's next step.
 
-    ``code`` comes from ``load_code``. On another device the weights are copied there once, and
-    tensors are views of that copy. Raises DamagedSnapshot, ForbiddenClass, SnapshotError when a
-    library is missing, and WakeFailed around whatever the object's ``wake`` raised.
+    ``code`` comes from ``load_code``. On the CPU tensors are views of the weights files, mapped
+    private and writable; only odd-sized ones are copied. On another device ("cuda", "cuda:N") all
+    weights are copied there once, and tensors are views of that copy.
+
+    Raises DamagedSnapshot, ForbiddenClass, SnapshotError when a library is missing or does not fit
+    the skeleton, and DeviceError; what the import of the author's code raises goes through.
     """
     report: dict[str, float] = {}
     with _phase(report, "map"):
@@ -59,7 +60,7 @@ def restore(
         own = names.own_modules(code.files)
         classes = import_names(snapshot.skeleton, own)
     more: dict[str, Make] = {}
-    if not _NEEDS_TORCH.isdisjoint(node["t"] for node in snapshot.skeleton.nodes):
+    if snapshot.skeleton.needs_torch:
         with _phase(report, "bind"):
             weights = _weights(snapshot, mappings, device)
             more = weights.makers()
@@ -68,9 +69,6 @@ def restore(
         target = Builder(
             snapshot.skeleton, classes, lambda path: read_file(snapshot, path), more
         ).build()
-    if wake:
-        with _phase(report, "wake"):
-            wake_up(target, snapshot.manifest.name)
     return Restored(target, report, mappings)
 
 

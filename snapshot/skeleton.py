@@ -57,14 +57,22 @@ KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 
 
+_OF_TORCH = frozenset({"tensor", "array", "scalar", "module", "dtype", "device", "size"})
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Skeleton:
-    """A checked skeleton. ``names``: (kind, "module:qualname"); ``root``: a value."""
+    """``names``: (kind, "module:qualname"); ``root``: a value."""
 
     root: Any
     nodes: list[dict[str, Any]]
     early: list[int]
     names: list[tuple[str, str]]
+
+    @property
+    def needs_torch(self) -> bool:
+        """Whether a node is of a kind that only torch or numpy can make."""
+        return not _OF_TORCH.isdisjoint(node["t"] for node in self.nodes)
 
 
 def encode(skeleton: Skeleton) -> bytes:

@@ -15,7 +15,6 @@ views of device memory. How it runs::
   faults the pages in. ``begin`` starts that thread earlier, for a caller with imports to do.
 """
 
-import contextlib
 import ctypes
 import os
 import threading
@@ -24,19 +23,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from zerowake.snapshot.errors import DeviceError
+from zerowake.snapshot.mapping import MADV_POPULATE_READ
 from zerowake.snapshot.plan import Copy, CopyPlan, plan_copies
 
 RING_SLOT_NBYTES = 8 << 20
 RING_SLOTS = 8
 POPULATE_NBYTES = 2 << 20  # one block holds mmap's lock, which making a context takes often
-MADV_POPULATE_READ = 22
 
 
 class Event(Protocol):
@@ -176,10 +174,6 @@ class CopyReport:
     ready_ms: float
     copy_ms: float
 
-    @property
-    def bytes_per_s(self) -> float:
-        return self.nbytes / self.copy_ms * 1e3 if self.copy_ms else 0.0
-
 
 @dataclass(frozen=True, slots=True)
 class Arena:
@@ -307,58 +301,3 @@ def _blocks(segments: Sequence[memoryview]) -> Iterator[tuple[int, int]]:
             address = int(np.frombuffer(segment, np.uint8).ctypes.data)
             for offset in range(0, segment.nbytes, POPULATE_NBYTES):
                 yield address + offset, min(POPULATE_NBYTES, segment.nbytes - offset)
-
-
-def resolve_device(requested: str) -> str:
-    """ "auto", "cpu" or "cuda" to the device to use: "cpu" or "cuda".
-
-    Asks NVML, not CUDA, as PYTORCH_NVML_BASED_CUDA_CHECK=1 would: a process that called this may
-    still fork children that use CUDA. "auto" is "cpu" where no GPU is visible; "cuda" is then a
-    DeviceError, as is any other name.
-    """
-    if requested == "cpu":
-        return "cpu"
-    if requested not in ("auto", "cuda"):
-        raise DeviceError(f"device {requested!r} is not known; use auto, cpu or cuda")
-    if torch.version.cuda is None:
-        cause = f"torch {torch.__version__} is built without CUDA"
-        remedy = "install a CUDA build of torch"
-    elif _visible_gpus() == 0:
-        cause = "no GPU is visible to this process"
-        remedy = "check nvidia-smi, the driver and CUDA_VISIBLE_DEVICES"
-    else:
-        return "cuda"
-    if requested == "auto":
-        return "cpu"
-    raise DeviceError(f"device cuda was asked for, but {cause}; {remedy}, or use --device cpu")
-
-
-def _visible_gpus() -> int:
-    if _holds_context():
-        return torch.cuda.device_count()
-    count = torch.cuda.device_count()  # through NVML while CUDA is not initialised
-    with contextlib.suppress(OSError):  # torch leaves NVML open, and with it /dev/nvidiactl
-        ctypes.CDLL("libnvidia-ml.so.1").nvmlShutdown()
-    return count
-
-
-def _holds_context() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
-
-
-def assert_cuda_untouched(descriptors: Path = Path("/proc/self/fd")) -> None:
-    """Raises DeviceError when this process has used a GPU: its forked children could not.
-
-    For a zygote, before each fork. ``descriptors``: the directory of this process's open files.
-    """
-    held = ["an initialised CUDA context"] if _holds_context() else []
-    for entry in descriptors.iterdir():
-        with contextlib.suppress(OSError):  # closed meanwhile, such as the one that lists them
-            target = os.readlink(entry)
-            if target.startswith("/dev/nvidia"):
-                held.append(target)
-    if held:
-        raise DeviceError(
-            f"this process has touched CUDA ({', '.join(sorted(held))}), so forked children could "
-            "not use it; move what uses the GPU from import time into load, wake or predict"
-        )

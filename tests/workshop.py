@@ -12,7 +12,7 @@ from typing import Any
 from zerowake.snapshot import code, proof
 from zerowake.snapshot.freeze import Recipe, freeze
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.restore import restore
+from zerowake.snapshot.restore import restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
 
@@ -46,7 +46,9 @@ def prove_here(path: Path) -> list[proof.Answers]:
 
 def bring_back(snapshot: Snapshot) -> Any:
     files = code.load_code(snapshot, trusted=frozenset({snapshot.digest}), code_dir=None)
-    return restore(snapshot, files).object
+    target = restore(snapshot, files).object
+    wake_up(target, snapshot.manifest.name)
+    return target
 
 
 def recipe(

@@ -72,8 +72,8 @@ def run_freeze(case: Case, work: Path, device: str) -> dict[str, Any]:
     import torch
 
     from zerowake.snapshot.code import collect
+    from zerowake.snapshot.device import resolve_device
     from zerowake.snapshot.freeze import Recipe, freeze
-    from zerowake.snapshot.staging import resolve_device
 
     resolve_device(device)  # where there is no GPU, say so before the work
     function = models.load(case.kind, case.nbytes)
@@ -254,7 +254,7 @@ def first_peer(case: Case, work: Path, device: str, watch: Stopwatch, peer: str)
 def run_forks(path: Path, device: str, runs: int) -> dict[str, Any]:
     """Forks ``runs`` children that restore to ``device``; the parent must stay CUDA-clean."""
     import zerowake.snapshot.restore  # noqa: F401
-    from zerowake.snapshot.staging import assert_cuda_untouched, resolve_device
+    from zerowake.snapshot.device import assert_cuda_untouched, resolve_device
 
     checks = {"device found": "" if resolve_device(device) == device else "not by resolve_device"}
     threads = len(os.listdir("/proc/self/task"))

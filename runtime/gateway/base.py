@@ -15,18 +15,18 @@ from zerowake.runtime import process
 from zerowake.snapshot import names
 from zerowake.snapshot.opened import Snapshot
 
-# What instances import, and those with tensors; libraries that skeletons name come on top.
+# What instances import, and those that need torch; libraries that skeletons name come on top.
 COMMON_MODULES = ("orjson",)
 TORCH_MODULES = ("torch", "zerowake.snapshot.weights", "zerowake.snapshot.staging")
 
 
 def shared_modules(snapshots: Sequence[Snapshot]) -> list[str]:
-    """The modules for the base zygote: torch where a snapshot has tensors, and model libraries.
+    """The modules for the base zygote: torch where a snapshot needs it, and model libraries.
 
     Taken from the skeletons, whose names have passed the allow-list.
     """
     modules = [*COMMON_MODULES]
-    modules += TORCH_MODULES if any(s.manifest.tensors for s in snapshots) else ()
+    modules += TORCH_MODULES if any(s.skeleton.needs_torch for s in snapshots) else ()
     for snapshot in snapshots:
         own = names.own_modules(snapshot.manifest.code.files)
         named = {name.partition(":")[0] for _kind, name in snapshot.skeleton.names}

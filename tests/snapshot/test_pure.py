@@ -155,7 +155,7 @@ def test_wake_errors_say_so(tmp_path: Path) -> None:
     from workshop import freeze_source
 
     from zerowake.snapshot import code
-    from zerowake.snapshot.restore import restore
+    from zerowake.snapshot.restore import restore, wake_up
 
     made = freeze_source(
         tmp_path,
@@ -171,10 +171,11 @@ def test_wake_errors_say_so(tmp_path: Path) -> None:
     )
     assert made.restored.y == 2
     files = code.load_code(made.snapshot, trusted=frozenset(), code_dir=None)
-    assert not hasattr(restore(made.snapshot, files, wake=False).object, "y")
+    restored = restore(made.snapshot, files).object
+    assert not hasattr(restored, "y")
     os.environ["FAIL_WAKE"] = "1"
     try:
         with pytest.raises(WakeFailed, match=r"wake\(\) of 'app' failed: OSError: no database"):
-            restore(made.snapshot, files)
+            wake_up(restored, "app")
     finally:
         del os.environ["FAIL_WAKE"]
