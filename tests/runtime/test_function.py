@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -496,11 +495,6 @@ def test_a_dataclass_may_be_a_function() -> None:
 def test_all_is_what_is_exported() -> None:
     exported = {name for name in vars(zerowake) if not name.startswith("_")} | {"__version__"}
     assert exported - {"runtime", "snapshot", "adapters"} == set(zerowake.__all__)
-
-
-def test_the_version_is_the_packages() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert zerowake.__version__ == project["version"]
 
 
 def test_import_does_no_heavy_work() -> None:
