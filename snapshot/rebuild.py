@@ -1,9 +1,10 @@
 """A skeleton into objects: one pass over its nodes.
 
-Knows no file and no torch (``weights`` makes what needs it). Takes the node table at its word, because ``skeleton.parse`` has checked it; checks
-once more what only an import can tell: that a name is a class of the kind that the node claims.
-An object is made by ``object.__new__`` and its plain state: no ``__init__``, ``__reduce__``,
-``__setstate__`` or property setter runs.
+Knows no file and no torch (``weights`` makes what needs it). Takes the node table at its word,
+because ``skeleton_parser`` has checked it; checks once more what only an import can tell: that a
+name is a class of the kind that the node claims. An object of the author's or a model library's is
+made by ``object.__new__`` and its plain state: no ``__init__``, ``__reduce__``, ``__setstate__`` or
+property setter runs.
 """
 
 import base64

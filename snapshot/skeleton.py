@@ -1,7 +1,7 @@
 """The skeleton: how the objects of a snapshot are rebuilt, as a table of nodes.
 
-Knows no torch and no object: ``dismantle`` makes one, ``nodes`` reads and checks one, ``rebuild``
-makes objects of it. docs/format.md says what each kind of node means.
+Knows no torch and no object: ``dismantle`` makes one, ``skeleton_parser`` reads and checks one,
+``rebuild`` makes objects of it. docs/format.md says what each kind of node means.
 
 A value is a JSON scalar (itself) or ``[n]``, the object of node n. A node names only nodes before
 it, or nodes in ``early``, which can exist empty before they are filled; so one pass builds all.
@@ -62,7 +62,7 @@ _OF_TORCH = frozenset({"tensor", "array", "scalar", "module", "dtype", "device",
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Skeleton:
-    """``names``: (kind, "module:qualname"); ``root``: a value."""
+    """``early``: indices of nodes; ``names``: (kind, "module:qualname"); ``root``: a value."""
 
     root: Any
     nodes: list[dict[str, Any]]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from zerowake.snapshot import layout, manifest, names, nodes, proof, skeleton, state
+from zerowake.snapshot import layout, manifest, names, proof, skeleton, skeleton_parser, state
 from zerowake.snapshot.code import digest_of
 from zerowake.snapshot.errors import DamagedSnapshot, SnapshotNotFound
 from zerowake.snapshot.mapping import open_file
@@ -48,7 +48,9 @@ def open_snapshot(path: Path) -> Snapshot:
     skeleton_data = _read(path / skeleton.FILE, manifest.MAX_JSON_NBYTES)
     if hashlib.sha256(skeleton_data).hexdigest() != found.files[skeleton.FILE].sha256:
         raise DamagedSnapshot(f"{skeleton.FILE} does not have the SHA-256 that the manifest names")
-    return Snapshot(path, manifest.digest_of(data), found, nodes.parse(skeleton_data, found))
+    return Snapshot(
+        path, manifest.digest_of(data), found, skeleton_parser.parse(skeleton_data, found)
+    )
 
 
 def check_digests(
