@@ -26,10 +26,11 @@ from torch.torch_version import TorchVersion
 
 from zerowake.snapshot import names, refusals
 from zerowake.snapshot.errors import ForbiddenClass, FreezeError
-from zerowake.snapshot.layout import TORCH_DTYPES
+from zerowake.snapshot.layout import TORCH_DTYPES, array_item_nbytes
 from zerowake.snapshot.refusals import REMEDY
 from zerowake.snapshot.skeleton import ASSETS, SHELLS, Skeleton
 
+_MAX_INT_BITS = 14_000  # Python writes and reads at most 4300 digits
 _ASSET_NBYTES = 64 << 10  # plain data larger than this goes to a file of its own
 
 Node = dict[str, Any]
@@ -84,10 +85,10 @@ class _Walker:
 
     def value(self, obj: Any, path: str) -> Any:
         cls = type(obj)
-        if cls is str or cls is int or cls is bool or obj is None:
+        if _is_scalar(obj):
             return obj
-        if cls is float and math.isfinite(obj):
-            return obj
+        if cls is int:
+            self.refuse(obj, path, f"has {obj.bit_length()} bits", "keep it as bytes")
         if cls is TorchVersion:  # a string with a comparison of its own, common in records
             return str(obj)
         known = self.refs.get(id(obj))
@@ -267,7 +268,7 @@ class _Walker:
         return node
 
     def array(self, obj: np.ndarray[Any, Any], path: str) -> Node:
-        if obj.dtype.kind not in "biufcSUmM" or obj.dtype.byteorder == ">":
+        if array_item_nbytes(obj.dtype.str) is None:
             self.refuse(obj, path, f"is an array of {obj.dtype}", "use numbers or fixed strings")
         if any(stride < 0 for stride in obj.strides):
             self.refuse(obj, path, "runs backwards in memory", "use numpy.ascontiguousarray")
@@ -278,7 +279,7 @@ class _Walker:
         return node
 
     def scalar(self, obj: Any, path: str) -> Node:
-        if obj.dtype.kind not in "biufcSUmM":
+        if array_item_nbytes(obj.dtype.str) is None:
             self.refuse(obj, path, f"is a numpy scalar of {obj.dtype}", "use a Python number")
         return {"dtype": obj.dtype.str, "v": base64.b64encode(obj.tobytes()).decode("ascii")}
 
@@ -408,8 +409,15 @@ _EXACT: dict[type, tuple[str, Callable[[_Walker, Any, str], Node]]] = {
     weakref.ref: ("weakref", _Walker.weakref),
 }
 
-_CALLABLE = frozenset({"function", "method", "partial", "class"})
-_SCALARS = frozenset({str, int, bool, type(None)})
+_CALLABLE = frozenset({"function", "method", "class"})
+
+
+def _is_scalar(obj: Any) -> bool:
+    """Whether JSON gives it back as it is."""
+    cls = type(obj)
+    if cls is int:
+        return bool(obj.bit_length() <= _MAX_INT_BITS)
+    return cls is str or cls is bool or obj is None or (cls is float and math.isfinite(obj))
 
 
 def is_plain(obj: Any) -> bool:
@@ -418,4 +426,4 @@ def is_plain(obj: Any) -> bool:
         if not all(type(key) is str for key in obj):
             return False
         obj = obj.values()
-    return all(type(v) in _SCALARS or (type(v) is float and math.isfinite(v)) for v in obj)
+    return all(map(_is_scalar, obj))

@@ -5,6 +5,7 @@ is nothing but this layout written down (format: https://github.com/huggingface/
 """
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,21 @@ TORCH_DTYPES = {
     "complex64": (8, "C64"),
     "complex128": (16, ""),
 }
+
+# numpy's spelling of the array dtypes that a skeleton may name: little-endian or of single bytes
+_ARRAY_DTYPE = re.compile(
+    r"[<|](?:(?:b(1)|[iu]([1248])|f(2|4|8|16)|c(8|16)|S(\d{1,6}))|U(\d{1,6})|[mM](8)(?:\[\d{0,4}[A-Za-z]{1,2}\])?)",
+    re.ASCII,
+)
+
+
+def array_item_nbytes(dtype: str) -> int | None:
+    """Bytes of an element of a numpy dtype such as "<f4"; None when arrays of it are not stored."""
+    match = _ARRAY_DTYPE.fullmatch(dtype)
+    if match is None:
+        return None
+    nbytes = int(next(group for group in match.groups() if group))
+    return nbytes * 4 if match[6] else nbytes
 
 
 @dataclass(frozen=True, slots=True)

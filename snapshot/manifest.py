@@ -19,6 +19,8 @@ FORMAT_NAME = "zerowake"
 FORMAT_VERSION = 1
 MAX_JSON_NBYTES = 64 << 20
 MAX_DEPTH = 64
+MAX_RANK = 64  # of a tensor or array, as numpy has it
+MAX_PATH, MAX_PARTS = 400, 16  # letters and parts of a file's path
 MAX_INT = 1 << 53  # what every JSON reader agrees on
 BLOCK_NBYTES = 4 << 20
 
@@ -171,12 +173,16 @@ def parse(data: bytes) -> Manifest:
 
 
 def parse_json(data: bytes, what: str) -> Any:
-    """JSON from a stranger: bounded in size and depth, no duplicate keys, no NaN or Infinity."""
+    """JSON from a stranger, in UTF-8: bounded in size and depth, no duplicate keys, no NaN or
+    Infinity. Raises DamagedSnapshot, which calls the file ``what``."""
     if len(data) > MAX_JSON_NBYTES:
         raise DamagedSnapshot(f"{what} has {len(data)} bytes; the limit is {MAX_JSON_NBYTES}")
     try:
         plain = json.loads(
-            data, object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+            data.decode("utf-8"),  # of bytes json would take UTF-16 and UTF-32 as well
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
         )
     except RecursionError:
         raise DamagedSnapshot(f"{what} is nested deeper than {MAX_DEPTH} levels") from None
@@ -200,7 +206,7 @@ def parse_json(data: bytes, what: str) -> Any:
 def clean_path(path: str, where: str) -> str:
     """``path`` when it is a relative path of plain names that stays below the snapshot."""
     parts = path.split("/")
-    if len(path) > 400 or len(parts) > 16 or not all(map(_PART.fullmatch, parts)):
+    if len(path) > MAX_PATH or len(parts) > MAX_PARTS or not all(map(_PART.fullmatch, parts)):
         raise DamagedSnapshot(
             f"{where} names the path {path!r:.120}; wanted a relative path of plain names "
             "(letters, digits, '_', '-', '.'), without '..'"
@@ -292,9 +298,16 @@ def _tensor(value: object) -> Tensor:
         offset=integer(plain["offset"], f"{where}: offset"),
         nbytes=integer(plain["nbytes"], f"{where}: nbytes"),
         dtype=_string(plain["dtype"], f"{where}: dtype"),
-        shape=tuple(integer(n, f"{where}: shape") for n in _list(plain["shape"], where)),
+        shape=_shape(plain["shape"], f"{where}: shape"),
         mutated=plain["mutated"],
     )
+
+
+def _shape(value: object, where: str) -> tuple[int, ...]:
+    shape = _list(value, where)
+    if len(shape) > MAX_RANK:
+        raise DamagedSnapshot(f"{where} has {len(shape)} dimensions; wanted at most {MAX_RANK}")
+    return tuple(integer(n, where) for n in shape)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

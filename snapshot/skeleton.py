@@ -13,6 +13,7 @@ from typing import Any
 
 FILE = "skeleton.json"
 ASSETS = "assets/"
+MAX_NODES = 5_000_000
 
 # What may stand in ``early``: containers that can be made empty and filled afterwards.
 SHELLS = frozenset({"list", "dict", "ordered", "default", "set", "object", "module"})

@@ -11,13 +11,11 @@ from typing import Any, NoReturn
 
 from zerowake.snapshot import names
 from zerowake.snapshot.errors import DamagedSnapshot
-from zerowake.snapshot.layout import TORCH_DTYPES
-from zerowake.snapshot.manifest import MAX_INT, Manifest, integer, parse_json
-from zerowake.snapshot.skeleton import ASSETS, FILE, KINDS, SHELLS, Skeleton
+from zerowake.snapshot.layout import TORCH_DTYPES, array_item_nbytes
+from zerowake.snapshot.manifest import MAX_INT, MAX_RANK, Manifest, integer, parse_json
+from zerowake.snapshot.skeleton import ASSETS, FILE, KINDS, MAX_NODES, SHELLS, Skeleton
 
-MAX_NODES = 5_000_000
-_MAX_RANK = 64
-_ARRAY_DTYPE = re.compile(r"[<>|=]?([biufcSU])(\d{1,6})|[<>|=]?([mM])8(\[\d{0,4}[A-Za-z]{1,2}\])?")
+_MAX_NESTED = 1000  # tuples in tuples
 _HOOKS = re.compile(r"_\w*hooks(_with_kwargs|_always_called)?")  # tables of nn.Module
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?|mps|meta", re.ASCII)
 
@@ -63,6 +61,7 @@ class _Checker:
         self.manifest = manifest
         self.early = set()
         self.at = 0
+        self.tuples: dict[int, tuple[int, int]] = {}  # by node: values in all, and how deep
         count = len(skeleton.nodes)
         for index in skeleton.early:
             if type(index) is not int or not 0 <= index < count:
@@ -144,8 +143,8 @@ class _Checker:
             self.refuse(f"names the asset {path!r:.80}, which the manifest does not list")
 
     def integers(self, values: Any, most: int = MAX_INT) -> list[int]:
-        if type(values) is not list or len(values) > _MAX_RANK:
-            self.refuse(f"holds {values!r:.60}; wanted at most {_MAX_RANK} integers")
+        if type(values) is not list or len(values) > MAX_RANK:
+            self.refuse(f"holds {values!r:.60}; wanted at most {MAX_RANK} integers")
         return [integer(value, f"{FILE}: node {self.at}", most) for value in values]
 
     # kinds
@@ -179,13 +178,29 @@ class _Checker:
             self.refuse(f"has {len(node['k'])} keys and {len(node['v'])} values")
 
     def default(self, node: dict[str, Any]) -> None:
-        if node["f"] is not None and node["f"] not in names.BUILTIN_TYPES:
-            self.refuse(f"has the default {node['f']!r:.40}; wanted a builtin type")
+        f = node["f"]
+        if f is not None and not (isinstance(f, str) and f in names.BUILTIN_TYPES):
+            self.refuse(f"has the default {f!r:.40}; wanted a builtin type")
         self.mapping(node)
+
+    def tuple_(self, node: dict[str, Any]) -> None:
+        """Python hashes a tuple by hashing all that is in it, as often as it is in it: a tuple of
+        twice a tuple of twice ... would take for ever, and a deep one the whole stack."""
+        self.values(node["v"])
+        size, depth = len(node["v"]), 1
+        for value in node["v"]:
+            inner = self.tuples.get(value[0]) if value.__class__ is list else None
+            if inner is not None:
+                size, depth = size + inner[0], max(depth, inner[1] + 1)
+        if size > MAX_NODES or depth > _MAX_NESTED:
+            self.refuse(
+                f"is a tuple of {size} values, {depth} deep; wanted at most {MAX_NODES}, {_MAX_NESTED} deep"
+            )
+        self.tuples[self.at] = size, depth
 
     def namedtuple(self, node: dict[str, Any]) -> None:
         self.name(node["c"], names.NAMEDTUPLE)
-        self.values(node["v"])
+        self.tuple_(node)
 
     def float_(self, node: dict[str, Any]) -> None:
         if node["v"] not in ("nan", "inf", "-inf"):
@@ -216,7 +231,7 @@ class _Checker:
             self.refuse(f"is the range {v!r:.40}; wanted three integers, the step not 0")
 
     def slice_(self, node: dict[str, Any]) -> None:
-        self.values(node["v"])
+        self.tuple_(node)
         if len(node["v"]) != 3:
             self.refuse(f"is a slice of {len(node['v'])} values; wanted 3")
 
@@ -283,15 +298,10 @@ class _Checker:
         self.span(self.stored(node["i"]), shape, strides, offset, item)
 
     def array_dtype(self, text: Any) -> int:
-        match = _ARRAY_DTYPE.fullmatch(text) if isinstance(text, str) else None
-        if match is None:
+        item = array_item_nbytes(text) if isinstance(text, str) else None
+        if item is None:
             self.refuse(f"has the array dtype {text!r:.40}; wanted one like '<f4'")
-        if match[3]:
-            return 8
-        nbytes = int(match[2])
-        if match[1] not in "SU" and nbytes not in (1, 2, 4, 8, 16):
-            self.refuse(f"has the array dtype {text!r:.40}; wanted one like '<f4'")
-        return nbytes * 4 if match[1] == "U" else nbytes
+        return item
 
     def scalar(self, node: dict[str, Any]) -> None:
         wanted = self.array_dtype(node["dtype"])
@@ -349,7 +359,7 @@ class _Checker:
         self.name(node["c"], names.FUNCTION)
 
     def partial(self, node: dict[str, Any]) -> None:
-        self.node_of(node["f"], "function", "method", "partial", "class")
+        self.node_of(node["f"], "function", "method", "class")
         self.values(node["a"])
         self.by_key(node["k"])
 
@@ -380,7 +390,7 @@ _MODULE_TABLES = frozenset({"_parameters", "_buffers", "_modules", "_non_persist
 _CHECKS: dict[str, Callable[[_Checker, dict[str, Any]], None]] = {
     "plain": _Checker.plain,
     "list": _Checker.listed,
-    "tuple": _Checker.listed,
+    "tuple": _Checker.tuple_,
     "set": _Checker.listed,
     "frozenset": _Checker.listed,
     "dict": _Checker.mapping,

@@ -21,7 +21,7 @@ from zerowake.snapshot.proof import Answers
 MANIFEST_FILE = "manifest.json"
 PROOF_FILE = "proof.json"
 CODE = "code/"
-MAX_HEADER_NBYTES = 100 << 20  # safetensors' own limit
+MAX_HEADER_NBYTES = manifest.MAX_JSON_NBYTES  # below the 100 MB of safetensors itself
 # Beside the snapshot, outside its identity, with digests of their own.
 BESIDE = frozenset({"compiled", "timings.json"})
 
@@ -42,9 +42,8 @@ def open_snapshot(path: Path) -> Snapshot:
     found = manifest.parse(data)
     _check_files(path, found)
     _check_code(found)
-    _tensors_in_range(found)
-    for index, segment in enumerate(found.segments):
-        _check_segment(path, found, index, segment)
+    for index, (segment, table) in enumerate(zip(found.segments, _tables(found), strict=True)):
+        _check_segment(path, index, segment, table)
     skeleton_data = _read(path / skeleton.FILE, manifest.MAX_JSON_NBYTES)
     if hashlib.sha256(skeleton_data).hexdigest() != found.files[skeleton.FILE].sha256:
         raise DamagedSnapshot(f"{skeleton.FILE} does not have the SHA-256 that the manifest names")
@@ -117,13 +116,17 @@ def _read(path: Path, most: int) -> bytes:
         size = os.fstat(file.fileno()).st_size
         if size > most:
             raise DamagedSnapshot(f"{path.name} has {size} bytes; expected at most {most}")
-        return file.read()
+        return file.read(size)
 
 
 def _hash(root: Path, file: str, start: int, nbytes: int) -> str:
     fd = open_file(root / file)
     try:
-        return hashlib.sha256(os.pread(fd, nbytes, start)).hexdigest()
+        digest, end = hashlib.sha256(), start + nbytes
+        while part := os.pread(fd, min(end - start, manifest.BLOCK_NBYTES), start):
+            digest.update(part)  # one pread gives at most 2 GiB, and may give less than it could
+            start += len(part)
+        return digest.hexdigest()
     finally:
         os.close(fd)
 
@@ -145,10 +148,16 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
             relative = f"{below}{entry.name}"
             found = entry.stat(follow_symlinks=False)
             if stat.S_ISLNK(found.st_mode):
-                raise DamagedSnapshot(f"{relative} is a symbolic link; a snapshot holds only files")
+                raise DamagedSnapshot(
+                    f"{relative!r:.400} is a symbolic link; a snapshot holds only files"
+                )
             if not below and entry.name in BESIDE:
                 continue
             if stat.S_ISDIR(found.st_mode):
+                if relative.count("/") >= manifest.MAX_PARTS:
+                    raise DamagedSnapshot(
+                        f"directories are nested deeper than {manifest.MAX_PARTS} levels"
+                    )
                 yield from _walk(root, relative + "/")
             else:
                 yield relative, found
@@ -172,7 +181,7 @@ def _check_files(path: Path, found: manifest.Manifest) -> None:
         if name == MANIFEST_FILE:
             continue
         if name not in sizes:
-            raise DamagedSnapshot(f"{name} is not listed in the manifest")
+            raise DamagedSnapshot(f"{name!r:.400} is not listed in the manifest")  # !r: any bytes
         if not stat.S_ISREG(facts.st_mode):
             raise DamagedSnapshot(f"{name} is no regular file")
         if facts.st_size != sizes[name]:
@@ -206,8 +215,20 @@ def _check_code(found: manifest.Manifest) -> None:
         raise DamagedSnapshot("code.digest is not the digest of code.files")
 
 
+def _tables(found: manifest.Manifest) -> list[list[manifest.Tensor]]:
+    """The tensor table, by segment."""
+    tables: list[list[manifest.Tensor]] = [[] for _ in found.segments]
+    for tensor in found.tensors:
+        if tensor.segment >= len(tables):
+            raise DamagedSnapshot(
+                f"tensor {tensor.name!r:.80} lies in segment {tensor.segment} of {len(tables)}"
+            )
+        tables[tensor.segment].append(tensor)
+    return tables
+
+
 def _check_segment(
-    path: Path, found: manifest.Manifest, index: int, segment: manifest.Segment
+    path: Path, index: int, segment: manifest.Segment, table: list[manifest.Tensor]
 ) -> None:
     """The tensor table against the head of the file, which any safetensors reader goes by."""
     file = segment.file
@@ -229,7 +250,6 @@ def _check_segment(
     if not isinstance(head, dict):
         raise DamagedSnapshot(f"the header of {file} is no object")
     head.pop("__metadata__", None)
-    table = [tensor for tensor in found.tensors if tensor.segment == index]
     if {tensor.name for tensor in table} != head.keys() or len(table) != len(head):
         raise DamagedSnapshot(f"{file} and the tensor table do not name the same tensors")
     end = 0
@@ -248,6 +268,8 @@ def _check_segment(
                 f"{where} has {tensor.nbytes} bytes; its shape {tensor.shape} of {tensor.dtype} "
                 f"takes {count * item}"
             )
+        if not tensor.nbytes:
+            raise DamagedSnapshot(f"{where} has no elements; such tensors are not stored")
         if tensor.offset % item:
             raise DamagedSnapshot(f"{where} starts at byte {tensor.offset}, not on an element")
         if tensor.offset < end:
@@ -266,12 +288,3 @@ def _check_segment(
             raise DamagedSnapshot(f"{where}: the file's header says {head[tensor.name]!r:.120}")
     if end != segment.nbytes - segment.data_offset:
         raise DamagedSnapshot(f"{file} has bytes past its last tensor")
-
-
-def _tensors_in_range(found: manifest.Manifest) -> None:
-    for tensor in found.tensors:
-        if tensor.segment >= len(found.segments):
-            raise DamagedSnapshot(
-                f"tensor {tensor.name!r:.80} lies in segment {tensor.segment} of "
-                f"{len(found.segments)}"
-            )

@@ -443,6 +443,18 @@ CASES: dict[str, tuple[Change, str, str, str]] = {
         "segment 3",
         OPEN,
     ),
+    "tensor-without-elements": (
+        in_table(lambda t: t.append(tensor("none", 144, [0]))),
+        D,
+        "no elements",
+        OPEN,
+    ),
+    "tensor-many-dimensions": (
+        in_table(lambda t: first(t, shape=[16] + [1] * 64)),
+        D,
+        "65 dimensions",
+        OPEN,
+    ),
     "same-name-twice": (in_table(lambda t: t[1].update(name="model.weight")), D, "", OPEN),
     "header-disagrees": (
         reheader(lambda h: h["table"].update(dtype="I32")),
@@ -610,6 +622,39 @@ CASES: dict[str, tuple[Change, str, str, str]] = {
     "node-dtype": (node({"t": "dtype", "v": "load"}), D, "dtype 'load'", OPEN),
     "node-default-factory": (node({"t": "default", "f": "eval", "s": {}}), D, "'eval'", OPEN),
     "node-time": (node({"t": "time", "c": "sys", "v": "x"}), D, "'sys'", OPEN),
+    "node-default-unhashable": (
+        node({"t": "default", "f": ["list"], "s": {}}),
+        D,
+        "the default ['list']",
+        OPEN,
+    ),
+    "node-tuples-doubled": (
+        node({"t": "tuple", "v": [1]}, *[{"t": "tuple", "v": [[i], [i]]} for i in range(8, 38)]),
+        D,
+        "is a tuple of",
+        OPEN,
+    ),
+    "node-tuples-deep": (
+        node({"t": "tuple", "v": [1]}, *[{"t": "tuple", "v": [[i]]} for i in range(8, 1100)]),
+        D,
+        "1001 deep",
+        OPEN,
+    ),
+    "node-partial-of-partial": (
+        node(
+            {"t": "partial", "f": [4], "a": [1], "k": {}},
+            {"t": "partial", "f": [8], "a": [1], "k": {}},
+        ),
+        D,
+        "wanted [node] of kind function or method or class",
+        OPEN,
+    ),
+    "skeleton-utf16": (
+        lambda f: put("skeleton.json", f["skeleton.json"].decode().encode("utf-16"))(f),
+        D,
+        "not acceptable JSON",
+        OPEN,
+    ),
     "skeleton-duplicate-keys": (
         put("skeleton.json", b'{"names":[],"early":[],"root":1,"root":2,"nodes":[]}'),
         D,
@@ -707,6 +752,12 @@ CASES: dict[str, tuple[Change, str, str, str]] = {
         node({"t": "array", "i": 1, "dtype": "i4,O", "shape": [1]}),
         D,
         "'i4,O'",
+        OPEN,
+    ),
+    "array-big-endian": (
+        node({"t": "array", "i": 1, "dtype": ">f4", "shape": [16]}),
+        D,
+        "'>f4'",
         OPEN,
     ),
     "array-past-the-end": (

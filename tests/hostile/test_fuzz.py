@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hostile import make
 
-from zerowake.snapshot import proof
+from zerowake.snapshot import manifest, proof, skeleton_parser
 from zerowake.snapshot.code import load_code
 from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.restore import restore
@@ -86,3 +86,24 @@ def test_random_changes(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         except Exception as error:
             raise AssertionError(f"seed {seed}: {data[:3000]!r}") from error
     assert min(outcomes.values()) > 0
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_odd_values_in_every_field(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nodes of the kind with any of ``ODD`` in any of its fields."""
+    monkeypatch.setenv("ZEROWAKE_CANARY", os.devnull)
+    sound = make.good()
+    found = manifest.parse(sound["manifest.json"])
+    rng = random.Random(kind)
+    must, may = map(sorted, KINDS[kind])
+    for _ in range(ROUNDS):
+        node = {field: rng.choice(ODD) for field in must}
+        node |= {field: rng.choice(ODD) for field in may if rng.random() < 0.5}
+        plain = json.loads(sound["skeleton.json"])
+        plain["nodes"].append({"t": kind, **node})
+        try:
+            skeleton_parser.parse(json.dumps(plain).encode(), found)
+        except ZerowakeError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{kind}: {node!r}") from error

@@ -214,6 +214,14 @@ REFUSED = {
     ),
     "default": ("import collections; self.d = collections.defaultdict(lambda: 1)", r"self\.d"),
     "tuple in itself": ("l = []; l.append((l, 1)); t = (l, 2); l.append(t); self.t = t", r"itself"),
+    "huge integer": (
+        "self.n = {'deep': [1 << 20_000]}",
+        r"self\.n\['deep'\]\[0\] .*bits.*as bytes",
+    ),
+    "long double": (
+        "import numpy as np; self.a = np.zeros(2, np.clongdouble)",
+        r"self\.a .*array of complex256",
+    ),
     "object array": (
         "import numpy as np; self.a = np.array([object()])",
         r"self\.a .*array of object",
