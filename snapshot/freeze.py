@@ -24,14 +24,14 @@ import torch
 from zerowake.snapshot import layout, manifest, names, proof, skeleton, state, store
 from zerowake.snapshot.code import CodeFiles
 from zerowake.snapshot.dismantle import Parts, dismantle
-from zerowake.snapshot.errors import FreezeError
+from zerowake.snapshot.errors import FreezeError, SnapshotError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
 from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.tensors import Run, align, fill_nodes, gather
 
 Progress = Callable[[str, int, int], None]
-_STAGING = ".staging-"
+_STAGING = ".zerowake-staging-"
 _SPARE_NBYTES = 1 << 20  # manifest and directories, when judging free space
 
 
@@ -91,7 +91,6 @@ def freeze(
                 "seeds differ. The snapshot is not held to these fields."
             )
     out.mkdir(parents=True, exist_ok=True)
-    _remove_stale(out)
     with _staging(out) as staging:
         try:
             digest = _write(recipe, parts, runs, evidence, staging, progress)
@@ -104,9 +103,7 @@ def freeze(
         proof.compare(evidence, recipe.prove(staging))
         progress("prove", 1, 1)
         final = out / f"{recipe.name}-{digest.removeprefix('sha256:')[:12]}"
-        if not final.exists():
-            os.rename(staging, final)
-            _sync_directory(out)
+        _publish(staging, final)
     state.record_trust(digest)
     store.check_digests(store.open_snapshot(final), progress)
     return final
@@ -134,12 +131,17 @@ def _write(
     runs = sorted(runs, key=lambda run: run.first_use)  # stable: never used ones keep their order
     places = layout.place([run.piece for run in runs])
     fill_nodes(parts.leaves, runs, {id(runs[p.piece]): i for i, p in enumerate(places)})
+    if len(parts.skeleton.nodes) > skeleton.MAX_NODES:
+        raise _too_much(f"{len(parts.skeleton.nodes):,} objects", f"{skeleton.MAX_NODES:,}")
     files: dict[str, bytes] = {
         **{store.CODE + path: data for path, data in recipe.code.files.items()},
         **parts.assets,
         skeleton.FILE: skeleton.encode(parts.skeleton),
         store.PROOF_FILE: proof.encode(evidence),
     }
+    if len(files[skeleton.FILE]) > manifest.MAX_JSON_NBYTES:
+        found = f"{len(files[skeleton.FILE]):,} bytes of plain values"
+        raise _too_much(found, f"{manifest.MAX_JSON_NBYTES:,}")
     needed = sum(run.piece.nbytes for run in runs) + sum(map(len, files.values()))
     if shutil.disk_usage(staging).free < needed + _SPARE_NBYTES:
         raise _no_space(runs, staging)
@@ -257,14 +259,43 @@ def _version() -> str:
         return "0"
 
 
+def _publish(staging: Path, final: Path) -> None:
+    """Give ``staging`` its name. What has it already is the same snapshot and stays, unless it is
+    damaged: then it makes room, and who has mapped its files keeps them."""
+    with _locked(final.parent):
+        if os.path.lexists(final):
+            try:
+                store.check_digests(store.open_snapshot(final))
+                return
+            except SnapshotError:
+                aside = tempfile.mkdtemp(prefix=_STAGING, dir=final.parent)
+                os.rename(final, Path(aside, final.name))
+                shutil.rmtree(aside, ignore_errors=True)
+        os.rename(staging, final)
+        _sync_directory(final.parent)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Waits until no other freeze is at this point in ``directory``."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
     """A directory to write in, locked while this process lives and gone afterwards."""
-    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
-    staging.chmod(0o755)
-    fd = os.open(staging, os.O_RDONLY)
+    with _locked(out):  # or another freeze would take it for stale before it has its lock
+        _remove_stale(out)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
+        fd = os.open(staging, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        staging.chmod(0o755)
         yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -285,6 +316,13 @@ def _remove_stale(out: Path) -> None:
             pass  # a freeze is at work there
         finally:
             os.close(fd)
+
+
+def _too_much(found: str, most: str) -> FreezeError:
+    return FreezeError(
+        f"the object consists of {found} beside its tensors; the format takes {most}. Keep large "
+        "data in arrays, bytes, or lists and dictionaries of nothing but numbers and strings"
+    )
 
 
 def _no_space(runs: list[Run], where: Path) -> FreezeError:

@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from workshop import freeze_source, prove_here, recipe
 
 from zerowake.snapshot import freeze as freezing
-from zerowake.snapshot import state
+from zerowake.snapshot import manifest, skeleton, state
 from zerowake.snapshot.errors import DamagedSnapshot, FreezeError, ProofFailed
 from zerowake.snapshot.freeze import freeze
 from zerowake.snapshot.store import check_digests, open_snapshot, verify
@@ -111,7 +113,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
 
 
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
-    stale = tmp_path / "out" / ".staging-dead"
+    stale = tmp_path / "out" / ".zerowake-staging-dead"
     stale.mkdir(parents=True)
     (stale / "weights-00001.safetensors").write_bytes(b"x")
     seen: list[list[str]] = []
@@ -124,7 +126,7 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
         return prove_here(path)
 
     freeze_source(tmp_path, TENSOR, prove=prove)
-    assert len(seen[0]) == 2 and ".staging-dead" not in seen[0]
+    assert len(seen[0]) == 2 and stale.name not in seen[0]
     assert len(left_in(tmp_path / "out")) == 1
 
 
@@ -231,3 +233,65 @@ for path in {paths!r}:
 def test_without_a_probe_nothing_is_proven(tmp_path: Path) -> None:
     with pytest.raises(FreezeError, match="no probe; give examples"):
         freeze_source(tmp_path, TENSOR, cases=[])
+
+
+def test_a_damaged_snapshot_is_replaced(tmp_path: Path) -> None:
+    first = freeze_source(tmp_path, TENSOR).path
+    with open(first / "proof.json", "r+b") as file:
+        file.write(b"X")
+    with open(first / "proof.json", "rb") as held:
+        assert freeze_source(tmp_path, TENSOR).path == first
+        assert held.read(1) == b"X"  # who has the old one open keeps it
+    check_digests(open_snapshot(first), force=True)
+    assert left_in(tmp_path / "out") == [first.name]
+
+
+def test_freezes_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another freeze that cleans up may not take a directory for stale before it is locked, and
+    the same snapshot may have been published in the meantime."""
+    mkdtemp = tempfile.mkdtemp
+    others: list[threading.Thread] = []
+
+    def slow(**options: Any) -> str:
+        made = mkdtemp(**options)
+        monkeypatch.setattr(tempfile, "mkdtemp", mkdtemp)
+        others.append(threading.Thread(target=enter_and_leave))
+        others[0].start()
+        others[0].join(0.2)  # without a lock it is through by then, and ours is gone
+        assert os.path.isdir(made)
+        return made
+
+    def enter_and_leave() -> None:
+        with freezing._staging(tmp_path / "out"):
+            pass
+
+    def prove(path: Path) -> Any:
+        others[0].join()
+        shutil.copytree(path, path.parent / published.name)
+        return prove_here(path)
+
+    published = freeze_source(tmp_path, TENSOR).path
+    shutil.rmtree(published)
+    monkeypatch.setattr(tempfile, "mkdtemp", slow)
+    assert freeze_source(tmp_path, TENSOR, prove=prove).path == published
+    assert left_in(tmp_path / "out") == [published.name]
+
+
+def test_too_much_for_the_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "self.t = [[i] for i in range(100)]"
+    monkeypatch.setattr(skeleton, "MAX_NODES", 50)
+    with pytest.raises(FreezeError, match="consists of 102 objects"):
+        freeze_source(tmp_path, source)
+    monkeypatch.undo()
+    monkeypatch.setattr(manifest, "MAX_JSON_NBYTES", 1000)
+    with pytest.raises(FreezeError, match="bytes of plain values"):
+        freeze_source(tmp_path, source)
+
+
+def test_short_reads_are_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One read gives at most 2 GiB, whatever was asked for."""
+    path = freeze_source(tmp_path, TENSOR).path
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: pread(fd, min(count, 1000), at))
+    snapshot = open_snapshot(path)
+    check_digests(snapshot, force=True)
