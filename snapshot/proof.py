@@ -45,21 +45,27 @@ def encode(proof: Proof) -> bytes:
 
 
 def parse(data: bytes) -> Proof:
-    """Raises DamagedSnapshot."""
+    """The proof in ``data``. Raises DamagedSnapshot, also for fields that the format does not have."""
+    plain = parse_json(data, "proof.json")
     try:
-        plain = parse_json(data, "proof.json")
-        cases = plain["cases"]
-        if plain["seed"] != SEED or not cases:
-            raise ValueError(f"seed {plain['seed']!r:.40}, {len(cases)} cases")
-        if any(len(case["items"]) != len(case["answers"]) for case in cases):
-            raise ValueError("a case has not as many answers as items")
-        return Proof(
-            [[_bytes(body) for body in case["items"]] for case in cases],
-            [[[_bytes(chunk) for chunk in answer] for answer in case["answers"]] for case in cases],
-            [[str(field) for field in case["unsteady"]] for case in cases],
-        )
+        seed, cases = _fields(plain, "seed", "cases")
+        if seed != SEED or not cases:
+            raise ValueError(f"seed {seed!r:.40}, {len(cases)} cases")
+        proof = Proof([], [], [])
+        for case in cases:
+            items, answers, unsteady = _fields(case, "items", "answers", "unsteady")
+            if not all(type(part) is list for part in (cases, items, answers, unsteady, *answers)):
+                raise ValueError("cases, items, answers, an answer and unsteady must be lists")
+            if len(items) != len(answers):
+                raise ValueError("a case has not as many answers as items")
+            if not all(isinstance(field, str) for field in unsteady):
+                raise ValueError("a field of unsteady is no string")
+            proof.cases.append([_bytes(body) for body in items])
+            proof.answers.append([[_bytes(chunk) for chunk in answer] for answer in answers])
+            proof.unsteady.append(unsteady)
+        return proof
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedSnapshot(f"proof.json does not hold cases as it should: {error!r}") from None
+        raise DamagedSnapshot(f"proof.json does not hold cases as it should: {error}") from None
 
 
 def seed_all(seed: int = SEED) -> None:
@@ -147,6 +153,14 @@ def _text(data: bytes) -> Any:
 
 
 def _bytes(plain: Any) -> bytes:
-    if "text" in plain:
-        return str(plain["text"]).encode("utf-8")
-    return base64.b64decode(plain["base64"], validate=True)
+    if plain.keys() == {"text"}:
+        return bytes(plain["text"].encode("utf-8"))
+    (text,) = _fields(plain, "base64")
+    return base64.b64decode(text, validate=True)
+
+
+def _fields(plain: Any, *names: str) -> list[Any]:
+    """The fields of an object that must have exactly these."""
+    if plain.keys() != set(names):
+        raise ValueError(f"an object has the fields {sorted(plain)}; wanted {sorted(names)}")
+    return [plain[name] for name in names]

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def state_dir(environment: Mapping[str, str] | None = None) -> Path:
     """The directory of records, made on first use with mode 0700.
 
     ``$ZEROWAKE_STATE``, else ``$XDG_STATE_HOME/zerowake``, else ``~/.local/state/zerowake``. Who
-    can write there can have code run, so it must be this user's alone.
+    can write there can have code run, so it must be this user's alone. Raises SnapshotError.
     """
     env = os.environ if environment is None else environment
     if given := env.get("ZEROWAKE_STATE"):
@@ -27,8 +28,14 @@ def state_dir(environment: Mapping[str, str] | None = None) -> Path:
     else:
         base = env.get("XDG_STATE_HOME")
         path = (Path(base) if base else Path.home() / ".local" / "state") / "zerowake"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = os.stat(path)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = os.stat(path)
+    except OSError as error:
+        raise SnapshotError(
+            f"the state directory {path} cannot be made: {error.strerror}; set ZEROWAKE_STATE to "
+            "one that this user can write to"
+        ) from error
     if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
         raise SnapshotError(
             f"the state directory {path} belongs to uid {found.st_uid} with mode "
@@ -69,6 +76,6 @@ def _record(kind: str, digest: str) -> Path:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{threading.get_native_id()}")
     temporary.write_bytes(data)
     temporary.replace(path)

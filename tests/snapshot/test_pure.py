@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,21 @@ def test_differences_name_fields() -> None:
 def test_proof_survives_encoding() -> None:
     kept = proof.Proof([[b"\xff", "\u00e9".encode()]], [[[b"1"], [b"\x80", b""]]], [["items[0]"]])
     assert proof.parse(proof.encode(kept)) == kept
+    plain = json.loads(proof.encode(kept))
+    case, text = plain["cases"][0], {"text": "1"}
+    for odd in (
+        {**plain, "hook": 1},
+        {**plain, "seed": 1},
+        {**plain, "cases": [{**case, "hook": 1}]},
+        {**plain, "cases": [{**case, "items": [{**text, "base64": ""}, text]}]},
+        {**plain, "cases": [{**case, "items": [{"text": 1}, text]}]},
+        {**plain, "cases": [{**case, "items": {}, "answers": {}}]},
+        {**plain, "cases": [{**case, "answers": ["", ""]}]},
+        {**plain, "cases": [{**case, "unsteady": "items[0]"}]},
+        {**plain, "cases": [{**case, "unsteady": [1]}]},
+    ):
+        with pytest.raises(DamagedSnapshot, match="does not hold cases"):
+            proof.parse(json.dumps(odd).encode())
     with pytest.raises(DamagedSnapshot):
         proof.parse(b'{"cases": [{}]}')
 
@@ -116,6 +132,34 @@ def test_state_directory_of_another_user(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, -1)
     with pytest.raises(SnapshotError, match="belongs to uid 12345"):
         state.state_dir({"ZEROWAKE_STATE": str(tmp_path)})
+
+
+def test_a_state_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SnapshotError, match="set ZEROWAKE_STATE"):
+        state.state_dir({"ZEROWAKE_STATE": str(tmp_path / "file" / "state")})
+
+
+def test_records_from_several_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZEROWAKE_STATE", str(tmp_path / "state"))
+    digest = f"sha256:{0:064}"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: state.record_verified(digest, [[n]]), range(400)))
+    assert len(list((tmp_path / "state" / "verified").iterdir())) == 1
+
+
+def test_array_dtypes() -> None:
+    for dtype, nbytes in (
+        ("<f4", 4),
+        ("|b1", 1),
+        ("<c16", 16),
+        ("<U3", 12),
+        ("|S0", 0),
+        ("<M8[25s]", 8),
+    ):
+        assert layout.array_item_nbytes(dtype) == nbytes
+    for dtype in (">f4", "=f4", "f4", "|b2", "<f1", "<c32", "|O8", "<M4", "|V4", "<i4,<i4"):
+        assert layout.array_item_nbytes(dtype) is None
 
 
 def test_mapping_is_private_and_checked(tmp_path: Path) -> None:
