@@ -17,7 +17,7 @@ from zerowake.snapshot.skeleton import ASSETS, FILE, KINDS, MAX_NODES, SHELLS, S
 
 _MAX_NESTED = 1000  # tuples in tuples
 _HOOKS = re.compile(r"_\w*hooks(_with_kwargs|_always_called)?")  # tables of nn.Module
-_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?|mps|meta", re.ASCII)
+_DEVICE = re.compile(r"(cpu|cuda|mps)(:\d{1,3})?|meta", re.ASCII)
 
 
 def parse(data: bytes, manifest: Manifest) -> Skeleton:
@@ -264,7 +264,9 @@ class _Checker:
     def device(self, node: dict[str, Any]) -> None:
         self.text(node)
         if not _DEVICE.fullmatch(node["v"]):
-            self.refuse(f"is the device {node['v']!r:.40}; wanted cpu, cuda, cuda:N or mps")
+            self.refuse(
+                f"is the device {node['v']!r:.40}; wanted cpu, cuda or mps, with or without :N, or meta"
+            )
 
     def size(self, node: dict[str, Any]) -> None:
         self.integers(node["v"])

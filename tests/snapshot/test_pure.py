@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -132,6 +133,17 @@ def test_state_directory_of_another_user(tmp_path: Path) -> None:
     os.chown(tmp_path, 12345, -1)
     with pytest.raises(SnapshotError, match="belongs to uid 12345"):
         state.state_dir({"ZEROWAKE_STATE": str(tmp_path)})
+
+
+def test_the_format_page_has_the_allow_list() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "format.md").read_text()
+    section = page[page.index("## 5. Names") : page.index("## 6.")]
+    rules = [pattern.replace("|", r"\|") for pattern, _ in names._LIBRARIES]
+    functions = [function for listed in names.FUNCTIONS.values() for function in listed]
+    for name in (*rules, *functions, *names._OBJECT_BASES, *names.BUILTIN_TYPES):
+        assert re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", section), name
+    for library in names._LIBRARY_TOPS:
+        assert library in section
 
 
 def test_a_state_directory_that_cannot_be_made(tmp_path: Path) -> None:
