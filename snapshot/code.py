@@ -50,7 +50,8 @@ def collect(entry: Path, root: Path) -> CodeFiles:
     """The file ``entry`` and what it imports from below ``root``, directly or through others.
 
     Imports inside functions count; what the interpreter or site-packages provide does not belong.
-    Raises FreezeError when a file does not parse or its name would shadow a library's.
+    Raises FreezeError when a file does not parse, or its name is no Python identifier or would
+    shadow a library's.
     """
     root = root.resolve()
     files: dict[str, bytes] = {}

@@ -47,6 +47,8 @@ class Leaf:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Parts:
+    """``leaves``: their nodes are the skeleton's, still without place; ``assets``: bytes by path."""
+
     skeleton: Skeleton
     leaves: list[Leaf]
     assets: dict[str, bytes]

@@ -40,7 +40,7 @@ class Recipe:
     """What freezing needs from above.
 
     make: gives the object after ``load`` ran; called once. Freeze takes it apart and then calls
-        its ``wake``, as every restore does, before it is probed.
+        its ``wake``, as every instance does, before it is probed.
     cases: probe cases, each the encoded bodies of the items of one batch.
     probe: runs one case on an object; for each item the chunks of its answer (one unless it
         streams). Random state is seeded before each call.
@@ -67,8 +67,8 @@ def freeze(
     """Write the snapshot of ``recipe`` below ``out`` and return its directory.
 
     ``progress(stage, done, total)`` counts bytes; ``note`` is told what the author should know.
-    Raises FreezeError for what cannot be frozen or written, ProofFailed when the restored object
-    answers otherwise than the original; whatever ``make`` raises goes through.
+    Raises FreezeError for what cannot be frozen or has no space, WakeFailed, ProofFailed when the
+    restored object answers otherwise than the original; OSError, and what ``make`` raises, go through.
     """
     if not recipe.cases:
         raise FreezeError(f"{recipe.name} has no probe; give examples, so that it can be proven")

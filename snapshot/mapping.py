@@ -23,7 +23,7 @@ _SAMPLES = 256
 def map_file(path: Path, nbytes: int) -> mmap.mmap:
     """The ``nbytes`` of ``path``, mapped. The mapping ends when its last user is gone.
 
-    Raises DamagedSnapshot when the file is a link, is missing or has another length.
+    Raises DamagedSnapshot when the file is a link, no regular file, missing or of another length.
     """
     fd = open_file(path)
     try:
@@ -54,7 +54,8 @@ def map_file(path: Path, nbytes: int) -> mmap.mmap:
 
 
 def open_file(path: Path) -> int:
-    """A descriptor for reading; a symbolic link as the last part of ``path`` is refused."""
+    """A descriptor for reading. Raises DamagedSnapshot when ``path`` is missing, no regular file, or
+    its last part is a symbolic link."""
     try:
         # O_NONBLOCK: opening a named pipe must not wait for a writer
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

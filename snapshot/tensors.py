@@ -1,7 +1,7 @@
 """Which bytes of memory the leaves of an object cover, and so what is stored once.
 
-Knows no file. Views that overlap are stored together, as the run of bytes that they cover; a
-contiguous tensor that covers its run alone keeps its dtype, its shape and its path as a name.
+Knows no file. Views that overlap are stored together, as the run of bytes that they cover, under the
+path of the first; a contiguous tensor that covers its whole run keeps its dtype and shape.
 Tensors that share a storage without overlapping (weights read from one mapped file) are apart.
 """
 

@@ -1,7 +1,7 @@
 """Tensors, arrays and modules for a restore: made around mapped weights, or around a device's copy.
 
 Knows the tensor table and nothing of files. Everything in a restore that needs torch or numpy is
-here, so that functions without tensors come back in processes that have never imported either.
+here or below, so that functions without tensors come back in processes that have never imported either.
 """
 
 import base64
@@ -20,7 +20,10 @@ _TORCH = {stored: getattr(torch, name) for name, (_, stored) in TORCH_DTYPES.ite
 
 
 class Weights:
-    """Stored tensors by index in the table, each made once: tied ones share a storage."""
+    """Stored tensors by index in the table, each made once: tied ones share a storage.
+
+    ``place``: the device of its tensors; ``phases_ms``: what the copy to one took, by phase.
+    """
 
     def __init__(self, manifest: Manifest, mappings: list[mmap.mmap]) -> None:
         self.tensors = manifest.tensors
