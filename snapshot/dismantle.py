@@ -6,6 +6,7 @@ with its path and the remedy.
 """
 
 import base64
+import builtins
 import collections
 import dataclasses
 import datetime
@@ -197,7 +198,7 @@ class _Walker:
 
     def default(self, obj: collections.defaultdict[Any, Any], path: str) -> Node:
         factory: Any = obj.default_factory
-        if factory is not None and getattr(factory, "__name__", "") not in names.BUILTIN_TYPES:
+        if factory is not None and factory not in _FACTORIES:
             self.refuse(obj, path, f"makes values with {factory!r}", "use a builtin type like list")
         return {"f": factory and factory.__name__, **self.dict_(obj, path)}
 
@@ -283,7 +284,8 @@ class _Walker:
     def scalar(self, obj: Any, path: str) -> Node:
         if array_item_nbytes(obj.dtype.str) is None:
             self.refuse(obj, path, f"is a numpy scalar of {obj.dtype}", "use a Python number")
-        return {"dtype": obj.dtype.str, "v": base64.b64encode(obj.tobytes()).decode("ascii")}
+        data = obj.tobytes()[: obj.dtype.itemsize]  # of an empty string numpy gives one character
+        return {"dtype": obj.dtype.str, "v": base64.b64encode(data).decode("ascii")}
 
     # objects
 
@@ -411,6 +413,7 @@ _EXACT: dict[type, tuple[str, Callable[[_Walker, Any, str], Node]]] = {
     weakref.ref: ("weakref", _Walker.weakref),
 }
 
+_FACTORIES = tuple(getattr(builtins, name) for name in names.BUILTIN_TYPES)
 _CALLABLE = frozenset({"function", "method", "class"})
 
 

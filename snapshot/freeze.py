@@ -32,6 +32,12 @@ from zerowake.snapshot.tensors import Run, align, fill_nodes, gather
 
 Progress = Callable[[str, int, int], None]
 _STAGING = ".zerowake-staging-"
+_LARGE = {  # files of limited size, and what to do when one is too large
+    skeleton.FILE: "Keep large data in arrays, bytes, or lists and dictionaries of nothing but "
+    "numbers and strings",
+    store.PROOF_FILE: "Give examples whose answers are smaller",
+    store.MANIFEST_FILE: "Give smaller examples",
+}
 _SPARE_NBYTES = 1 << 20  # manifest and directories, when judging free space
 
 
@@ -132,16 +138,16 @@ def _write(
     places = layout.place([run.piece for run in runs])
     fill_nodes(parts.leaves, runs, {id(runs[p.piece]): i for i, p in enumerate(places)})
     if len(parts.skeleton.nodes) > skeleton.MAX_NODES:
-        raise _too_much(f"{len(parts.skeleton.nodes):,} objects", f"{skeleton.MAX_NODES:,}")
+        raise FreezeError(
+            f"{recipe.name} consists of {len(parts.skeleton.nodes):,} objects; the format takes "
+            f"{skeleton.MAX_NODES:,}. {_LARGE[skeleton.FILE]}"
+        )
     files: dict[str, bytes] = {
         **{store.CODE + path: data for path, data in recipe.code.files.items()},
         **parts.assets,
         skeleton.FILE: skeleton.encode(parts.skeleton),
         store.PROOF_FILE: proof.encode(evidence),
     }
-    if len(files[skeleton.FILE]) > manifest.MAX_JSON_NBYTES:
-        found = f"{len(files[skeleton.FILE]):,} bytes of plain values"
-        raise _too_much(found, f"{manifest.MAX_JSON_NBYTES:,}")
     needed = sum(run.piece.nbytes for run in runs) + sum(map(len, files.values()))
     if shutil.disk_usage(staging).free < needed + _SPARE_NBYTES:
         raise _no_space(runs, staging)
@@ -318,13 +324,6 @@ def _remove_stale(out: Path) -> None:
             os.close(fd)
 
 
-def _too_much(found: str, most: str) -> FreezeError:
-    return FreezeError(
-        f"the object consists of {found} beside its tensors; the format takes {most}. Keep large "
-        "data in arrays, bytes, or lists and dictionaries of nothing but numbers and strings"
-    )
-
-
 def _no_space(runs: list[Run], where: Path) -> FreezeError:
     needed = sum(run.piece.nbytes for run in runs) + _SPARE_NBYTES
     free = shutil.disk_usage(where).free
@@ -335,6 +334,11 @@ def _no_space(runs: list[Run], where: Path) -> FreezeError:
 
 
 def _write_file(path: Path, data: bytes) -> None:
+    if path.name in _LARGE and len(data) > manifest.MAX_JSON_NBYTES:
+        raise FreezeError(
+            f"{path.name} would have {len(data):,} bytes; the format takes "
+            f"{manifest.MAX_JSON_NBYTES:,}. {_LARGE[path.name]}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "xb") as file:
         file.write(data)

@@ -137,7 +137,10 @@ def _facts(snapshot: Snapshot) -> list[list[object]]:
     paths = [MANIFEST_FILE, *sorted(found.files), *(segment.file for segment in found.segments)]
     facts: list[list[object]] = []
     for path in paths:
-        s = os.lstat(snapshot.path / path)
+        try:
+            s = os.lstat(snapshot.path / path)
+        except FileNotFoundError:
+            raise DamagedSnapshot(f"{path} is missing; copy or freeze the snapshot again") from None
         facts.append([path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
     return facts
 

@@ -123,7 +123,8 @@ class Weights:
         return array
 
     def scalar(self, builder: Builder, node: dict[str, Any], shell: Any) -> Any:
-        return np.frombuffer(base64.b64decode(node["v"]), node["dtype"])[0]
+        dtype, data = np.dtype(node["dtype"]), base64.b64decode(node["v"])
+        return np.frombuffer(data, dtype)[0] if data else dtype.type()  # numpy's empty string
 
     def module(self, builder: Builder, node: dict[str, Any], shell: Any) -> Any:
         obj = object.__new__(builder.classes[node["c"]]) if shell is None else shell
@@ -143,10 +144,8 @@ class Weights:
         return obj
 
     def bytes_of(self, index: int) -> memoryview:
-        """The mapped bytes of a stored tensor; arrays stay on the host, whatever the device."""
-        entry = self.tensors[index]
-        start = self.starts[entry.segment] + entry.offset
-        return memoryview(self.mappings[entry.segment])[start : start + entry.nbytes]
+        """The bytes of a stored tensor on the host, shared by its tensors and arrays."""
+        return self.flat(index).detach().numpy().data
 
 
 class WeightsOnDevice(Weights):
@@ -170,3 +169,9 @@ class WeightsOnDevice(Weights):
     def fresh(self, index: int, dtype: torch.dtype) -> torch.Tensor:
         entry = self.tensors[index]
         return self.arena.view(entry.segment, entry.offset, entry.nbytes).view(dtype)
+
+    def bytes_of(self, index: int) -> memoryview:
+        """The mapped bytes: arrays stay on the host, whatever the device."""
+        entry = self.tensors[index]
+        start = self.starts[entry.segment] + entry.offset
+        return memoryview(self.mappings[entry.segment])[start : start + entry.nbytes]

@@ -218,6 +218,10 @@ REFUSED = {
         "self.n = {'deep': [1 << 20_000]}",
         r"self\.n\['deep'\]\[0\] .*bits.*as bytes",
     ),
+    "false factory": (
+        "import collections\ndef list(): return 1\nself.d = collections.defaultdict(list)",
+        r"self\.d .*use a builtin type",
+    ),
     "long double": (
         "import numpy as np; self.a = np.zeros(2, np.clongdouble)",
         r"self\.a .*array of complex256",

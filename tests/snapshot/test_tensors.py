@@ -11,7 +11,7 @@ import torch
 from workshop import Made, freeze_source
 
 from zerowake.snapshot.code import load_code
-from zerowake.snapshot.errors import FreezeError
+from zerowake.snapshot.errors import DamagedSnapshot, FreezeError
 from zerowake.snapshot.layout import TORCH_DTYPES
 from zerowake.snapshot.restore import restore
 from zerowake.snapshot.staging import CopyReport
@@ -345,3 +345,32 @@ def test_bits_do_not_depend_on_where_a_loader_put_the_weights(tmp_path: Path) ->
         assert tensor.data_ptr() % 64 == 0
     assert made.restored.row.data_ptr() == made.restored.matrix[5].data_ptr()
     assert made.original.row.data_ptr() == made.original.matrix[5].data_ptr()
+
+
+def test_a_tensor_and_an_array_of_the_same_memory(tmp_path: Path) -> None:
+    """Also where the size is odd, so that the tensor is a copy of the mapped bytes."""
+    made = freeze_source(
+        tmp_path,
+        """
+        import numpy, torch
+        class App:
+            def load(self):
+                self.before = numpy.ones(3, numpy.float32)
+                self.tensor, self.other = torch.from_numpy(self.before), torch.ones(5)
+                self.array = self.other.numpy()
+                self.empty = numpy.str_("")
+            def predict(self, item):
+                return 1
+        """,
+    )
+    app = made.restored
+    app.before[0], app.other[1] = 7, 8
+    assert app.tensor.tolist() == [7, 1, 1] and app.array.tolist() == [1, 8, 1, 1, 1]
+    assert type(app.empty) is type(made.original.empty) and app.empty == ""
+
+
+def test_files_that_vanish(tmp_path: Path) -> None:
+    snapshot = freeze_source(tmp_path, "self.x = 1").snapshot
+    (snapshot.path / "proof.json").unlink()
+    with pytest.raises(DamagedSnapshot, match=r"proof\.json is missing"):
+        check_digests(snapshot, force=True)
