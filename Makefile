@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Compiled bytecode is part of a fast start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check browser bench clean
 install: $(VENV)/.installed
 
 # torch first and pinned: a CPU build; what follows finds it there and takes no other.
@@ -21,8 +21,12 @@ $(VENV)/.installed: pyproject.toml Makefile requirements.txt
 demo: install
 	$(BIN)/python examples/demo.py
 
-test: check
+test: check browser
 	$(BIN)/python -m pytest
+
+# One test looks at /docs with a real browser; where it cannot be installed here, that test says so.
+browser:
+	command -v chromium || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } || true
 
 check: install
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from zerowake.runtime.info import Kind
 from zerowake.runtime.jsontext import encode_json, parse_json
 from zerowake.runtime.prove import prove
 from zerowake.runtime.target import heavy_imports, load_function, parse_target
-from zerowake.snapshot import code
+from zerowake.snapshot import code, proof
 from zerowake.snapshot.errors import FreezeError, ZerowakeError
 from zerowake.snapshot.store import Progress, open_snapshot, verify
 
@@ -72,9 +72,7 @@ def _make(function: Function) -> object:
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise FreezeError(
-            f"load of {function.name} failed: {type(error).__name__}: {error}"
-        ) from error
+        raise FreezeError(f"load of {function.name} failed: {code.in_words(error)}") from error
 
 
 def _read_probe(path: Path, function: Function) -> list[bytes]:
@@ -120,6 +118,7 @@ def verify_snapshot(
     """
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
-    verify(snapshot, lambda path: prove(path, code_dir), progress)
+    evidence = verify(snapshot, lambda path: prove(path, code_dir), progress)
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
-    return f"{snapshot.manifest.name}: {nbytes:,} bytes of weights and the proof are right"
+    said = proof.summary(evidence)
+    return f"{snapshot.manifest.name}: {nbytes:,} bytes of weights are right; {said}"

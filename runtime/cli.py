@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        print(f"zerowake {options.verb}: {error}", file=sys.stderr)
+        found = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        remedy = "check the path, its permissions and the space left"
+        print(f"zerowake {options.verb}: {found}; {remedy}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -76,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     freeze.add_argument(
         "--probe",
         type=Path,
+        metavar="FILE",
         help="inputs that prove and warm the snapshot, instead of examples=: a JSON list, JSON "
         "lines, or the bytes themselves for a function of bytes",
     )
@@ -142,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument(
         "--env",
+        type=_variable,
         action="append",
         default=[],
         metavar="NAME",
@@ -189,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
+        type=_digest,
         action="append",
         default=[],
         metavar="DIGEST",
@@ -230,6 +236,23 @@ def _port(text: str) -> int:
     return value
 
 
+def _variable(text: str) -> str:
+    if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of an environment variable; write --env NAME and set its value "
+            "in the environment of this command"
+        )
+    return text
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch("sha256:[0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no digest; wanted sha256: and 64 hexadecimal digits, as inspect shows it"
+        )
+    return text
+
+
 def _depth(text: str) -> Depth:
     try:
         return Depth(text)
@@ -242,6 +265,7 @@ def _freeze(options: argparse.Namespace) -> None:
     from zerowake.runtime.build import freeze_target
     from zerowake.runtime.progress import ProgressBar
 
+    _check_folder(options.out)
     with ProgressBar() as bar:
         path = freeze_target(
             options.target,
@@ -252,6 +276,15 @@ def _freeze(options: argparse.Namespace) -> None:
             note=lambda text: bar.note(f"note: {text}"),
         )
     print(path)
+
+
+def _check_folder(out: Path) -> None:
+    """Raises ConfigError when no snapshot can be written below ``out``: said before ``load`` runs."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"--out {out}: {there} is a file; name a folder, it is made if need be")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: {there} may not be written; name another folder")
 
 
 def _inspect(options: argparse.Namespace) -> None:
@@ -309,11 +342,13 @@ def _serve(options: argparse.Namespace) -> int:
 def _invoke(options: argparse.Namespace) -> int:
     from zerowake.runtime.client import Client
 
-    reply = Client(options.url).invoke(options.name, _body(options.data))
-    for chunk in reply:
-        sys.stdout.buffer.write(chunk)
-    sys.stdout.buffer.flush()
-    if sys.stdout.isatty():
+    content_type, chunks = Client(options.url).invoke(options.name, _body(options.data))
+    last = b""
+    for last in chunks:
+        sys.stdout.buffer.write(last)
+        sys.stdout.buffer.flush()
+    # Bytes on their way to a file or another program stay as they are.
+    if last and not last.endswith(b"\n") and ("json" in content_type or sys.stdout.isatty()):
         print()
     return 0
 

@@ -21,17 +21,10 @@ class Client:
         # Proxies are for the outside; a gateway is asked directly.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def invoke(self, name: str, body: bytes) -> Iterator[bytes]:
-        """The reply as it arrives."""
-        with self._open("POST", f"/invoke/{urllib.parse.quote(name)}", body) as reply:
-            try:
-                while chunk := reply.read1(CHUNK_NBYTES):
-                    yield chunk
-            except http.client.HTTPException as error:
-                raise ConfigError(
-                    f"the stream of {name} broke off; the gateway's log says why, or ask for it as "
-                    "text/event-stream"
-                ) from error
+    def invoke(self, name: str, body: bytes) -> tuple[str, Iterator[bytes]]:
+        """The reply's content type, and its body as it arrives."""
+        reply = self._open("POST", f"/invoke/{urllib.parse.quote(name)}", body)
+        return reply.headers.get("content-type", ""), _chunks(reply, name)
 
     def functions(self) -> list[dict[str, Any]]:
         with self._open("GET", "/functions") as reply:
@@ -57,6 +50,18 @@ class Client:
             raise ConfigError(
                 f"no gateway answers at {self._url} ({reason}); start one with zerowake serve, or "
                 "name it with --url"
+            ) from error
+
+
+def _chunks(reply: http.client.HTTPResponse, name: str) -> Iterator[bytes]:
+    with reply:
+        try:
+            while chunk := reply.read1(CHUNK_NBYTES):
+                yield chunk
+        except http.client.HTTPException as error:
+            raise ConfigError(
+                f"the stream of {name} broke off; the gateway's log says why, or ask for it as "
+                "text/event-stream"
             ) from error
 
 

@@ -27,10 +27,11 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one item: an encoded result, or the members of a problem."""
+    """What became of one item: an encoded result, or the members of a problem and its exception."""
 
     result: bytes = b""
     problem: dict[str, Any] | None = None
+    error: BaseException | None = None
 
 
 class Executor:
@@ -72,7 +73,7 @@ class Executor:
         answers = self.run(works)
         for answer in answers:
             if answer.problem is not None:
-                raise RemoteError(answer.problem)
+                raise RemoteError(answer.problem) from answer.error
         return [[answer.result] for answer in answers]
 
     def stream(self, work: Work) -> Generator[bytes, None, None]:
@@ -112,7 +113,7 @@ class Executor:
         if isinstance(result, BaseException):
             if not isinstance(result, InvocationError):  # the author's: where, for the log
                 traceback.print_exception(result)
-            return Answer(problem=to_problem(result))
+            return Answer(problem=to_problem(result), error=result)
         return Answer(result=result)
 
 

@@ -28,6 +28,8 @@ from zerowake.snapshot.errors import DamagedSnapshot
 from zerowake.snapshot.restore import Restored, restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
+WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
+
 
 @dataclass(frozen=True, slots=True)
 class Kit:
@@ -76,7 +78,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     return Kit(function, warm_up, restored, {"import": import_ms, **restored.report})
 
 
-def rehearse(kit: Kit) -> bool:
+def rehearse(kit: Kit, output: FunctionOutput) -> bool:
     """Make the warm-up call in the zygote itself: its forks share what that brings into memory.
 
     Not for an object with a ``wake``, which must run before ``predict`` and belongs to instances.
@@ -86,7 +88,8 @@ def rehearse(kit: Kit) -> bool:
     if restored is None or hasattr(restored.object, "wake"):
         return False
     restored.populate()
-    Executor(kit.function, restored.object).answer(kit.warm_up)
+    with output.during(WARM_UP):
+        Executor(kit.function, restored.object).answer(kit.warm_up)
     process.trim_heap()
     return True
 
@@ -102,7 +105,7 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     process.reseed()
     started = time.perf_counter()
     try:
-        kit, executor, report_ms = _start(connection, spec, kit)
+        kit, executor, report_ms = _start(connection, spec, kit, output)
     except BaseException as error:
         traceback.print_exception(error.__cause__ or error)  # the author's, where there is one
         connection.send({"kind": "failed", "problem": to_problem(error)})
@@ -113,7 +116,7 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
 
 
 def _start(
-    connection: Connection, spec: InstanceSpec, kit: Kit | None
+    connection: Connection, spec: InstanceSpec, kit: Kit | None, output: FunctionOutput
 ) -> tuple[Kit, Executor, dict[str, float]]:
     report_ms: dict[str, float] = {}
     if kit is None or kit.restored is None:
@@ -130,8 +133,9 @@ def _start(
         started = time.perf_counter()
         kit.restored.populate()
         process.set_threads(kit.function.settings.threads)
-        executor.answer(kit.warm_up)
-        executor.answer(kit.warm_up)
+        with output.during(WARM_UP):
+            executor.answer(kit.warm_up)
+            executor.answer(kit.warm_up)
         process.trim_heap()
         report_ms["warm_up"] = 1e3 * (time.perf_counter() - started)
     return kit, executor, report_ms
@@ -164,19 +168,15 @@ class Loop:
             for call, body in zip(frame.header["calls"], frame.parts(), strict=True)
         ]
         process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])
-        self._output.invocations = tuple(work.id for work in works)
         if not self._function.settings.retry:
             self._connection.send({"kind": "began"})
-        try:
+        with self._output.during(*(work.id for work in works)):
             if self._function.kind is Kind.STREAM:
                 for index, work in enumerate(works):
                     self._stream(index, work)
                 self._connection.send({"kind": "settled"})
             else:
                 self._unary(works)
-        finally:
-            self._output.flush()
-            self._output.invocations = ()
 
     def _unary(self, works: list[Work]) -> None:
         started = time.perf_counter()

@@ -5,16 +5,21 @@ invocations that run at that moment. Lines go to file descriptor 2 in one write 
 many processes do not mix. Knows nothing of processes or invocations beyond their names.
 """
 
+import codecs
 import contextlib
 import io
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from zerowake.runtime.config import LogFormat
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def _format(log_format: LogFormat, level: str, message: str, fields: dict[str, object]) -> str:
@@ -55,6 +60,7 @@ class _Lines(io.TextIOBase):
         self._stream = stream
         self._write = write
         self._rest = ""
+        self.buffer = _Bytes(self)
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -77,6 +83,25 @@ class _Lines(io.TextIOBase):
             self.write("\n")
 
 
+class _Bytes(io.RawIOBase):
+    """``sys.stdout.buffer``: bytes are decoded as UTF-8, across writes."""
+
+    def __init__(self, lines: _Lines) -> None:
+        self._lines = lines
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._lines.fileno()
+
+    def write(self, data: "ReadableBuffer") -> int:
+        taken = bytes(data)
+        self._lines.write(self._decoder.decode(taken))
+        return len(taken)
+
+
 class FunctionOutput:
     """Takes over ``sys.stdout`` and ``sys.stderr`` of a process that runs one function."""
 
@@ -93,6 +118,16 @@ class FunctionOutput:
         """Write out a last line without its newline, while the invocations are still known."""
         self._stdout.finish()
         self._stderr.finish()
+
+    @contextlib.contextmanager
+    def during(self, *invocations: str) -> Iterator[None]:
+        """What is printed meanwhile belongs to these invocations."""
+        self.invocations = invocations
+        try:
+            yield
+        finally:
+            self.flush()
+            self.invocations = ()
 
     def _write(self, stream: str, line: str) -> None:
         fields: dict[str, object] = {

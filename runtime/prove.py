@@ -13,6 +13,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 
 from zerowake.runtime import process
+from zerowake.runtime.errors import to_problem
 from zerowake.runtime.executor import Executor
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import load_function
@@ -62,7 +63,7 @@ def main(arguments: list[str]) -> int:
     try:
         answers = answer(path, code_dir[0] if code_dir else None)
     except BaseException as error:
-        out.write_text(json.dumps({"error": f"{type(error).__name__}: {error}"}))
+        out.write_text(json.dumps({"error": to_problem(error)["detail"]}))
         return 1
     out.write_text(
         json.dumps([[[b64encode(c).decode() for c in item] for item in case] for case in answers])

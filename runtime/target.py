@@ -13,6 +13,8 @@ from pathlib import Path
 
 from zerowake.runtime.errors import TargetError
 from zerowake.runtime.function import Function, function_of
+from zerowake.snapshot.code import in_words
+from zerowake.snapshot.errors import ZerowakeError
 
 HEAVY_IMPORT_S = 0.15  # what is slower than this at the top of an app file is worth a word
 
@@ -52,21 +54,31 @@ def parse_target(text: str) -> Target:
     try:
         spec = importlib.util.find_spec(location)
     except (ImportError, ValueError) as error:
-        raise TargetError(f"module {location} is not importable: {error}") from error
+        raise TargetError(
+            f"module {location} is not importable: {error}{_file_instead(location, attribute)}"
+        ) from error
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise TargetError(
             f"module {location} has no source file on the path; install its package or name the file"
+            f"{_file_instead(location, attribute)}"
         )
     entry = Path(spec.origin).resolve()
     root = entry.parents[location.count(".") + (entry.name == "__init__.py")]
     return Target(text, entry, root, location, attribute)
 
 
+def _file_instead(module: str, attribute: str) -> str:
+    """A suggestion where ``module`` lies in the current directory, which is not on the path."""
+    file = module.replace(".", "/") + ".py"
+    return f"; did you mean {file}:{attribute}?" if Path(file).is_file() else ""
+
+
 def load_function(qualified: str) -> Function:
     """Import ``module:attribute`` and return its declaration.
 
     Raises TargetError with a message of its own for each of: a syntax error, a module that raises
-    while it is imported, a name that is not there, one that is no function.
+    while it is imported, a name that is not there, one that is no function. A declaration that is
+    wrong raises its own DeclarationError.
     """
     module_name, _, attribute = qualified.partition(":")
     try:
@@ -76,12 +88,12 @@ def load_function(qualified: str) -> Function:
             f"{module_name} has a syntax error: {error.msg} "
             f"({Path(error.filename or '?').name}, line {error.lineno})"
         ) from error
+    except ZerowakeError:  # ours is clear as it is: a declaration with an unknown setting, say
+        raise
     except BaseException as error:  # SystemExit included: an app file may call sys.exit()
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise TargetError(
-            f"module {module_name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+        raise TargetError(f"module {module_name} cannot be imported: {in_words(error)}") from error
     found = getattr(module, attribute, None)
     if found is None:
         names = sorted(n for n, v in vars(module).items() if hasattr(v, "__zerowake__"))

@@ -114,13 +114,14 @@ class Zygote:
 
 def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> None:
     """The life of a function's zygote: restore, check that it may be forked, serve forks."""
-    FunctionOutput(spec.name, spec.log_format).install()
+    output = FunctionOutput(spec.name, spec.log_format)
+    output.install()
     sockets_before = process.sockets()
     started = time.perf_counter()
     try:
         kit = instance.prepare(spec, in_zygote=True)
         reason = process.unforkable_reason("importing the module", sockets_before)
-        rehearsed = reason is None and spec.warm and instance.rehearse(kit)
+        rehearsed = reason is None and spec.warm and instance.rehearse(kit, output)
         if rehearsed:
             reason = process.unforkable_reason("a call of predict", sockets_before)
     except BaseException as error:

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import linecache
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.abc import Loader, MetaPathFinder
@@ -17,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 
 from zerowake.snapshot import names
-from zerowake.snapshot.errors import FreezeError, UntrustedCode
+from zerowake.snapshot.errors import FreezeError, UntrustedCode, ZerowakeError
 from zerowake.snapshot.mapping import open_file
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.state import is_trusted
@@ -109,6 +110,18 @@ def load_code(snapshot: Snapshot, *, trusted: frozenset[str], code_dir: Path | N
         return _read(installed, code.entry, code.files, str(installed))
     except UntrustedCode as error:
         raise UntrustedCode(f"{error} {how}") from None
+
+
+def in_words(error: BaseException) -> str:
+    """``error`` for a message, with the innermost place in installed code that it came through."""
+    codes = [finder.code for finder in sys.meta_path if isinstance(finder, _Finder)]
+    own = {str(code.root / path): path for code in codes for path in code.files}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in own]
+    where = (
+        f" ({own[frames[-1].filename]}:{frames[-1].lineno} in {frames[-1].name})" if frames else ""
+    )
+    kind = "" if isinstance(error, ZerowakeError) else f"{type(error).__name__}: "
+    return f"{kind}{error}{where}"
 
 
 def install(code: CodeFiles) -> None:

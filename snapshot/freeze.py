@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from zerowake.snapshot import layout, manifest, names, proof, skeleton, state, store
-from zerowake.snapshot.code import CodeFiles
+from zerowake.snapshot.code import CodeFiles, in_words
 from zerowake.snapshot.dismantle import Parts, dismantle
 from zerowake.snapshot.errors import FreezeError, SnapshotError
 from zerowake.snapshot.proof import Answers, Probe, Proof
@@ -119,9 +119,9 @@ def _answers(recipe: Recipe, target: object) -> list[Answers]:
     try:
         return proof.answer_all(target, recipe.cases, recipe.probe)
     except Exception as error:
+        said = in_words(error.__cause__ or error)
         raise FreezeError(
-            f"the probe failed: {type(error).__name__}: {error}; the examples must be items that "
-            "the function answers"
+            f"the probe failed: {said}; the examples must be items that the function answers"
         ) from error
 
 

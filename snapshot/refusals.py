@@ -12,7 +12,7 @@ import torch
 
 from zerowake.snapshot.layout import TORCH_DTYPES
 
-REMEDY = "open it in wake(self), or keep only plain data"
+REMEDY = "make it in wake(self), or keep only plain data"
 
 
 def odd_module(module: torch.nn.Module) -> tuple[str, str] | None:

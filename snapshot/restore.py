@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerowake.snapshot import code as code_files
 from zerowake.snapshot import names
-from zerowake.snapshot.code import CodeFiles
+from zerowake.snapshot.code import CodeFiles, in_words
 from zerowake.snapshot.errors import WakeFailed
 from zerowake.snapshot.mapping import map_file, populate
 from zerowake.snapshot.opened import Snapshot
@@ -81,8 +81,7 @@ def wake_up(target: Any, name: str) -> None:
     except BaseException as error:  # SystemExit must not end a process that others share
         if isinstance(error, KeyboardInterrupt):
             raise
-        message = f"wake() of {name!r} failed: {type(error).__name__}: {error}"
-        raise WakeFailed(message) from error
+        raise WakeFailed(f"wake() of {name!r} failed: {in_words(error)}") from error
 
 
 def _weights(snapshot: Snapshot, mappings: list[mmap.mmap], device: str) -> "Weights":

@@ -34,8 +34,14 @@ def open_snapshot(path: Path) -> Snapshot:
     Raises SnapshotNotFound, UnsupportedVersion, DamagedSnapshot or ForbiddenClass.
     """
     if not (path / MANIFEST_FILE).exists():
+        below = sorted(str(found.parent) for found in path.glob(f"*/{MANIFEST_FILE}"))[:5]
         raise SnapshotNotFound(
-            f"there is no snapshot at {path}: no {MANIFEST_FILE}; `zerowake freeze` makes one"
+            f"there is no snapshot at {path}: no {MANIFEST_FILE}; "
+            + (
+                f"name one of those below it: {', '.join(below)}"
+                if below
+                else "`zerowake freeze` makes one"
+            )
         )
     path = path.resolve()
     data = _read(path / MANIFEST_FILE, manifest.MAX_JSON_NBYTES)
@@ -91,15 +97,16 @@ def check_digests(
 
 def verify(
     snapshot: Snapshot, prove: Callable[[Path], list[Answers]], progress: Progress | None = None
-) -> None:
+) -> proof.Proof:
     """Hash every block again, then have the proof's cases answered and compare the answers.
 
-    ``prove(path)`` restores the snapshot and answers all cases, as in ``freeze.Recipe``. Raises
-    DamagedSnapshot or ProofFailed.
+    ``prove(path)`` restores the snapshot and answers all cases, as in ``freeze.Recipe``. Returns
+    the proof. Raises DamagedSnapshot or ProofFailed.
     """
     check_digests(snapshot, progress, force=True)
     evidence = proof.parse(read_file(snapshot, PROOF_FILE))
     proof.compare(evidence, prove(snapshot.path))
+    return evidence
 
 
 def read_file(snapshot: Snapshot, path: str) -> bytes:

@@ -48,7 +48,8 @@ async def read_body(receive: Receive, content_length: bytes | None, limit_nbytes
 
 def _too_large(found: str, limit_nbytes: int) -> TooLarge:
     return TooLarge(
-        f"the body {found}; this server takes at most {limit_nbytes}: send less, or raise the limit"
+        f"the body {found}; this server takes at most {limit_nbytes}: send less, or serve with a "
+        "larger --max-body-mb"
     )
 
 

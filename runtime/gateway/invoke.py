@@ -6,6 +6,7 @@ has not started until its first byte is known, so that an error before it has it
 
 import asyncio
 import json
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics, Outcome
 from zerowake.snapshot.errors import ZerowakeError
+
+log = logging.getLogger("zerowake.gateway")
 
 JSON = b"application/json"
 RAW = b"application/octet-stream"
@@ -151,6 +154,10 @@ class Invoke:
             last = b""
         except RemoteError as error:
             outcome = Outcome.of(error.problem)
+            told = {"function": info.name, "invocation": call.id}
+            log.error(
+                "the stream broke off: %s", " ".join(str(error).split()), extra={"fields": told}
+            )
             if content_type != SSE:
                 raise StreamBroken(error.problem) from None
             last = b"event: error\ndata: " + json.dumps(error.problem).encode() + b"\n\n"

@@ -32,6 +32,9 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
     UntrustedCode, ConfigError (two functions of one name, an address that is taken).
     """
     logs.configure(config.log_format)
+    for name in config.environment:
+        if name not in os.environ:
+            log.warning("--env %s: it is not set here, so functions will not see it", name)
     sources = [text for text in targets if is_target(text)]
     if reload and not sources:
         raise ConfigError("--reload watches source files, and only snapshots are named")
@@ -50,12 +53,18 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
 
 
 def listen(config: ServeConfig) -> socket.socket:
-    """Bind and listen. Raises ConfigError when the address is taken or not ours."""
+    """Bind and listen. Raises ConfigError when the address is taken, not ours or unknown."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((config.host, config.port))
+    except socket.gaierror as error:
+        sock.close()
+        raise ConfigError(
+            f"there is no host {config.host}: {error.strerror}; give --host an address of this "
+            "machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+        ) from error
     except OSError as error:
         sock.close()
         raise ConfigError(

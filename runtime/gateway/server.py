@@ -51,6 +51,7 @@ async def _serve(
 
     import zerowake
     from zerowake.runtime.gateway.app import create_app
+    from zerowake.runtime.gateway.invoke import StreamBroken
     from zerowake.runtime.gateway.pool import Pool
 
     class Server(uvicorn.Server):
@@ -60,6 +61,10 @@ async def _serve(
         def capture_signals(self) -> Generator[None, None, None]:
             yield
 
+    # How a stream is cut off; it has been logged, without a traceback through uvicorn.
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: not (record.exc_info and isinstance(record.exc_info[1], StreamBroken))
+    )
     metrics = Metrics()
     pool = Pool(config, base, metrics)
     for snapshot in snapshots:

@@ -23,8 +23,11 @@ def freeze(target: object, out: Path, *options: object) -> tuple[int, str, str]:
 @pytest.mark.parametrize(
     "target, said",
     [
-        ("zoo.py:FailsToLoad", ["load of fails_to_load failed", "ValueError: no such model"]),
-        ("zoo.py:Unfreezable", ["self.file", "wake"]),
+        (
+            "zoo.py:FailsToLoad",
+            ["load of fails_to_load failed: ValueError: no such model (zoo.py:", "in load)"],
+        ),
+        ("zoo.py:Unfreezable", ["self.file", "make it in wake(self)"]),
         ("zoo.py:Nothing", ["zoo has no Nothing", "Batched"]),
         ("zoo.py:Order", ["no function", "@zerowake.function"]),
         ("missing.py:App", ["there is no file"]),
@@ -45,11 +48,11 @@ def test_what_cannot_be_frozen_says_why(target: str, said: list[str], tmp_path: 
     [
         ("def broken(:\n", ["does not parse", "line 1"]),
         ("import nothing_of_this_name\n", ["cannot be imported", "nothing_of_this_name"]),
-        ("raise SystemExit('bye')\n", ["cannot be imported", "SystemExit: bye"]),
+        ("raise SystemExit('bye')\n", ["cannot be imported", "SystemExit: bye (app.py:1 in <mod"]),
         (EMPTY + "@function\nclass App:\n    def predict(self, x): return x\n", ["examples="]),
         (
             EMPTY + "@function(exampels=[1])\nclass App:\n    def predict(self, x): return x\n",
-            ["exampels", "examples"],
+            ["freeze: @function: unknown name 'exampels'; did you mean 'examples'"],
         ),
         (
             EMPTY + "@function(examples=['x'])\nclass App:\n"
@@ -61,6 +64,17 @@ def test_what_cannot_be_frozen_says_why(target: str, said: list[str], tmp_path: 
             "    def predict(self, x): return os.getpid()\n",
             ["case 0, items[0]", "the original answered"],
         ),
+        (
+            EMPTY + "@function(examples=[1])\nclass App:\n    def wake(self): raise KeyError('k')\n"
+            "    def predict(self, x): return x\n",
+            ["wake() of 'app' failed: KeyError: 'k' (app.py:5 in wake)"],
+        ),
+        (
+            EMPTY + "import prometheus_client\n@function(examples=[1])\nclass App:\n"
+            "    def load(self): self.calls = prometheus_client.Counter('calls', 'of it')\n"
+            "    def predict(self, x): return x\n",
+            ["self.calls", "Counter", "make it in wake(self)"],
+        ),
     ],
 )
 def test_each_fault_of_an_app_file_has_its_own_message(
@@ -71,6 +85,42 @@ def test_each_fault_of_an_app_file_has_its_own_message(
     assert code == 1 and "Traceback" not in error
     for part in said:
         assert part in error
+
+
+def test_a_probe_that_raises_names_the_authors_line(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY + "def inverse(x): return 1 / x\n\n@function(examples=[0])\nclass App:\n"
+        "    def predict(self, x: int): return inverse(x)\n"
+    )
+    code, _, error = freeze(tmp_path / "app.py:App", tmp_path / "out")
+    assert code == 1 and "RemoteError" not in error
+    assert "failed: ZeroDivisionError: division by zero (app.py:3 in inverse); the ex" in error
+
+
+def test_what_the_current_directory_holds_is_suggested_and_shadows_nothing(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text((APPS / "linear.py").read_text())
+    for name in ("json", "queue", "logging"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')\n")
+    run = zerowake("freeze", "score:Linear", "--out", "out", cwd=tmp_path)
+    assert run.returncode == 1
+    assert run.stderr.endswith("did you mean score.py:Linear?\n")
+
+
+def test_paths_that_are_no_folders_of_snapshots(
+    frozen: Callable[[str], Path], tmp_path: Path
+) -> None:
+    path = frozen("zoo.py:Add")
+    above = zerowake("inspect", path.parent)
+    assert above.returncode == 1 and f"name one of those below it: {path.parent}/" in above.stderr
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        code, _, error = freeze(APPS / "zoo.py:Add", out)
+        assert code == 1 and "file is a file; name a folder" in error
+        assert len(error.splitlines()) == 1
+    looped = tmp_path / "loop"
+    looped.symlink_to(looped)
+    run = zerowake("verify", looped)
+    assert run.returncode == 1 and len(run.stderr.splitlines()) == 1
 
 
 def test_a_heavy_import_at_the_top_is_pointed_out(tmp_path: Path) -> None:
@@ -95,7 +145,7 @@ def test_inspect_and_verify(frozen: Callable[[str], Path], tmp_path: Path) -> No
     shown = zerowake("inspect", path).stdout
     assert "linear:Linear (batch)" in shown and "sha256:" in shown and "MiB in 4 tensors" in shown
     good = zerowake("verify", path)
-    assert good.returncode == 0 and "proof" in good.stdout
+    assert good.returncode == 0 and "the proof is right (" in good.stdout
     broken = tmp_path / path.name
     shutil.copytree(path, broken)
     with open(broken / "weights-00001.safetensors", "r+b") as file:
@@ -188,6 +238,7 @@ def test_limits_of_queue_and_body(
     assert [call.result().status for call in (slow, *waiting)] == [200] * 3
     large = gateway.call("batched", {"do": "x" * 2000})
     assert (large.status, large.json()["code"]) == (413, "body_too_large")
+    assert "--max-body-mb" in large.json()["detail"]
 
 
 def test_two_functions_of_one_name_and_a_taken_port_are_refused(
@@ -204,7 +255,36 @@ def test_two_functions_of_one_name_and_a_taken_port_are_refused(
     assert nobody.returncode == 1 and "zerowake serve" in nobody.stderr
 
 
+def test_what_serve_is_told_is_checked(frozen: Callable[[str], Path]) -> None:
+    path = frozen("zoo.py:Add")
+    for wrong, said in [
+        (["--host", "nosuchname.invalid"], "give --host an address of this machine"),
+        (["--env", "A=b"], "'A=b' is no name of an environment variable"),
+        (["--trust", "sha256:abc"], "wanted sha256: and 64 hexadecimal digits"),
+    ]:
+        run = zerowake("serve", path, *wrong)
+        assert run.returncode in (1, 2) and said in run.stderr
+    unset = zerowake("serve", path, "--env", "NOT_SET_ANYWHERE", "--host", "nosuchname.invalid")
+    assert "--env NOT_SET_ANYWHERE: it is not set here" in unset.stderr
+
+
+def test_invoke_ends_json_with_a_newline_and_leaves_bytes_alone(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway]
+) -> None:
+    gateway = launch(*(frozen(f"zoo.py:{name}") for name in ("Add", "Reverse", "Count")))
+    for name, data, wanted in [
+        ("add", '{"a": 1}', "1006\n"),
+        ("reverse", "abc", "cba"),
+        ("count", '{"start": 0, "stop": 2}', "0\n1\n"),
+    ]:
+        run = zerowake("invoke", name, "--data", data, "--url", gateway.url)
+        assert run.stdout == wanted
+
+
 def test_help_teaches() -> None:
+    assert "a JSON list, JSON lines, or the bytes" in " ".join(
+        zerowake("freeze", "--help").stdout.split()
+    )
     shown = zerowake("--help").stdout
     assert "zerowake serve examples/embed/app.py:Embed" in shown
     assert "prewarmed (a fork that has warmed" in " ".join(

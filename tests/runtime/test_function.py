@@ -493,8 +493,12 @@ def test_a_dataclass_may_be_a_function() -> None:
 
 
 def test_all_is_what_is_exported() -> None:
-    exported = {name for name in vars(zerowake) if not name.startswith("_")} | {"__version__"}
-    assert exported - {"runtime", "snapshot", "adapters"} == set(zerowake.__all__)
+    assert all(hasattr(zerowake, name) for name in zerowake.__all__)
+    exported = {name for name in vars(zerowake) if not name.startswith("_")}
+    other = {"runtime", "snapshot", "adapters", "TYPE_CHECKING", "Any"}
+    assert exported - other <= set(zerowake.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'bacth'"):
+        zerowake.bacth  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_import_does_no_heavy_work() -> None:

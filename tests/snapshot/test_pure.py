@@ -94,6 +94,20 @@ def test_differences_name_fields() -> None:
     assert next(proof.differences([[b"1"]], [[b"1", b"2"]]))[1:] == ("1 chunks", "2 chunks")
 
 
+def test_the_summary_counts_what_was_compared() -> None:
+    def said(answer: bytes, *unsteady: str) -> str:
+        return proof.summary(proof.Proof([[b"1"]], [[[answer]]], [list(unsteady)]))
+
+    answer = b'{"id": 1, "parts": [{"at": 1, "x": {}}, {"at": 2, "x": {}}]}'
+    counts = "the proof is right (fields compared: {}, left out as not deterministic: {})"
+    assert said(answer) == counts.format(3, 0)
+    assert said(answer, "items[0].id", "items[0].parts[*].at") == counts.format(1, 2)
+    assert said(b'{"id": 1, "idea": 2}', "items[0].id") == counts.format(1, 1)
+    nothing = "the proof says nothing: no field is deterministic ({} left out)"
+    assert said(answer, "items[0]") == nothing.format(3)
+    assert said(b"\xff", "items[0]") == nothing.format(1)
+
+
 def test_proof_survives_encoding() -> None:
     kept = proof.Proof([[b"\xff", "\u00e9".encode()]], [[[b"1"], [b"\x80", b""]]], [["items[0]"]])
     assert proof.parse(proof.encode(kept)) == kept

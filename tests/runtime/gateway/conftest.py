@@ -110,11 +110,11 @@ class Edge:
         return self.request("POST", path, **options)
 
     @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[int]:
-        """The app on a real server; gives the port of 127.0.0.1."""
+    async def listening(self, app: Any = None) -> AsyncIterator[int]:
+        """The app, or another around it, on a real server; gives the port of 127.0.0.1."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = uvicorn.Server(
-                uvicorn.Config(self.app, http="httptools", ws="none", log_config=None)
+                uvicorn.Config(app or self.app, http="httptools", ws="none", log_config=None)
             )
             # Clients need not wait until it accepts: the kernel queues them from here on.
             serving = asyncio.ensure_future(server.serve(sockets=[listener]))
