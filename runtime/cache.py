@@ -46,7 +46,7 @@ def ensure_snapshot(text: str, cache: Path) -> Path:
     target = parse_target(text)
     index = cache / "targets" / fingerprint(target)
     try:
-        path = Path(index.read_text())
+        path = Path(os.fsdecode(index.read_bytes()))
         open_snapshot(path)
         return path
     except (OSError, ZerowakeError):
@@ -68,7 +68,7 @@ def ensure_snapshot(text: str, cache: Path) -> Path:
         raise TargetError(f"{text} could not be frozen; the reason stands above")
     path = Path(os.fsdecode(said.splitlines()[-1]))
     index.parent.mkdir(parents=True, exist_ok=True)
-    index.write_text(str(path))
+    index.write_bytes(os.fsencode(path))
     return path
 
 
