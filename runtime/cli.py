@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,26 @@ def _parser() -> argparse.ArgumentParser:
         "lines, or the bytes themselves for a function of bytes",
     )
 
+    freeze.add_argument(
+        "--no-compile",
+        action="store_true",
+        help="leave out the compiled form, which takes about half a minute to make",
+    )
+    _compile_options(freeze)
+
     inspect = verb("inspect", _inspect, "show what is in a snapshot", "Runs nothing of it.")
     inspect.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
     inspect.add_argument("--json", action="store_true", help="the manifest and the digest as JSON")
+
+    compiling = verb(
+        "compile",
+        _compile,
+        "compile a snapshot's modules for this machine",
+        "Freeze does it by itself; this is for a snapshot that comes from elsewhere.",
+    )
+    compiling.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
+    _compile_options(compiling)
+    _add_trust(compiling)
 
     verify = verb(
         "verify",
@@ -261,6 +278,24 @@ def _depth(text: str) -> Depth:
         raise argparse.ArgumentTypeError(f"{text!r} is no depth; wanted one of {known}") from None
 
 
+def _compile_options(parser: argparse.ArgumentParser) -> None:
+    from zerowake.runtime.compiling import TIMEOUT_S, TOLERANCE
+
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float16"], help="of the compiled weights and arithmetic"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=TOLERANCE,
+        help="largest error of the compiled form on the probe: cosine distance of vectors, relative "
+        "error of numbers (default %(default)s)",
+    )
+    parser.add_argument(
+        "--compile-timeout", type=float, default=TIMEOUT_S, metavar="S", help="default %(default)s"
+    )
+
+
 def _freeze(options: argparse.Namespace) -> None:
     from zerowake.runtime.build import freeze_target
     from zerowake.runtime.progress import ProgressBar
@@ -275,7 +310,46 @@ def _freeze(options: argparse.Namespace) -> None:
             progress=bar.update,
             note=lambda text: bar.note(f"note: {text}"),
         )
+        if not options.no_compile:
+            _compile_frozen(path, options, lambda text: bar.note(f"note: {text}"))
     print(path)
+
+
+def _compile_frozen(path: Path, options: argparse.Namespace, note: Callable[[str], None]) -> None:
+    """A snapshot serves without a compiled form too, so what stands against one is only told."""
+    from zerowake.runtime.compiling import compile_snapshot
+    from zerowake.snapshot.errors import CannotCompile, UnusableForm
+    from zerowake.snapshot.store import open_snapshot
+
+    if not open_snapshot(path).skeleton.needs_torch:
+        return
+    try:
+        compile_snapshot(
+            path,
+            dtype=options.dtype,
+            tolerance=options.tolerance,
+            timeout_s=options.compile_timeout,
+            note=note,
+        )
+    except (CannotCompile, UnusableForm) as error:
+        note(f"not compiled: {error}")
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from zerowake.runtime.compiling import compile_snapshot
+    from zerowake.snapshot import code
+    from zerowake.snapshot.store import open_snapshot
+
+    snapshot = open_snapshot(options.snapshot)
+    code.load_code(snapshot, trusted=frozenset(options.trust), code_dir=options.code)
+    form = compile_snapshot(
+        options.snapshot,
+        dtype=options.dtype,
+        tolerance=options.tolerance,
+        timeout_s=options.compile_timeout,
+        note=lambda text: print(text, file=sys.stderr),
+    )
+    print(form.digest)
 
 
 def _check_folder(out: Path) -> None:

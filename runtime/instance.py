@@ -8,6 +8,7 @@ gateway says ``stop`` or is gone. Knows nothing of queues, depths or other insta
 import logging
 import os
 import select
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from zerowake.runtime import process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.executor import Executor, Work
+from zerowake.runtime.forms import FormName, choose
 from zerowake.runtime.function import Function
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.target import load_function
 from zerowake.runtime.wire import Connection, Frame, encode
 from zerowake.snapshot import code, proof
-from zerowake.snapshot.errors import DamagedSnapshot
+from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
 from zerowake.snapshot.restore import Restored, restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
@@ -58,8 +60,8 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
         )
     code_dir = Path(spec.code_dir) if spec.code_dir else None
     files = code.load_code(snapshot, trusted=frozenset(spec.trusted), code_dir=code_dir)
-    device = "cpu"
-    if snapshot.skeleton.needs_torch:
+    device, chosen = "cpu", choose(snapshot, spec.trusted, spec.device)
+    if chosen.name is FormName.EAGER:
         from zerowake.snapshot import staging  # imports torch
         from zerowake.snapshot.device import resolve_device
 
@@ -74,7 +76,11 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     warm_up = max(cases, key=lambda case: sum(map(len, case)))
     if in_zygote and device != "cpu":
         return Kit(function, warm_up, None, {"import": import_ms})
-    restored = restore(snapshot, files, device=device)
+    try:
+        restored = restore(snapshot, files, device=device, form=chosen.compiled)
+    except UnusableForm as error:
+        print(f"the compiled form cannot be used, the eager one is: {error}", file=sys.stderr)
+        restored = restore(snapshot, files, device=device)
     return Kit(function, warm_up, restored, {"import": import_ms, **restored.report})
 
 

@@ -207,16 +207,16 @@ def reseed() -> None:
 
 
 def set_threads(count: int | None, sharers: int = 1) -> None:
-    """Let torch, where loaded, compute with ``count`` threads.
+    """Let torch, or libtorch without it, compute with ``count`` threads where it is loaded.
 
     None: one for each usable core, divided among the ``sharers`` processes that compute now.
     """
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return
     count = count or max(1, len(os.sched_getaffinity(0)) // sharers)
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
+    if (torch := sys.modules.get("torch")) is not None:
+        if torch.get_num_threads() != count:
+            torch.set_num_threads(count)
+    elif (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
+        libtorch.libtorch().set_threads(count)
 
 
 def trim_heap() -> None:

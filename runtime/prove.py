@@ -1,23 +1,26 @@
 """Proving a snapshot: restore it in a process of its own and answer the probe there.
 
-``prove`` starts ``python -m zerowake.runtime.prove SNAPSHOT OUT [CODE_DIR]``, which writes to OUT the
-answers as JSON (of each case, of each item, its chunks in base64), or ``{"error": ...}`` and ends
-with 1.
+``python -m zerowake.runtime.prove JOB_JSON`` is that process. It writes to the job's ``out`` the answers
+(of each case, of each item, its chunks in base64) and what imported torch, or an ``error``.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from base64 import b64decode, b64encode
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from typing import Any
 
 from zerowake.runtime import process
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.executor import Executor
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import load_function
-from zerowake.snapshot import code, proof
+from zerowake.snapshot import code, compiled, proof
 from zerowake.snapshot.errors import ProofFailed
 from zerowake.snapshot.restore import restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
@@ -26,31 +29,58 @@ from zerowake.snapshot.store import open_snapshot, read_file
 def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
     """Restore ``path`` in a process of its own and answer the probe there.
 
-    The caller vouches for the snapshot's code, or names ``code_dir``. Raises ProofFailed with what that process said when it does not come to answers.
+    The caller vouches for the snapshot's code, or names ``code_dir``. Raises ProofFailed with what
+    that process said when it does not come to answers.
     """
-    with tempfile.NamedTemporaryFile(suffix=".json") as answers:
-        command = [sys.executable, "-P", "-m", "zerowake.runtime.prove", str(path), answers.name]
-        command += [str(code_dir)] if code_dir else []
+    return _in_new_process(path, code_dir=code_dir)[0]
+
+
+def prove_compiled(path: Path, form: Path) -> tuple[list[proof.Answers], str | None]:
+    """The same with the compiled form that lies in ``form``; and what has imported torch, if any.
+
+    The caller vouches for both.
+    """
+    return _in_new_process(path, form=form)
+
+
+def _in_new_process(
+    path: Path, code_dir: Path | None = None, form: Path | None = None
+) -> tuple[list[proof.Answers], str | None]:
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        job = {
+            "snapshot": str(path),
+            "out": out.name,
+            "code_dir": str(code_dir) if code_dir else None,
+            "form": str(form) if form else None,
+        }
+        command = [sys.executable, "-P", "-m", "zerowake.runtime.prove", json.dumps(job)]
         run = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
-        text = answers.read()
+        text = out.read()
     if run.returncode:
-        said = json.loads(text)["error"] if text else process.exit_reason(run.returncode << 8)
+        said = process.exit_reason(run.returncode << 8 if run.returncode > 0 else -run.returncode)
+        if text:
+            said = json.loads(text)["error"]
         raise ProofFailed(f"the snapshot could not be restored in a new process: {said}")
-    return [[[b64decode(c) for c in item] for item in case] for case in json.loads(text)]
+    told = json.loads(text)
+    answers = [[[b64decode(c) for c in item] for item in case] for case in told["answers"]]
+    return answers, told["torch_by"]
 
 
-def answer(path: Path, code_dir: Path | None) -> list[proof.Answers]:
+def answer(path: Path, code_dir: Path | None, form_path: Path | None) -> list[proof.Answers]:
     """The restored object's answers to all cases of the probe.
 
     Whoever starts this process vouches for the snapshot: freeze has just written it, or the user
     has asked for it to be verified and its trust was checked.
     """
     snapshot = open_snapshot(path)
+    form = None
+    if form_path is not None:
+        form = compiled.parse(form_path, (form_path / compiled.FILE).read_bytes())
     trusted = frozenset() if code_dir else frozenset((snapshot.digest,))
     files = code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
     code.install(files)
     function = load_function(FunctionInfo.of(snapshot.manifest).target)
-    restored = restore(snapshot, files)
+    restored = restore(snapshot, files, form=form)
     process.set_threads(function.settings.threads)  # after restore, which imports torch if need be
     wake_up(restored.object, snapshot.manifest.name)
     executor = Executor(function, restored.object)
@@ -58,16 +88,35 @@ def answer(path: Path, code_dir: Path | None) -> list[proof.Answers]:
     return proof.answer_all(restored.object, cases, lambda _target, case: executor.answer(case))
 
 
+class _TorchWatch(MetaPathFinder):
+    """Notes which line was the first to import torch."""
+
+    by: str | None = None
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name == "torch" and self.by is None:
+            stack = [f for f in traceback.extract_stack() if not f.filename.startswith("<")][:-1]
+            if stack[-1].name == "library_path":  # asks where torch is, does not import it
+                return
+            own = [f for f in stack if "/code/" in f.filename] or stack  # the author's, if it is
+            line = own[-1]
+            where = f"{os.path.basename(line.filename)}:{line.lineno}"
+            at_top = line.name == "<module>"
+            remedy = "at the top; move it into load" if at_top else f"in {line.name}"
+            self.by = f"{where} imports torch {remedy}"
+
+
 def main(arguments: list[str]) -> int:
-    path, out, *code_dir = map(Path, arguments)
+    job = {key: value and Path(value) for key, value in json.loads(arguments[0]).items()}
+    watch = _TorchWatch()
+    sys.meta_path.insert(0, watch)
     try:
-        answers = answer(path, code_dir[0] if code_dir else None)
+        answers = answer(job["snapshot"], job["code_dir"], job["form"])
     except BaseException as error:
-        out.write_text(json.dumps({"error": to_problem(error)["detail"]}))
+        job["out"].write_text(json.dumps({"error": to_problem(error)["detail"]}))
         return 1
-    out.write_text(
-        json.dumps([[[b64encode(c).decode() for c in item] for item in case] for case in answers])
-    )
+    encoded = [[[b64encode(c).decode() for c in item] for item in case] for case in answers]
+    job["out"].write_text(json.dumps({"answers": encoded, "torch_by": watch.by}))
     return 0
 
 

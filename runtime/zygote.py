@@ -159,6 +159,8 @@ def main(arguments: list[str]) -> None:
         os.set_inheritable(alive_fd, True)
         os.execv(sys.executable, [sys.executable, "-P", "-m", __spec__.name, *arguments[:2], "[]"])
     _run_torch_once()
+    if (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
+        libtorch.libtorch()
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     control = Connection(socket.socket(fileno=control_fd))
     report = {"import": 1e3 * (time.perf_counter() - started)}

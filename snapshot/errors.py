@@ -11,7 +11,9 @@ what was wanted and what to do. The whole tree::
     |  |- ForbiddenClass          422 class_not_allowed
     |  |- UntrustedCode           403 code_not_trusted
     |  |- ProofFailed             422 proof_failed
+    |  |- UnusableForm            422 form_unusable
     |- FreezeError                422 cannot_freeze
+    |  |- CannotCompile           422 cannot_compile
     |- WakeFailed                 500 wake_failed
     |- DeviceError                503 device_unavailable
     |- (zerowake.runtime.errors continues below ZerowakeError)
@@ -90,3 +92,15 @@ class DeviceError(ZerowakeError):
 
     status = 503
     code = "device_unavailable"
+
+
+class UnusableForm(SnapshotError):
+    """A compiled form is missing, not for this machine, not trusted or not what it says."""
+
+    code = "form_unusable"
+
+
+class CannotCompile(FreezeError):
+    """A module has no compiled form; the eager one serves."""
+
+    code = "cannot_compile"

@@ -24,6 +24,7 @@ import torch
 from zerowake.snapshot import layout, manifest, names, proof, skeleton, state, store
 from zerowake.snapshot.code import CodeFiles, in_words
 from zerowake.snapshot.dismantle import Parts, dismantle
+from zerowake.snapshot.eager import accept_arrays
 from zerowake.snapshot.errors import FreezeError, SnapshotError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
@@ -86,6 +87,7 @@ def freeze(
     runs = gather(parts.leaves)
     if align(runs):
         runs = gather(parts.leaves)
+    accept_arrays(target)  # only now: hooks are no part of what load has left
     wakes = callable(getattr(target, "wake", None))
     wake = (lambda: wake_up(target, recipe.name)) if wakes else None
     first, second = run_twice(runs, wake, lambda: _answers(recipe, target))

@@ -6,6 +6,7 @@ given from above.
 
 import base64
 import json
+import math
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -100,6 +101,44 @@ def compare(proof: Proof, found: list[Answers]) -> None:
                 )
 
 
+def distance(proof: Proof, found: list[Answers]) -> float:
+    """How far ``found`` is from the proof's answers: the largest error of a field.
+
+    The error of a list of numbers is its cosine distance, of a number the relative one. Raises
+    ProofFailed where answers differ in anything but numbers.
+    """
+    if len(found) != len(proof.answers):
+        raise ProofFailed(f"{len(proof.answers)} cases were asked and {len(found)} answered")
+    largest = 0.0
+    for case, (wanted, got) in enumerate(zip(proof.answers, found, strict=True)):
+        for field, old, new in differences(wanted, got, apart=True):
+            if field in proof.unsteady[case]:
+                continue
+            error = _error(old, new)
+            if error is None:
+                raise ProofFailed(f"case {case}, {field}: {old!r:.80} and {new!r:.80}")
+            largest = max(largest, error)
+    return largest
+
+
+def _error(old: Any, new: Any) -> float | None:
+    """None: these cannot be compared as numbers."""
+    if isinstance(old, list) and isinstance(new, list):
+        if len(old) != len(new) or not all(map(_is_number, (*old, *new))):
+            return None
+        scale = math.hypot(*old) * math.hypot(*new)
+        if scale == 0.0:
+            return math.dist(old, new)
+        return abs(1.0 - math.fsum(a * b for a, b in zip(old, new, strict=True)) / scale)
+    if _is_number(old) and _is_number(new):
+        return float(abs(old - new) / max(abs(old), abs(new), 1e-6))
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def summary(proof: Proof) -> str:
     """How much ``compare`` looks at, in words: what is not deterministic proves nothing."""
     compared = left_out = 0
@@ -125,8 +164,13 @@ def unsteady(first: list[Answers], second: list[Answers]) -> list[list[str]]:
     ]
 
 
-def differences(wanted: Answers, got: Answers) -> Iterator[tuple[str, str, str]]:
-    """(field, wanted, got) where answers differ: ``items[0].score``; inside lists ``[*]``."""
+def differences(
+    wanted: Answers, got: Answers, apart: bool = False
+) -> Iterator[tuple[str, Any, Any]]:
+    """(field, wanted, got) where answers differ: ``items[0].score``; inside lists ``[*]``.
+
+    apart: lists of numbers are one field, and values are given as they are, not as text.
+    """
     if len(wanted) != len(got):
         yield "items", f"{len(wanted)} items", f"{len(got)} items"
         return
@@ -145,7 +189,7 @@ def differences(wanted: Answers, got: Answers) -> Iterator[tuple[str, str, str]]
             except (ValueError, RecursionError):
                 yield where, f"{a[:40]!r} ({len(a)} bytes)", f"{b[:40]!r} ({len(b)} bytes)"
                 continue
-            inside = list(_differences(where, *plain))
+            inside = list(_differences(where, *plain, apart))
             if not inside and json.dumps(plain[0]) != json.dumps(plain[1]):  # the order of keys
                 inside = [(where, f"{a[:40]!r}", f"{b[:40]!r}")]
             yield from inside  # spacing and the spelling of numbers (1e5, 100000.0) are no difference
@@ -171,15 +215,20 @@ def _leaves(where: str, value: Any) -> Iterator[str]:
         yield where
 
 
-def _differences(where: str, old: Any, new: Any) -> Iterator[tuple[str, str, str]]:
+def _differences(
+    where: str, old: Any, new: Any, apart: bool = False
+) -> Iterator[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         for key in old:
-            yield from _differences(f"{where}.{key}", old[key], new[key])
+            yield from _differences(f"{where}.{key}", old[key], new[key], apart)
+    elif apart and isinstance(old, list) and old and all(map(_is_number, old)):
+        if old != new:
+            yield where, old, new
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for a, b in zip(old, new, strict=True):
-            yield from _differences(where if where.endswith("[*]") else f"{where}[*]", a, b)
+            yield from _differences(where if where.endswith("[*]") else f"{where}[*]", a, b, apart)
     elif json.dumps(old) != json.dumps(new):
-        yield where, f"{old!r:.80}", f"{new!r:.80}"
+        yield (where, old, new) if apart else (where, f"{old!r:.80}", f"{new!r:.80}")
 
 
 def _text(data: bytes) -> Any:

@@ -28,8 +28,11 @@ Node = dict[str, Any]
 
 def import_names(skeleton: Skeleton, own: frozenset[str]) -> list[Any]:
     """What each of the skeleton's names stands for, its module imported."""
-    found = []
+    found: list[Any] = []
     for kind, name in skeleton.names:
+        if not name:  # pruned
+            found.append(None)
+            continue
         module_name = name.partition(":")[0]
         try:
             module = importlib.import_module(module_name)
@@ -265,4 +268,5 @@ _MAKE: dict[str, Make] = {
     "weakref": Builder.weakref,
     "tokenizer": Builder.tokenizer,
     "token": Builder.token,
+    "unused": lambda builder, node, shell: None,
 }

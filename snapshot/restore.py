@@ -22,6 +22,7 @@ from zerowake.snapshot.rebuild import Builder, Make, import_names
 from zerowake.snapshot.store import read_file
 
 if TYPE_CHECKING:
+    from zerowake.snapshot.compiled import Form
     from zerowake.snapshot.weights import Weights
 
 
@@ -41,8 +42,13 @@ class Restored:
             populate(mapped)
 
 
-def restore(snapshot: Snapshot, code: CodeFiles, *, device: str = "cpu") -> Restored:
+def restore(
+    snapshot: Snapshot, code: CodeFiles, *, device: str = "cpu", form: "Form | None" = None
+) -> Restored:
     """The object that was frozen, as ``load`` left it; ``wake_up`` is the caller's next step.
+
+    form: a compiled form, whose modules stand in place of the object's own; their classes are not
+    imported, and torch only if something else of the object needs it.
 
     ``code`` comes from ``load_code``. On the CPU tensors are views of the weights files, mapped
     private and writable; only odd-sized ones are copied. On another device ("cuda", "cuda:N") all
@@ -55,20 +61,30 @@ def restore(snapshot: Snapshot, code: CodeFiles, *, device: str = "cpu") -> Rest
     with _phase(report, "map"):
         segments = snapshot.manifest.segments
         mappings = [map_file(snapshot.path / s.file, s.nbytes) for s in segments]
+    skeleton, more = snapshot.skeleton, dict[str, Make]()
+    if form is not None:
+        from zerowake.snapshot import compiled
+
+        with _phase(report, "compiled"):
+            modules = compiled.load(form, snapshot, mappings)
+            skeleton = compiled.prune(form, snapshot)
+            more["compiled"] = lambda builder, node, shell: modules[node["v"]]
     with _phase(report, "import"):
         code_files.install(code)
         own = names.own_modules(code.files)
-        classes = import_names(snapshot.skeleton, own)
-    more: dict[str, Make] = {}
-    if snapshot.skeleton.needs_torch:
+        classes = import_names(skeleton, own)
+    if skeleton.needs_torch:
         with _phase(report, "bind"):
             weights = _weights(snapshot, mappings, device)
-            more = weights.makers()
+            more |= weights.makers()
         report |= weights.phases_ms
     with _phase(report, "build"), _no_collection():
-        target = Builder(
-            snapshot.skeleton, classes, lambda path: read_file(snapshot, path), more
-        ).build()
+        builder = Builder(skeleton, classes, lambda path: read_file(snapshot, path), more)
+        target = builder.build()
+        if skeleton.needs_torch:
+            from zerowake.snapshot.eager import accept_arrays
+
+            accept_arrays(target)
     return Restored(target, report, mappings)
 
 

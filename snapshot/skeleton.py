@@ -8,6 +8,7 @@ it, or nodes in ``early``, which can exist empty before they are filled; so one 
 """
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,17 @@ KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 
 
+# kind -> the fields in which values stand: a list of them, or an object of them; in o and f, one
+_VALUES = {
+    **dict.fromkeys(("list", "tuple", "set", "frozenset", "namedtuple", "slice"), "v"),
+    **dict.fromkeys(("dict", "ordered", "default"), "skv"),
+    "tensor": "s",
+    "object": "s",
+    "module": "spbm",
+    "partial": "fak",
+    **dict.fromkeys(("method", "weakref"), "o"),
+}
+
 _OF_TORCH = frozenset({"tensor", "array", "scalar", "module", "dtype", "device", "size"})
 
 
@@ -74,6 +86,40 @@ class Skeleton:
     def needs_torch(self) -> bool:
         """Whether a node is of a kind that only torch or numpy can make."""
         return not _OF_TORCH.isdisjoint(node["t"] for node in self.nodes)
+
+
+def prune(skeleton: Skeleton, replaced: Mapping[int, str]) -> Skeleton:
+    """The same table with ``{"t": "compiled", "v": path}`` in place of some nodes.
+
+    What only those have needed is left out: nodes become ``{"t": "unused"}``, names empty.
+    """
+    nodes: list[dict[str, Any]] = [{"t": "unused"}] * len(skeleton.nodes)
+    waiting = list(_references([skeleton.root]))
+    while waiting:
+        index = waiting.pop()
+        if nodes[index]["t"] != "unused":
+            continue
+        if index in replaced:
+            nodes[index] = {"t": "compiled", "v": replaced[index]}
+            continue
+        nodes[index] = node = skeleton.nodes[index]
+        for field in _VALUES.get(node["t"], ""):
+            values = node.get(field, [])
+            waiting += _references([values] if field in "of" else values)
+    used = {node["c"] for node in nodes if isinstance(node.get("c"), int)}
+    return Skeleton(
+        skeleton.root,
+        nodes,
+        [index for index in skeleton.early if nodes[index]["t"] in SHELLS],
+        [name if place in used else ("", "") for place, name in enumerate(skeleton.names)],
+    )
+
+
+def _references(field: Any) -> Iterator[int]:
+    """The nodes that a list or an object of values names."""
+    for value in field.values() if isinstance(field, dict) else field:
+        if isinstance(value, list):
+            yield value[0]
 
 
 def encode(skeleton: Skeleton) -> bytes:

@@ -9,35 +9,55 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 
 from zerowake.runtime import process
-from zerowake.snapshot import names
+from zerowake.runtime.forms import Chosen
+from zerowake.snapshot import compiled, names
 from zerowake.snapshot.opened import Snapshot
 
-# What instances import, and those that need torch; libraries that skeletons name come on top.
+
+class Flavour(StrEnum):
+    """What a base zygote holds: torch, or for functions that need no torch only libtorch."""
+
+    LIGHT = "light"
+    TORCH = "torch"
+
+    @classmethod
+    def of(cls, chosen: Chosen) -> "Flavour":
+        return cls.TORCH if chosen.needs_torch else cls.LIGHT
+
+
+# What instances import; libraries that skeletons name come on top.
 COMMON_MODULES = ("orjson",)
 TORCH_MODULES = ("torch", "zerowake.snapshot.weights", "zerowake.snapshot.staging")
+LIBTORCH_MODULE = "zerowake.snapshot.libtorch"
 
 
-def shared_modules(snapshots: Sequence[Snapshot]) -> list[str]:
-    """The modules for the base zygote: torch where a snapshot needs it, and model libraries.
+def shared_modules(flavour: Flavour, functions: Iterable[tuple[Snapshot, Chosen]]) -> list[str]:
+    """The modules for the base zygote of ``flavour``, which these functions share.
 
-    Taken from the skeletons, whose names have passed the allow-list.
+    Model libraries are taken from the skeletons, whose names have passed the allow-list.
     """
-    modules = [*COMMON_MODULES]
-    modules += TORCH_MODULES if any(s.skeleton.needs_torch for s in snapshots) else ()
-    for snapshot in snapshots:
+    modules = [*COMMON_MODULES, *(TORCH_MODULES if flavour is Flavour.TORCH else ())]
+    for snapshot, chosen in functions:
+        skeleton = snapshot.skeleton
+        if chosen.compiled is not None:
+            modules.append(LIBTORCH_MODULE)
+            skeleton = compiled.prune(chosen.compiled, snapshot)
         own = names.own_modules(snapshot.manifest.code.files)
-        named = {name.partition(":")[0] for _kind, name in snapshot.skeleton.names}
-        modules += sorted(named - own - {"builtins"})
+        named = {name.partition(":")[0] for _kind, name in skeleton.names}
+        modules += sorted(named - own - {"builtins", ""})
+        if any(node["t"] == "tokenizer" for node in skeleton.nodes):
+            modules.append("tokenizers")
     return list(dict.fromkeys(modules))
 
 
 class BaseProcess:
-    """The process, started at once; ``start`` starts another in place of a lost one.
+    """The process; ``start`` starts it, and another one in place of a lost one.
 
-    socket: our end of its control socket.
+    socket: our end of its control socket. started: whether there has been one.
     """
 
     def __init__(
@@ -50,9 +70,10 @@ class BaseProcess:
         # The read end is for zygotes and instances; our write end closes when this process ends,
         # however it ends, and the kernel then ends all of them.
         self._alive_read, self._alive_write = os.pipe()
-        self.start()
+        self.started = False
 
     def start(self) -> None:
+        self.started = True
         self.socket, theirs = socket.socketpair()
         self.socket.setblocking(False)
         with theirs:

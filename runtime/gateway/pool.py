@@ -6,12 +6,14 @@ The pool is what the HTTP edge (and every platform adapter) talks to; it impleme
 import asyncio
 import difflib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import Draining, UnknownFunction
-from zerowake.runtime.gateway.base import BaseProcess
+from zerowake.runtime.forms import choose
+from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.links import ZygoteLink, adopt
 from zerowake.runtime.gateway.served import Served
 from zerowake.runtime.info import FunctionInfo
@@ -39,6 +41,7 @@ class Base:
                 if self._link is not None:
                     self._losses += 1
                     await asyncio.sleep(start_delay_s(self._losses))
+                if self._link is not None or not self._process.started:
                     self._process.start()
                 exited: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
                 adopt(self._process.pid, exited)
@@ -62,9 +65,11 @@ class Base:
 class Pool:
     """The functions being served, by name."""
 
-    def __init__(self, config: ServeConfig, base: BaseProcess, metrics: Metrics) -> None:
+    def __init__(
+        self, config: ServeConfig, bases: Mapping[Flavour, BaseProcess], metrics: Metrics
+    ) -> None:
         self._config = config
-        self._base = Base(base)
+        self._bases = {flavour: Base(base) for flavour, base in bases.items()}
         self._metrics = metrics
         self._served: dict[str, Served] = {}
         self._retired: dict[asyncio.Task[None], Served] = {}
@@ -76,7 +81,11 @@ class Pool:
 
         The old function finishes what it has been given and is then closed.
         """
-        served = Served(snapshot, self._config, self._base.link, self._metrics)
+        chosen = choose(snapshot, self._config.trusted, self._config.device)
+        if chosen.reason:
+            log.info("%s runs eagerly: %s", snapshot.manifest.name, chosen.reason)
+        base = self._bases[Flavour.of(chosen)]
+        served = Served(snapshot, self._config, base.link, self._metrics, form=chosen)
         old = self._served.get(served.name)
         self._served[served.name] = served
         served.changed()
@@ -131,7 +140,8 @@ class Pool:
     async def close(self) -> None:
         everyone = (*self._retired.values(), *self._served.values())
         await asyncio.gather(*(served.close() for served in everyone))
-        self._base.close()
+        for base in self._bases.values():
+            base.close()
 
     def _find(self, name: str) -> Served:
         if served := self._served.get(name):

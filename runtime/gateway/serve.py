@@ -11,7 +11,8 @@ from zerowake.runtime import logs
 from zerowake.runtime.cache import cache_directory, ensure_snapshot, stop_freezing
 from zerowake.runtime.config import BACKLOG, ServeConfig
 from zerowake.runtime.errors import ConfigError
-from zerowake.runtime.gateway.base import BaseProcess, shared_modules
+from zerowake.runtime.forms import choose
+from zerowake.runtime.gateway.base import BaseProcess, Flavour, shared_modules
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target, parse_target
 from zerowake.snapshot import code
@@ -45,11 +46,18 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
     sock = listen(config)
-    base = BaseProcess(shared_modules(snapshots), os.environ, config.environment)
+    functions = [(s, choose(s, config.trusted, config.device)) for s in snapshots]
+    bases = {}
+    for flavour in Flavour:
+        mine = [each for each in functions if Flavour.of(each[1]) is flavour]
+        modules = shared_modules(flavour, mine)
+        bases[flavour] = BaseProcess(modules, os.environ, config.environment)
+        if mine:
+            bases[flavour].start()
     from zerowake.runtime.gateway.server import run  # the HTTP stack, while the base starts
 
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None
-    run(snapshots, config, sock, base, watch)
+    run(snapshots, config, sock, bases, watch)
 
 
 def listen(config: ServeConfig) -> socket.socket:

@@ -23,6 +23,7 @@ from zerowake.runtime.errors import (
     PredictTimeout,
     to_problem,
 )
+from zerowake.runtime.forms import Chosen
 from zerowake.runtime.gateway.depths import Depths
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
@@ -47,9 +48,11 @@ class Served:
         config: ServeConfig,
         base: Callable[[], Coroutine[Any, Any, ZygoteLink]],
         metrics: Metrics,
+        form: Chosen,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.snapshot = snapshot
+        self.form = form
         self.info = FunctionInfo.of(snapshot.manifest)
         self.name = self.info.name
         self._settings = self.info.settings
@@ -146,7 +149,8 @@ class Served:
             "name": self.name,
             "depth": self.depth,
             "state": state,
-            "reason": self.failed or self._processes.reason,
+            "reason": self.failed or self._processes.reason or self.form.reason or None,
+            "form": self.form.name,
             "digest": self.snapshot.digest,
             "snapshot": str(self.snapshot.path),
             "queued": len(self._queue),

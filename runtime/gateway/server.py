@@ -9,11 +9,11 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime.config import BACKLOG, ServeConfig
-from zerowake.runtime.gateway.base import BaseProcess
+from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.metrics import Metrics
 from zerowake.snapshot.opened import Snapshot
 
@@ -27,7 +27,7 @@ def run(
     snapshots: list[Snapshot],
     config: ServeConfig,
     sock: socket.socket,
-    base: BaseProcess,
+    bases: Mapping[Flavour, BaseProcess],
     reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
@@ -37,14 +37,14 @@ def run(
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(snapshots, config, sock, base, reload))
+        runner.run(_serve(snapshots, config, sock, bases, reload))
 
 
 async def _serve(
     snapshots: list[Snapshot],
     config: ServeConfig,
     sock: socket.socket,
-    base: BaseProcess,
+    bases: Mapping[Flavour, BaseProcess],
     reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None,
 ) -> None:
     import uvicorn
@@ -66,7 +66,7 @@ async def _serve(
         lambda record: not (record.exc_info and isinstance(record.exc_info[1], StreamBroken))
     )
     metrics = Metrics()
-    pool = Pool(config, base, metrics)
+    pool = Pool(config, bases, metrics)
     for snapshot in snapshots:
         pool.serve(snapshot)
     app: Any = create_app(

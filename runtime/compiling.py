@@ -1,0 +1,215 @@
+"""Compiling a snapshot: its modules in one new process, the proof in a second, then it is published.
+
+``python -m zerowake.runtime.compiling SNAPSHOT OUT [DTYPE]`` is the first: it restores the snapshot,
+answers the probe while the calls of its modules are recorded, and compiles those. Whatever goes
+wrong here, the snapshot stays as it is and serves eagerly.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from zerowake.runtime import process
+from zerowake.runtime.errors import to_problem
+from zerowake.runtime.executor import Executor
+from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.prove import prove_compiled
+from zerowake.runtime.target import load_function
+from zerowake.snapshot import code, compiled, proof, state
+from zerowake.snapshot.compiled import DIRECTORY, FILE, FORMAT, Form
+from zerowake.snapshot.errors import CannotCompile, ProofFailed
+from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.restore import restore, wake_up
+from zerowake.snapshot.store import open_snapshot, read_file
+
+TOLERANCE = 1e-4
+TIMEOUT_S = 900.0
+STAGING = ".staging-"
+
+Note = Callable[[str], None]
+
+
+def compile_snapshot(
+    path: Path,
+    *,
+    dtype: str | None = None,
+    tolerance: float = TOLERANCE,
+    timeout_s: float = TIMEOUT_S,
+    note: Note = lambda text: None,
+) -> Form:
+    """Compile the modules of the snapshot at ``path`` for this machine, prove and publish the form.
+
+    The caller vouches for the snapshot's code. dtype: of the weights and the arithmetic ("bfloat16");
+    None keeps them. tolerance: the largest error on the probe against the snapshot's own answers,
+    as cosine distance of vectors and relative error of numbers. ``note`` is told which form it is,
+    and what keeps it from the next. Raises CannotCompile with the reason.
+    """
+    snapshot = open_snapshot(path)
+    home = snapshot.path / DIRECTORY
+    with _staging(home) as staging:
+        modules = _in_new_process(snapshot, staging, dtype, timeout_s)
+        form = {
+            "format": FORMAT,
+            "snapshot": snapshot.digest,
+            "fingerprint": compiled.fingerprint(),
+            "dtype": dtype,
+            "modules": modules,
+            "torch_free": False,
+            "error": 0.0,
+            "files": {
+                entry.name: hashlib.sha256(entry.read_bytes()).hexdigest()
+                for entry in staging.iterdir()
+                if entry.name != FILE
+            },
+        }
+        _write(staging, form)
+        evidence = proof.parse(read_file(snapshot, "proof.json"))
+        try:
+            answers, torch_by = prove_compiled(snapshot.path, staging)
+            error = proof.distance(evidence, answers)
+        except ProofFailed as failure:
+            raise CannotCompile(f"the compiled form does not answer the probe: {failure}") from None
+        if not error <= tolerance:
+            raise CannotCompile(
+                f"the compiled form differs from the original by {error:.1e} on the probe; "
+                f"at most {tolerance:.1e} is allowed (--tolerance)"
+            )
+        form |= {"torch_free": torch_by is None, "error": error}
+        digest = _write(staging, form)
+        final = home / compiled.fingerprint_id()
+        state.record_trust(digest)
+        _publish(staging, final)
+    if torch_by is None:
+        note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
+    else:
+        note(f"compiled; error on the probe {error:.1e}; it still needs torch: {torch_by}")
+    return compiled.find(snapshot)
+
+
+def _in_new_process(
+    snapshot: Snapshot, out: Path, dtype: str | None, timeout_s: float
+) -> list[dict[str, Any]]:
+    command = [sys.executable, "-P", "-m", "zerowake.runtime.compiling"]
+    command += [str(snapshot.path), str(out), *([dtype] if dtype else [])]
+    said = out / FILE
+    # A session of its own: a compiler that hangs or takes too long goes with its children.
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True, text=True,
+    ) as child:  # fmt: skip
+        try:
+            _out, log = child.communicate(timeout=timeout_s)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, 9)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise CannotCompile(
+                f"it took longer than {timeout_s:g} s (--compile-timeout) and was ended"
+            ) from None
+    try:
+        plain = json.loads(said.read_bytes())
+    except (OSError, ValueError):
+        last = "\n".join(log.strip().splitlines()[-3:])
+        how = process.exit_reason(
+            child.returncode << 8 if child.returncode >= 0 else -child.returncode
+        )
+        raise CannotCompile(f"the compiling process ended: {how}; {last}") from None
+    if "error" in plain:
+        raise CannotCompile(plain["error"])
+    modules: list[dict[str, Any]] = plain["modules"]
+    return modules
+
+
+@contextlib.contextmanager
+def _staging(home: Path) -> Iterator[Path]:
+    """A directory to fill, locked; those that killed processes have left are removed."""
+    try:
+        home.mkdir(exist_ok=True)
+        path = Path(tempfile.mkdtemp(prefix=STAGING, dir=home))
+    except OSError as error:
+        raise CannotCompile(f"{home} cannot be written to: {error.strerror}") from error
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for other in home.glob(f"{STAGING}*"):
+            with contextlib.suppress(OSError):
+                fd = os.open(other, os.O_RDONLY)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if other != path:
+                        shutil.rmtree(other, ignore_errors=True)
+                finally:
+                    os.close(fd)
+        yield path
+    finally:
+        os.close(lock)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _publish(staging: Path, final: Path) -> None:
+    """Put the form in its place; one that lies there goes. The last of two compilers wins."""
+    for entry in staging.iterdir():
+        fd = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    while True:
+        try:
+            staging.rename(final)
+            return
+        except OSError:
+            old = final.with_name(f"{STAGING}old-{os.getpid()}")
+            with contextlib.suppress(FileNotFoundError):
+                final.rename(old)
+                shutil.rmtree(old)
+
+
+def _write(staging: Path, form: dict[str, Any]) -> str:
+    data = json.dumps(form, indent=1, sort_keys=True).encode()
+    (staging / FILE).write_bytes(data)
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
+    """Entries of form.json for the modules of the snapshot, their libraries written to ``out``."""
+    snapshot = open_snapshot(path)
+    files = code.load_code(snapshot, trusted=frozenset((snapshot.digest,)), code_dir=None)
+    code.install(files)
+    function = load_function(FunctionInfo.of(snapshot.manifest).target)
+    if not snapshot.skeleton.needs_torch:
+        raise CannotCompile("it holds no module")
+    restored = restore(snapshot, files)
+    wake_up(restored.object, snapshot.manifest.name)
+    from zerowake.snapshot.compile import compile_module, recorded
+
+    calls = recorded(restored.object)
+    executor = Executor(function, restored.object)
+    cases = proof.parse(read_file(snapshot, "proof.json")).cases
+    proof.answer_all(restored.object, cases, lambda _target, case: executor.answer(case))
+    return [compile_module(each, out, dtype) for each in calls]
+
+
+def main(arguments: list[str]) -> int:
+    path, out, *dtype = arguments
+    plain: dict[str, Any]
+    try:
+        plain = {"modules": _compile(Path(path), Path(out), dtype[0] if dtype else None)}
+    except BaseException as error:
+        plain = {"error": to_problem(error)["detail"]}
+    (Path(out) / FILE).write_text(json.dumps(plain))
+    return 1 if "error" in plain else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,48 @@
+"""Which form of a snapshot runs here: compiled, with or without torch, or the author's own objects.
+
+Gateway and instances ask the same question and get the same answer. Imports no torch.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from zerowake.runtime.config import Device
+from zerowake.snapshot import compiled
+from zerowake.snapshot.compiled import Form
+from zerowake.snapshot.errors import SnapshotError, UnusableForm
+from zerowake.snapshot.opened import Snapshot
+
+
+class FormName(StrEnum):
+    PLAIN = "plain"  # no tensors, no torch
+    TORCH_FREE = "torch-free"
+    COMPILED = "compiled"
+    EAGER = "eager"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """compiled: None where the eager form runs; ``reason`` then says why."""
+
+    name: FormName
+    compiled: Form | None = None
+    reason: str = ""
+
+    @property
+    def needs_torch(self) -> bool:
+        return self.name in (FormName.COMPILED, FormName.EAGER)
+
+
+def choose(snapshot: Snapshot, trusted: Iterable[str], device: Device) -> Chosen:
+    """The best form that may run here. ``trusted``: digests that the operator vouches for."""
+    if not snapshot.skeleton.needs_torch:
+        return Chosen(FormName.PLAIN)
+    if device == "cuda" or (device == "auto" and os.path.exists("/dev/nvidia0")):
+        return Chosen(FormName.EAGER, reason="compiled forms are for the CPU")
+    try:
+        form = compiled.find(snapshot, frozenset(trusted))
+    except (UnusableForm, SnapshotError, OSError) as error:
+        return Chosen(FormName.EAGER, reason=str(error))
+    return Chosen(FormName.TORCH_FREE if form.torch_free else FormName.COMPILED, form)

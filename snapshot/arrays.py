@@ -1,0 +1,130 @@
+"""What a module is given and gives back: torch tensors, numpy arrays or nested lists.
+
+A compiled module takes and returns memory (``libtorch.Array``); this file turns the author's kinds
+into that and back. numpy and torch are used where the author has imported them, never imported.
+"""
+
+import array
+import ctypes
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from itertools import chain
+from typing import Any
+
+from zerowake.snapshot.libtorch import ELEMENTS, Array, contiguous_strides
+
+_CODES = {
+    "float64": "d",
+    "float32": "f",
+    "int64": "q",
+    "int32": "i",
+    "int16": "h",
+    "int8": "b",
+    "uint8": "B",
+    "bool": "b",
+}
+
+
+class Kind(StrEnum):
+    """Which kind of arrays a call was given, and is answered with."""
+
+    TORCH = "torch"
+    NUMPY = "numpy"
+    LIST = "list"
+
+
+def kind_of(values: Iterable[Any]) -> Kind:
+    """The most particular kind among ``values``: tensors before numpy arrays before lists."""
+    kinds = {_kind(value) for value in values}
+    return next(kind for kind in Kind if kind in kinds or kind is Kind.LIST)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a module could compute with it: a tensor, an array, or a list that is not empty."""
+    return _kind(value) is not Kind.LIST or (isinstance(value, list | tuple) and bool(value))
+
+
+def take(value: Any, dtype: str, ndim: int) -> Array:
+    """``value`` as dense memory of ``dtype``, converted and copied only where it must be.
+
+    Raises TypeError or ValueError for what has no such form.
+    """
+    match _kind(value):
+        case Kind.TORCH:
+            torch = sys.modules["torch"]
+            tensor = value.detach().to(getattr(torch, dtype)).contiguous()
+            made = Array(
+                tensor.data_ptr(), dtype, tuple(tensor.shape), tuple(tensor.stride()), tensor
+            )
+        case Kind.NUMPY:
+            numpy = sys.modules["numpy"]
+            dense = numpy.ascontiguousarray(value, dtype)
+            address = dense.__array_interface__["data"][0]
+            shape = tuple(numpy.shape(value))
+            made = Array(address, dtype, shape, contiguous_strides(shape), dense)
+        case Kind.LIST:
+            made = _from_lists(value, dtype, ndim)
+    if len(made.shape) != ndim:
+        raise ValueError(f"{len(made.shape)} dimensions; wanted {ndim}")
+    return made
+
+
+def give(found: Array, kind: Kind) -> Any:
+    """An array as ``kind``; tensors and numpy arrays use its memory, lists copy it."""
+    if found.strides != contiguous_strides(found.shape):
+        raise ValueError(f"a result of shape {found.shape} is not dense: strides {found.strides}")
+    itemsize, element = ELEMENTS[found.dtype]
+    if kind is Kind.LIST:
+        if element is None:
+            raise TypeError(f"a result of {found.dtype} has no form as a list; use numpy or torch")
+        flat = (element * found.count).from_address(found.address)[:] if found.count else []
+        return _nested(flat, found.shape)
+    memory = (ctypes.c_char * (itemsize * found.count)).from_address(found.address or 0)
+    # The owner lives as long as whoever looks at the memory.
+    memory.owner = found.owner  # type: ignore[attr-defined]
+    if kind is Kind.NUMPY:
+        numpy = sys.modules["numpy"]
+        return numpy.frombuffer(memory, found.dtype).reshape(found.shape)
+    torch = sys.modules["torch"]
+    dtype = getattr(torch, found.dtype)
+    if not found.count:
+        return torch.empty(found.shape, dtype=dtype)
+    return torch.frombuffer(memory, dtype=dtype).reshape(found.shape)
+
+
+def _kind(value: Any) -> Kind:
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return Kind.TORCH
+    if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
+        return Kind.NUMPY
+    return Kind.LIST
+
+
+def _from_lists(value: Any, dtype: str, ndim: int) -> Array:
+    shape: list[int] = []
+    rows: Sequence[Any] = [value]
+    for _ in range(ndim):
+        sizes = {len(row) if isinstance(row, list | tuple) else -1 for row in rows}
+        if len(sizes) != 1 or -1 in sizes:
+            what = "lists of unequal lengths" if -1 not in sizes else "numbers and lists, mixed"
+            raise ValueError(f"{what} at dimension {len(shape)}; wanted {ndim} dimensions")
+        shape.append(sizes.pop())
+        rows = list(chain.from_iterable(rows))
+    if dtype not in _CODES:
+        raise TypeError(f"lists have no form as {dtype}; use numpy or torch")
+    try:
+        memory = array.array(_CODES[dtype], rows)
+    except (TypeError, OverflowError) as error:
+        raise TypeError(f"wanted {ndim} dimensions of {dtype}: {error}") from None
+    address, _count = memory.buffer_info()
+    return Array(address, dtype, tuple(shape), contiguous_strides(shape), memory)
+
+
+def _nested(flat: list[Any], shape: Sequence[int]) -> Any:
+    if not shape:
+        return flat[0]
+    for size in reversed(shape[1:]):
+        flat = [flat[at : at + size] for at in range(0, len(flat), size)] if size else flat
+    return flat

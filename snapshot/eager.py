@@ -1,0 +1,68 @@
+"""Modules that stand on an object, called with whatever their compiled form takes as well.
+
+So one ``predict`` serves every form: ``self.model([[1, 2]])`` gives nested lists, eager or compiled.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from zerowake.snapshot.arrays import Kind, is_array, kind_of
+
+
+def accept_arrays(target: Any) -> None:
+    """Let each module that is an attribute of ``target`` take numpy arrays and nested lists.
+
+    It then answers in the same kind. A call with a tensor among its arguments is left alone, and
+    so are parameters that are annotated as something else than a tensor.
+    """
+    for module in list(getattr(target, "__dict__", {}).values()):
+        if isinstance(module, torch.nn.Module) and not isinstance(module, torch.jit.ScriptModule):
+            _Hooks(module).install()
+
+
+class _Hooks:
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module = module
+        self._signature = inspect.signature(module.forward)
+        self._kinds: list[Kind] = []  # of the calls that run now: a module may call itself
+
+    def install(self) -> None:
+        self._module.register_forward_pre_hook(self._before, with_kwargs=True)
+        self._module.register_forward_hook(self._after, always_call=True)
+
+    def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
+        kind = kind_of(value for value in (*args, *kwargs.values()) if is_array(value))
+        if kind is Kind.TORCH:
+            self._kinds.append(kind)
+            return None
+        bound = self._signature.bind(*args, **kwargs)
+        place = next((p.device for p in module.parameters()), torch.device("cpu"))
+        changed = False
+        for name, value in bound.arguments.items():
+            annotation = self._signature.parameters[name].annotation
+            if is_array(value) and _may_be_tensor(annotation):
+                try:
+                    bound.arguments[name] = torch.as_tensor(value, device=place)
+                except (TypeError, ValueError):  # a list of something else
+                    continue
+                changed = True
+        self._kinds.append(kind if changed else Kind.TORCH)
+        return (bound.args, bound.kwargs)
+
+    def _after(self, module: torch.nn.Module, args: Any, result: Any) -> Any:
+        kind = self._kinds.pop() if self._kinds else Kind.TORCH
+        if kind is Kind.TORCH or result is None:
+            return None
+        give = torch.Tensor.tolist if kind is Kind.LIST else _to_numpy
+        return pytree.tree_map_only(torch.Tensor, give, result)
+
+
+def _may_be_tensor(annotation: Any) -> bool:
+    return annotation is inspect.Parameter.empty or "Tensor" in str(annotation)
+
+
+def _to_numpy(tensor: torch.Tensor) -> Any:
+    return tensor.detach().cpu().numpy()
