@@ -70,6 +70,14 @@ def take(value: Any, dtype: str, ndim: int) -> Array:
     return made
 
 
+def span(taken: Array) -> tuple[float, float]:
+    """The smallest and the largest value of an array that ``take`` made; it is not empty."""
+    owner = taken.owner
+    if isinstance(owner, array.array):
+        return min(owner), max(owner)
+    return owner.min().item(), owner.max().item()
+
+
 def give(found: Array, kind: Kind) -> Any:
     """An array as ``kind``; tensors and numpy arrays use its memory, lists copy it."""
     if found.strides != contiguous_strides(found.shape):

@@ -19,6 +19,17 @@ from zerowake.snapshot.arrays import is_array
 from zerowake.snapshot.compiled import CONSTANTS
 from zerowake.snapshot.errors import CannotCompile
 
+_SAME_VALUES = frozenset(
+    (
+        torch.ops.aten.to.dtype,
+        torch.ops.aten._to_copy.default,
+        torch.ops.aten.view.default,
+        torch.ops.aten.reshape.default,
+        torch.ops.aten.unsqueeze.default,
+        torch.ops.aten.contiguous.default,
+        torch.ops.aten.clone.default,
+    )
+)
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -205,6 +216,7 @@ def _inputs(
     wanted = set(program.graph_signature.user_inputs)
     nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
     inputs, ranges = [], {}
+    tables = _tables(program)
     for place, (name, node) in enumerate(zip(names, nodes, strict=True)):
         tensor = node.meta["val"]
         shape: list[int | str] = []
@@ -227,8 +239,23 @@ def _inputs(
             )
             shape.append(str(expression))
         dtype = str(tensor.dtype).removeprefix("torch.")
-        inputs.append({"name": name, "dtype": dtype, "shape": shape})
+        inputs.append({"name": name, "dtype": dtype, "shape": shape, "below": tables.get(node, 0)})
     return inputs, ranges
+
+
+def _tables(program: Any) -> dict[Any, int]:
+    """Placeholders whose values are row numbers of an embedding, with its number of rows."""
+    found: dict[Any, int] = {}
+    for node in program.graph.nodes:
+        if node.target is not torch.ops.aten.embedding.default:
+            continue
+        source = node.args[1]
+        while source.op == "call_function" and source.target in _SAME_VALUES:
+            source = source.args[0]
+        if source.op == "placeholder":
+            rows = int(node.args[0].meta["val"].shape[0])
+            found[source] = min(rows, found.get(source, rows))
+    return found
 
 
 def _build(

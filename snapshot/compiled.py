@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from zerowake.snapshot import skeleton, state
-from zerowake.snapshot.arrays import Kind, give, kind_of, take
+from zerowake.snapshot.arrays import Kind, give, kind_of, span, take
 from zerowake.snapshot.errors import UnusableForm
 from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES
 from zerowake.snapshot.libtorch import (
@@ -43,11 +43,16 @@ _TORCH_NAMES = {stored: name for name, (_, stored) in TORCH_DTYPES.items() if st
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One array that a module takes. shape: sizes, or names of sizes that vary (``ranges``)."""
+    """One array that a module takes. shape: sizes, or names of sizes that vary (``ranges``).
+
+    below: values are row numbers of a table of so many rows; 0 where they are none. An error in a
+    parallel loop of compiled code ends the process, so they are looked at before.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    below: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,13 @@ class CompiledModule:
                         f"{self._form.path}: {wanted.name} has {found} entries in dimension {place}; "
                         f"the compiled form takes {said}"
                     )
+            if wanted.below and array.count:
+                least, most = span(array)
+                if least < 0 or most >= wanted.below:
+                    raise IndexError(
+                        f"{self._form.path}: {wanted.name} holds values from {least} to {most}; "
+                        f"wanted 0 to {wanted.below - 1}"
+                    )
 
 
 def find(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
@@ -254,7 +266,7 @@ def _module(plain: dict[str, Any]) -> ModuleForm:
         for name, kind, default in plain["signature"]
     ]
     inputs = tuple(
-        Input(str(each["name"]), str(each["dtype"]), tuple(each["shape"]))
+        Input(str(each["name"]), str(each["dtype"]), tuple(each["shape"]), int(each["below"]))
         for each in plain["inputs"]
     )
     ranges = {name: (int(low), high) for name, (low, high) in plain["ranges"].items()}
