@@ -90,8 +90,10 @@ class ZygoteLink:
         return Forked(pid, ours, exited)
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        """End the zygote now; its other children live on."""
+        if not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the zygote by closing its socket; its other children live on."""
@@ -109,6 +111,9 @@ class ZygoteLink:
                     self._handle(frame)
         except OSError:
             pass
+        except Exception:  # a module can write into this socket: what it leaves is no zygote
+            log.exception("zygote %s: cannot read its frames; it is ended", self.name)
+            self.kill()
         finally:
             self._socket.close()
             self._lose()
