@@ -111,7 +111,7 @@ class Scripted:
         self.pidfd = os.pidfd_open(self.pid)
         self.ended = asyncio.Event()
         self._decoder = Decoder()
-        process.STARTED.add(self.pid)
+        process.AWAITED.add(self.pid)
         world.processes.append(self)
         world.loop.add_reader(self.pidfd, self._on_exit)
         world.loop.add_reader(sock, self._on_data)
@@ -252,15 +252,21 @@ class ScriptedZygote(Scripted):
 
     def reap(self, child: Scripted) -> None:
         _pid, status = os.waitpid(child.pid, 0)
-        process.STARTED.discard(child.pid)
+        process.AWAITED.discard(child.pid)
         self.children.remove(child)
-        self.send({"kind": "exit", "pid": child.pid, "status": status})
+        with contextlib.suppress(BrokenPipeError):  # the gateway has closed it this very moment
+            self.send({"kind": "exit", "pid": child.pid, "status": status})
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        super().kill(signum)
+        self.close()
 
     def close(self) -> None:
         """Its children are the gateway's from now on."""
+        orphans = self.children if self.is_open else []
         super().close()
-        for child in self.children:
-            process.STARTED.discard(child.pid)
+        for child in orphans:
+            process.AWAITED.discard(child.pid)
         while not self._sockets.empty():
             self._sockets.get_nowait().close()
 
@@ -349,14 +355,15 @@ class World:
                 scripted.kill()
         for close in self._closing:
             await close()
-        self._link.close()
         for scripted in self.processes:
-            scripted.kill()
-            await scripted.ended.wait()
+            if scripted is not self.base:
+                await scripted.ended.wait()
+        self._link.close()
+        await self.base.ended.wait()
         await self.quiet()
         for scripted in self.processes:
             os.close(scripted.pidfd)
-            process.STARTED.discard(scripted.pid)
+            process.AWAITED.discard(scripted.pid)
             with contextlib.suppress(ChildProcessError):  # reaped already
                 os.waitpid(scripted.pid, 0)
         assert not self.errors, self.errors

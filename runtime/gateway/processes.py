@@ -88,6 +88,7 @@ class Processes:
         self.allowed = FORKABLE  # the depths that the function can have
         self.reason: str | None = None  # why not all of them
         self.last_failure = ""
+        self._counted: ZerowakeError | None = None  # the error that last_failure tells
         self._snapshot = snapshot
         self._config = config
         self._base = base
@@ -160,9 +161,7 @@ class Processes:
                 log.warning("%s: sleeps only at cold: %s", self.name, error)
             raise
         except ZerowakeError as error:
-            if not zygote.counted:  # the first to hear of it
-                zygote.counted = True
-                self._start_failed(error)
+            self._start_failed(error)
             if self._zygote is zygote:
                 self._zygote = None
             raise
@@ -309,10 +308,15 @@ class Processes:
     # ---------------------------------------------------------------- what goes wrong
 
     def _start_failed(self, error: ZerowakeError | OSError) -> ZerowakeError:
-        """Count and log it; returns it as one of ours."""
+        """Count and log it; returns it as one of ours.
+
+        Everybody who waits for a zygote gets the same error, which is one failure.
+        """
+        if error is self._counted:
+            return error
         if not isinstance(error, ZerowakeError):
             error = FunctionFailed(f"the system refuses another process: {error}")
-        self.last_failure = str(error)
+        self._counted, self.last_failure = error, str(error)
         log.error("%s: cannot start: %s", self.name, error)
         code = error.problem["code"] if isinstance(error, RemoteError) else error.code
         if code in PERMANENT:
