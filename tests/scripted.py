@@ -86,6 +86,8 @@ class StillLoop(asyncio.SelectorEventLoop):
         await future
 
     async def advance(self, seconds: float) -> None:
+        """Let time pass once nothing more happens now, and what is due then happen."""
+        await self.quiet()
         self.now_s += seconds
         await self.quiet()
 
