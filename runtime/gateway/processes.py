@@ -235,6 +235,7 @@ class Processes:
             limit_s = self._config.start_timeout_s
             self._start_failed(FunctionFailed(f"not ready after {limit_s:g} s; does wake() hang?"))
             if instance is not None:
+                instance.state = State.STOPPING  # a late ``ready`` does not make it one
                 instance.link.kill()
             return None
         except (ZerowakeError, OSError) as error:
@@ -352,8 +353,7 @@ class Processes:
         self.quarantined = f"the snapshot of {self.name} is quarantined: {reason}"
         log.error("%s", self.quarantined)
         for instance in self.instances:
-            if not instance.batch and instance.is_ready:
-                self.retire_later(instance)
+            self.retire_later(instance)
 
     # ---------------------------------------------------------------- small things
 

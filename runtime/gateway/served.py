@@ -318,7 +318,8 @@ class Served:
             instance.link.send({"kind": "cancel", "call": place})
             limit_s = self._settings.timeout_s
             call.fail(to_problem(Cancelled(f"the caller has read nothing for {limit_s:g} s")))
-        self._watch_time(instance)
+        if not instance.link.exited.done():
+            self._watch_time(instance)
 
     def _settle(self, instance: Instance) -> None:
         now = self._clock()

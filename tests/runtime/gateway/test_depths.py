@@ -146,6 +146,23 @@ async def test_a_call_during_a_move_has_an_instance_of_its_own(world: World) -> 
     assert caller.outcome == "ok" and served.depth is Depth.HOT
 
 
+async def test_a_call_while_a_commanded_zygote_rises_is_answered(world: World) -> None:
+    served = world.serve()
+    sleeping = asyncio.create_task(served.bring_to(Depth.ZYGOTE))
+    zygote = await world.base.zygote()
+    await world.quiet()
+    (caller,) = world.submit(served, b"a")
+    zygote.up()
+    await world.quiet()
+    while zygote.asked:  # the first may be retired before it is ready
+        instance = await zygote.instance()
+        await world.quiet()
+    instance.ready()
+    await instance.serve(b"a")
+    await sleeping
+    assert caller.outcome == "ok"
+
+
 async def test_a_lost_zygote_is_made_again_where_the_function_rests_at_it(world: World) -> None:
     served = world.serve(depth=Depth.ZYGOTE)
     zygote = await up(world)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from scripted import ScriptedInstance, World
+from scripted import Caller, ScriptedInstance, World
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
@@ -173,6 +173,21 @@ async def test_what_no_second_try_mends_quarantines_the_function(
     assert instance.state is State.STOPPING and made.ready == []
 
 
+async def test_quarantine_ends_what_runs_after_its_batch_and_what_starts_at_once(
+    world: World,
+) -> None:
+    made, _notes = processes(world)
+    busy, running = await ready(world, made)
+    busy.state, busy.batch = State.BUSY, {0: Caller("f", b"a", 0.0).call}
+    starts = [made.start(hot=True, warm=False) for _ in range(2)]
+    first, second = await world.base.instance(), await world.base.instance()
+    await world.quiet()
+    first.fail(DamagedSnapshot("it is cut off"))
+    assert [await start for start in starts] == [None, None]
+    await second.over()
+    assert busy.retiring and not running.ended.is_set()
+
+
 def test_an_error_of_the_author_is_not_permanent() -> None:
     assert not PERMANENT & {HandlerFailed.code, FunctionFailed.code, ZygoteLost.code}
 
@@ -204,6 +219,21 @@ async def test_an_instance_that_is_not_ready_in_time_is_ended(world: World) -> N
     await scripted.over()
     assert "not ready after 300 s" in made.last_failure
     assert made.instances == [] and len(notes.exits) == 1
+
+
+async def test_an_instance_that_is_ready_too_late_takes_no_calls(world: World) -> None:
+    made, _notes = processes(world)
+    starting = made.start(hot=True, warm=False)
+    scripted = await world.base.instance()
+    await world.quiet()
+    scripted.ready()  # on its way when the time is over
+    world.loop.now_s += LIMIT_S
+    assert await starting is None
+    while not made.instances[0].ready.done():
+        await asyncio.sleep(0)
+    assert made.ready == []
+    await scripted.over()
+    assert made.instances == []
 
 
 async def test_a_start_does_not_wait_for_ever_for_a_base(world: World) -> None:

@@ -377,6 +377,21 @@ async def test_a_reader_who_does_not_read_loses_the_stream_not_the_instance(worl
     assert not served.in_use and not instance.ended.is_set()
 
 
+async def test_a_reader_slower_than_a_dying_instance_starts_no_timer_for_it(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    _served, caller, instance = await streaming(world)
+    caller.reads.clear()
+    instance.send({"kind": "item", "call": 0}, b"2")
+    await world.quiet()
+    await instance.die()
+    await world.advance(1.0)  # for what it had sent to be read
+    assert caller.outcome == "instance_died"
+    caller.reads.set()
+    await world.advance(5.0)
+    assert "timeout_s" not in caplog.text
+
+
 # -------------------------------------------------------------------- starts that fail
 
 
