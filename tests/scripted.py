@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from support import PATIENCE_S, ROOT, function_info
 
@@ -97,7 +97,8 @@ class StillLoop(asyncio.SelectorEventLoop):
 class Scripted:
     """A process: a real pid, and the end of a socket that the test speaks for.
 
-    deaf: it does not end when its socket does, or when it is told to stop.
+    deaf: it does not end when its socket does, or when it is told to stop. spec: what its zygote was
+    asked to fork it with.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Scripted:
         self.world = world
         self.socket = sock
         self.parent = parent
+        self.spec: dict[str, Any] = {}
         self.deaf = False
         self.is_open = True
         self.frames: asyncio.Queue[Frame] = asyncio.Queue()
@@ -179,10 +181,11 @@ class Scripted:
         self.ended.set()
 
 
-class ScriptedInstance(Scripted):
-    """An instance. Made by ``ScriptedZygote.fork``, which notes the spec that it was asked with."""
+S = TypeVar("S", bound=Scripted)
 
-    spec: dict[str, Any]
+
+class ScriptedInstance(Scripted):
+    """An instance."""
 
     def ready(self, **report_ms: float) -> None:
         self.send({"kind": "ready", "report": {"total": 3.0, **report_ms}})
@@ -205,9 +208,7 @@ class ScriptedInstance(Scripted):
 
 
 class ScriptedZygote(Scripted):
-    """A zygote: ``fork`` does what it is asked next."""
-
-    spec: dict[str, Any]
+    """A zygote: ``instance`` and ``zygote`` do what it is asked next."""
 
     def __init__(
         self, world: "World", sock: socket.socket, parent: "ScriptedZygote | None" = None
@@ -229,10 +230,10 @@ class ScriptedZygote(Scripted):
 
     async def instance(self, *, tell: bool = True) -> ScriptedInstance:
         """Fork the instance that is asked for. tell: send the ``forked`` frame."""
-        return cast(ScriptedInstance, await self._fork("instance", ScriptedInstance, tell))
+        return await self._fork("instance", ScriptedInstance, tell)
 
     async def zygote(self) -> "ScriptedZygote":
-        return cast(ScriptedZygote, await self._fork("zygote", ScriptedZygote, True))
+        return await self._fork("zygote", ScriptedZygote, True)
 
     async def refuse(self, error: Exception) -> None:
         frame = await self.next("fork")
@@ -240,15 +241,15 @@ class ScriptedZygote(Scripted):
         refusal = {"kind": "refused", "ticket": frame.header["ticket"]}
         self.send({**refusal, "problem": to_problem(error)})
 
-    async def _fork(self, role: str, kind: type[Scripted], tell: bool) -> Scripted:
+    async def _fork(self, role: str, kind: type[S], tell: bool) -> S:
         frame = await self.next("fork")
         assert frame.header["role"] == role, frame.header
-        child: Any = kind(self.world, self._sockets.get_nowait(), self)
+        child = kind(self.world, self._sockets.get_nowait(), self)
         child.spec = frame.header["spec"]
         self.children.append(child)
         if tell:
             self.send({"kind": "forked", "ticket": frame.header["ticket"], "pid": child.pid})
-        return cast(Scripted, child)
+        return child
 
     def take(self, frame: Frame, descriptors: list[int]) -> None:
         super().take(frame, descriptors)
@@ -376,7 +377,7 @@ class World:
         """Await ``close()`` at the end."""
         self._closing.append(close)
 
-    def pair(self, kind: type[Any]) -> tuple[socket.socket, Any]:
+    def pair(self, kind: type[S]) -> tuple[socket.socket, S]:
         """The gateway's end of a socket, and the scripted process at the other."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
