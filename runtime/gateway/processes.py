@@ -313,10 +313,10 @@ class Processes:
 
         Everybody who waits for a zygote gets the same error, which is one failure.
         """
-        if error is self._counted:
-            return error
         if not isinstance(error, ZerowakeError):
             error = FunctionFailed(f"the system refuses another process: {error}")
+        if error is self._counted:
+            return error
         self._counted, self.last_failure = error, str(error)
         log.error("%s: cannot start: %s", self.name, error)
         code = error.problem["code"] if isinstance(error, RemoteError) else error.code
