@@ -54,7 +54,7 @@ def ensure_snapshot(text: str, cache: Path) -> Path:
     out = cache / "snapshots"
     command = [sys.executable, "-P", "-m", "zerowake", "freeze", text, "--out", str(out)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
-        process.STARTED.add(child.pid)
+        process.AWAITED.add(child.pid)
         _freezing.add(child)
         try:
             said, _ = child.communicate()
@@ -63,7 +63,7 @@ def ensure_snapshot(text: str, cache: Path) -> Path:
             raise
         finally:
             _freezing.discard(child)
-    process.STARTED.discard(child.pid)
+    process.AWAITED.discard(child.pid)
     if child.returncode:
         raise TargetError(f"{text} could not be frozen; the reason stands above")
     path = Path(os.fsdecode(said.splitlines()[-1]))

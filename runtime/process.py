@@ -91,8 +91,8 @@ def become_subreaper() -> None:
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
-STARTED: set[int] = set()
-"""Children that this process has started itself, and waits for itself."""
+AWAITED: set[int] = set()
+"""Children that somebody in this process waits for: those it has started, and adopted ones."""
 
 
 def reap_orphans() -> None:
@@ -103,7 +103,7 @@ def reap_orphans() -> None:
     for tid in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{tid}/children") as file:
             children = set(map(int, file.read().split()))
-        for pid in children - STARTED:
+        for pid in children - AWAITED:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
 

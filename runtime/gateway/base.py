@@ -88,7 +88,7 @@ class BaseProcess:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C is for the gateway, which drains
             )
-        process.STARTED.add(self._child.pid)
+        process.AWAITED.add(self._child.pid)
 
     @property
     def pid(self) -> int:

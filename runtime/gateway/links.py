@@ -15,6 +15,7 @@ from typing import Any
 
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import RemoteError, Unforkable, ZygoteLost
+from zerowake.runtime.process import AWAITED
 from zerowake.runtime.wire import READ_NBYTES, Decoder, Frame, encode
 
 log = logging.getLogger("zerowake.gateway")
@@ -56,7 +57,6 @@ class ZygoteLink:
         self.lost = False
         self._socket = sock
         self._on_lost = on_lost
-        self.counted = False  # somebody has taken note that it did not come up
         self._tickets: dict[int, asyncio.Future[tuple[int, asyncio.Future[int | None]]]] = {}
         self._ticket = 0
         self._children: dict[int, asyncio.Future[int | None]] = {}
@@ -90,8 +90,10 @@ class ZygoteLink:
         return Forked(pid, ours, exited)
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        """End the zygote now; its other children live on."""
+        if not self.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the zygote by closing its socket; its other children live on."""
@@ -109,6 +111,9 @@ class ZygoteLink:
                     self._handle(frame)
         except OSError:
             pass
+        except Exception:  # a module can write into this socket: what it leaves is no zygote
+            log.exception("zygote %s: cannot read its frames; it is ended", self.name)
+            self.kill()
         finally:
             self._socket.close()
             self._lose()
@@ -157,12 +162,14 @@ def mark_seen(future: "asyncio.Future[Any]") -> None:
 def adopt(pid: int, exited: "asyncio.Future[int | None]") -> None:
     """Watch a process whose parent is gone; as its subreaper we are its parent now."""
     loop = asyncio.get_running_loop()
+    AWAITED.add(pid)  # its status is for us
 
     def resolve() -> None:
         try:
             status: int | None = os.waitpid(pid, os.WNOHANG)[1]
         except ChildProcessError:
             status = None
+        AWAITED.discard(pid)
         if not exited.done():
             exited.set_result(status)
 

@@ -88,6 +88,7 @@ class Processes:
         self.allowed = FORKABLE  # the depths that the function can have
         self.reason: str | None = None  # why not all of them
         self.last_failure = ""
+        self._counted: ZerowakeError | None = None  # the error that last_failure tells
         self._snapshot = snapshot
         self._config = config
         self._base = base
@@ -160,9 +161,7 @@ class Processes:
                 log.warning("%s: sleeps only at cold: %s", self.name, error)
             raise
         except ZerowakeError as error:
-            if not zygote.counted:  # the first to hear of it
-                zygote.counted = True
-                self._start_failed(error)
+            self._start_failed(error)
             if self._zygote is zygote:
                 self._zygote = None
             raise
@@ -236,6 +235,7 @@ class Processes:
             limit_s = self._config.start_timeout_s
             self._start_failed(FunctionFailed(f"not ready after {limit_s:g} s; does wake() hang?"))
             if instance is not None:
+                instance.state = State.STOPPING  # a late ``ready`` does not make it one
                 instance.link.kill()
             return None
         except (ZerowakeError, OSError) as error:
@@ -309,10 +309,15 @@ class Processes:
     # ---------------------------------------------------------------- what goes wrong
 
     def _start_failed(self, error: ZerowakeError | OSError) -> ZerowakeError:
-        """Count and log it; returns it as one of ours."""
+        """Count and log it; returns it as one of ours.
+
+        Everybody who waits for a zygote gets the same error, which is one failure.
+        """
         if not isinstance(error, ZerowakeError):
             error = FunctionFailed(f"the system refuses another process: {error}")
-        self.last_failure = str(error)
+        if error is self._counted:
+            return error
+        self._counted, self.last_failure = error, str(error)
         log.error("%s: cannot start: %s", self.name, error)
         code = error.problem["code"] if isinstance(error, RemoteError) else error.code
         if code in PERMANENT:
@@ -348,8 +353,7 @@ class Processes:
         self.quarantined = f"the snapshot of {self.name} is quarantined: {reason}"
         log.error("%s", self.quarantined)
         for instance in self.instances:
-            if not instance.batch and instance.is_ready:
-                self.retire_later(instance)
+            self.retire_later(instance)
 
     # ---------------------------------------------------------------- small things
 

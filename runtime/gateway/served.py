@@ -226,7 +226,9 @@ class Served:
             return
         if health.failed and not ready and not self._processes.starting:
             self._drop_queue()
-        self._arm("start", health.next_start_s, now)
+        # Not when it is time already: then a trial is on its way, and its end is told.
+        later_s = health.next_start_s if health.next_start_s > now else None
+        self._arm("start", later_s, now)
 
     def _arm(self, name: str, when_s: float | None, now: float) -> None:
         """Ask ``_advance`` again at ``when_s``; one timer for each purpose."""
@@ -320,7 +322,8 @@ class Served:
             instance.link.send({"kind": "cancel", "call": place})
             limit_s = self._settings.timeout_s
             call.fail(to_problem(Cancelled(f"the caller has read nothing for {limit_s:g} s")))
-        self._watch_time(instance)
+        if not instance.link.exited.done():
+            self._watch_time(instance)
 
     def _settle(self, instance: Instance) -> None:
         now = self._clock()

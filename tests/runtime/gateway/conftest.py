@@ -1,14 +1,19 @@
-"""A ``Functions`` in process, whose functions are coroutines that answer a sink; and a real server."""
+"""A ``Functions`` in process, whose functions are coroutines that answer a sink; and a real server.
+
+Tests that are coroutines run in the loop of their ``world``, where time stands still.
+"""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import uvicorn
+from scripted import StillLoop, World
 from support import function_info
 
 from zerowake.runtime.depth import Depth
@@ -133,3 +138,25 @@ class Edge:
 @pytest.fixture
 def edge() -> Edge:
     return Edge()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with asyncio.Runner(loop_factory=StillLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, StillLoop)
+        world = World(loop, tmp_path)
+        runner.run(world.open())
+        yield world
+        runner.run(world.close())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """A test that is a coroutine runs in the loop of its ``world``."""
+    if not asyncio.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments = {name: pyfuncitem.funcargs[name] for name in names}
+    arguments["world"].loop.run_until_complete(pyfuncitem.obj(**arguments))
+    return True
