@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE, ServeConfig
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import ConfigError
 from zerowake.snapshot.errors import ZerowakeError
@@ -279,20 +279,22 @@ def _depth(text: str) -> Depth:
 
 
 def _compile_options(parser: argparse.ArgumentParser) -> None:
-    from zerowake.runtime.compiling import TIMEOUT_S, TOLERANCE
-
     parser.add_argument(
         "--dtype", choices=["bfloat16", "float16"], help="of the compiled weights and arithmetic"
     )
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=TOLERANCE,
+        default=COMPILE_TOLERANCE,
         help="largest error of the compiled form on the probe: cosine distance of vectors, relative "
         "error of numbers (default %(default)s)",
     )
     parser.add_argument(
-        "--compile-timeout", type=float, default=TIMEOUT_S, metavar="S", help="default %(default)s"
+        "--compile-timeout",
+        type=float,
+        default=COMPILE_TIMEOUT_S,
+        metavar="S",
+        help="default %(default)s",
     )
 
 

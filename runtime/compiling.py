@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from zerowake.runtime import process
+from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.executor import Executor
 from zerowake.runtime.info import FunctionInfo
@@ -31,8 +32,6 @@ from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.restore import restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
-TOLERANCE = 1e-4
-TIMEOUT_S = 900.0
 STAGING = ".staging-"
 
 Note = Callable[[str], None]
@@ -42,8 +41,8 @@ def compile_snapshot(
     path: Path,
     *,
     dtype: str | None = None,
-    tolerance: float = TOLERANCE,
-    timeout_s: float = TIMEOUT_S,
+    tolerance: float = COMPILE_TOLERANCE,
+    timeout_s: float = COMPILE_TIMEOUT_S,
     note: Note = lambda text: None,
 ) -> Form:
     """Compile the modules of the snapshot at ``path`` for this machine, prove and publish the form.

@@ -8,6 +8,8 @@ from zerowake.runtime.depth import Depth
 
 LogFormat = Literal["text", "json"]
 Device = Literal["auto", "cpu", "cuda"]
+COMPILE_TOLERANCE = 1e-4  # largest error of a compiled form on the probe
+COMPILE_TIMEOUT_S = 900.0
 BACKLOG = 2048  # connections that may wait until the event loop runs
 
 

@@ -10,6 +10,7 @@ instance -> gateway     ``ready`` {report}, ``failed`` {problem}, ``began`` (pre
                         function with retry=False), ``item`` {call, sizes} (one chunk of a stream), ``result``
                         {call, predict_ms, and sizes or problem}, ``again`` (predict runs anew on a part of the
                         batch), ``settled``; ``call`` is the item's place in the running batch
+gateway -> base         ``import`` {modules}, once, before anything else
 gateway -> zygote       ``fork`` {ticket, role, spec}, the child's socket comes with it as a descriptor
 zygote -> gateway       ``up`` {report}, ``failed`` {problem}, ``unforkable`` {reason, rehearsed}, then
                         ``forked`` {ticket, pid}, ``refused`` {ticket, problem}, ``exit`` {pid, status}

@@ -10,7 +10,6 @@ One thread, no event loop, no device: what a fork must not find here is checked,
 
 import gc
 import importlib
-import json
 import logging
 import os
 import selectors
@@ -27,6 +26,8 @@ from zerowake.runtime.instance import Kit
 from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.wire import Connection
 from zerowake.snapshot.errors import ZerowakeError
+
+ALONE = "alone"  # a base that imports nothing for its functions
 
 
 class Zygote:
@@ -140,8 +141,8 @@ def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> No
 
 
 def main(arguments: list[str]) -> None:
-    """The base: ``CONTROL_FD ALIVE_FD MODULES_JSON``, started by the gateway."""
-    control_fd, alive_fd, modules = int(arguments[0]), int(arguments[1]), json.loads(arguments[2])
+    """The base: ``CONTROL_FD ALIVE_FD``, started by the gateway, which then says what to import."""
+    control_fd, alive_fd = int(arguments[0]), int(arguments[1])
     os.set_inheritable(control_fd, False)
     os.set_inheritable(alive_fd, False)
     process.die_with(alive_fd)
@@ -149,6 +150,8 @@ def main(arguments: list[str]) -> None:
     process.ignore_terminal_signals()
     gc.disable()  # a collection here writes into pages that every fork shares
     started = time.perf_counter()
+    control = Connection(socket.socket(fileno=control_fd))
+    modules = [] if ALONE in arguments else _modules(control)
     _import(modules)
     if modules and (reason := process.unforkable_reason("importing them", process.sockets())):
         # A library that cannot be shared stays out of the base; functions import it themselves.
@@ -157,15 +160,24 @@ def main(arguments: list[str]) -> None:
         )
         os.set_inheritable(control_fd, True)
         os.set_inheritable(alive_fd, True)
-        os.execv(sys.executable, [sys.executable, "-P", "-m", __spec__.name, *arguments[:2], "[]"])
+        command = [sys.executable, "-P", "-m", __name__, *arguments[:2], ALONE]
+        os.execv(sys.executable, command)
     _run_torch_once()
     if (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
         libtorch.libtorch()
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
-    control = Connection(socket.socket(fileno=control_fd))
     report = {"import": 1e3 * (time.perf_counter() - started)}
     control.send({"kind": "up", "report": report})
     Zygote(control, alive_fd).serve()
+
+
+def _modules(control: Connection) -> list[str]:
+    """What the gateway says to import, which may come after this process has begun."""
+    frame = control.receive()
+    if frame is None:
+        sys.exit(0)  # the gateway is gone
+    modules: list[str] = frame.header["modules"]
+    return modules
 
 
 def _assert_device_untouched() -> None:

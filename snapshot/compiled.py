@@ -160,10 +160,10 @@ class CompiledModule:
                         f"the compiled form takes {said}"
                     )
             if wanted.below and array.count:
-                least, most = span(array)
-                if least < 0 or most >= wanted.below:
+                low, high = span(array)
+                if low < 0 or high >= wanted.below:
                     raise IndexError(
-                        f"{self._form.path}: {wanted.name} holds values from {least} to {most}; "
+                        f"{self._form.path}: {wanted.name} holds values from {low} to {high}; "
                         f"wanted 0 to {wanted.below - 1}"
                     )
 

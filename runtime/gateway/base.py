@@ -1,21 +1,18 @@
-"""The base zygote's process: how it is started, and with whom it lives.
+"""The base zygotes' processes: how they are started, and with whom they live.
 
-Imports nothing slow: it is started before the gateway's own libraries are imported, so that both go
-on side by side. Knows no event loop.
+Imports nothing slow: they are started before the gateway's own libraries are imported, so that all
+of it goes on side by side. Knows no event loop.
 """
 
-import json
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from zerowake.runtime import process
-from zerowake.runtime.forms import Chosen
-from zerowake.snapshot import compiled, names
-from zerowake.snapshot.opened import Snapshot
+from zerowake.runtime.wire import encode
 
 
 class Flavour(StrEnum):
@@ -24,71 +21,50 @@ class Flavour(StrEnum):
     LIGHT = "light"
     TORCH = "torch"
 
-    @classmethod
-    def of(cls, chosen: Chosen) -> "Flavour":
-        return cls.TORCH if chosen.needs_torch else cls.LIGHT
-
-
-# What instances import; libraries that skeletons name come on top.
-COMMON_MODULES = ("orjson",)
-TORCH_MODULES = ("torch", "zerowake.snapshot.weights", "zerowake.snapshot.staging")
-LIBTORCH_MODULE = "zerowake.snapshot.libtorch"
-
-
-def shared_modules(flavour: Flavour, functions: Iterable[tuple[Snapshot, Chosen]]) -> list[str]:
-    """The modules for the base zygote of ``flavour``, which these functions share.
-
-    Model libraries are taken from the skeletons, whose names have passed the allow-list.
-    """
-    modules = [*COMMON_MODULES, *(TORCH_MODULES if flavour is Flavour.TORCH else ())]
-    for snapshot, chosen in functions:
-        skeleton = snapshot.skeleton
-        if chosen.compiled is not None:
-            modules.append(LIBTORCH_MODULE)
-            skeleton = compiled.prune(chosen.compiled, snapshot)
-        own = names.own_modules(snapshot.manifest.code.files)
-        named = {name.partition(":")[0] for _kind, name in skeleton.names}
-        modules += sorted(named - own - {"builtins", ""})
-        if any(node["t"] == "tokenizer" for node in skeleton.nodes):
-            modules.append("tokenizers")
-    return list(dict.fromkeys(modules))
-
 
 class BaseProcess:
-    """The process; ``start`` starts it, and another one in place of a lost one.
+    """The process of one flavour; ``start`` starts it, and another one in place of a lost one.
 
     socket: our end of its control socket. started: whether there has been one.
     """
 
-    def __init__(
-        self, modules: list[str], environ: Mapping[str, str], named: Sequence[str]
-    ) -> None:
+    def __init__(self, flavour: Flavour, environ: Mapping[str, str], named: Iterable[str]) -> None:
         process.become_subreaper()
         process.raise_descriptor_limit()
-        self.modules = modules
+        self.flavour = flavour
+        self.started = False
+        self._modules: list[str] | None = None
         self._environment = process.function_environment(environ, named)
         # The read end is for zygotes and instances; our write end closes when this process ends,
         # however it ends, and the kernel then ends all of them.
         self._alive_read, self._alive_write = os.pipe()
-        self.started = False
 
-    def start(self) -> None:
+    def start(self, *, libtorch: bool = False) -> None:
+        """Start it. libtorch: load that at once, it takes longer than anything else."""
         self.started = True
         self.socket, theirs = socket.socketpair()
-        self.socket.setblocking(False)
         with theirs:
             fds = (theirs.fileno(), self._alive_read)
             # -P: no module is taken from the directory that the gateway was started in.
-            command = [sys.executable, "-P", "-m", "zerowake.runtime.zygote"]
-            command += [*map(str, fds), json.dumps(self.modules)]
+            command = [sys.executable, "-P", "-m", "zerowake.runtime.preload", *map(str, fds)]
             self._child = subprocess.Popen(
-                command,
+                [*command, *(["libtorch"] if libtorch else [])],
                 env=self._environment,
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # a Ctrl-C is for the gateway, which drains
             )
         process.AWAITED.add(self._child.pid)
+        if self._modules is not None:
+            self.share(self._modules)
+
+    def share(self, modules: list[str]) -> None:
+        """Say what its functions share; it is up once it has imported that."""
+        self._modules = modules
+        if self.started:
+            self.socket.setblocking(True)
+            self.socket.sendall(encode({"kind": "import", "modules": modules}))
+            self.socket.setblocking(False)
 
     @property
     def pid(self) -> int:

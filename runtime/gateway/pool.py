@@ -12,15 +12,14 @@ from typing import Any
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import Draining, UnknownFunction
-from zerowake.runtime.forms import choose
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.links import ZygoteLink, adopt
+from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.served import Served
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.policy.lifecycle import start_delay_s
-from zerowake.snapshot.opened import Snapshot
 
 log = logging.getLogger("zerowake.gateway")
 
@@ -76,16 +75,15 @@ class Pool:
         self.draining = False
         metrics.watch(lambda: [served.gauges() for served in self._served.values()])
 
-    def serve(self, snapshot: Snapshot) -> None:
-        """Serve ``snapshot``, in place of the function that had its name, if one had.
+    def serve(self, opened: Opened) -> None:
+        """Serve a snapshot, in place of the function that had its name, if one had.
 
         The old function finishes what it has been given and is then closed.
         """
-        chosen = choose(snapshot, self._config.trusted, self._config.device)
-        if chosen.reason:
-            log.info("%s runs eagerly: %s", snapshot.manifest.name, chosen.reason)
-        base = self._bases[Flavour.of(chosen)]
-        served = Served(snapshot, self._config, base.link, self._metrics, form=chosen)
+        if opened.form.reason:
+            log.info("%s runs eagerly: %s", opened.info.name, opened.form.reason)
+        base = self._bases[opened.flavour]
+        served = Served(opened, self._config, base.link, self._metrics)
         old = self._served.get(served.name)
         self._served[served.name] = served
         served.changed()

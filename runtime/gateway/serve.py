@@ -1,4 +1,8 @@
-"""``zerowake serve``: from targets on the command line to a running gateway."""
+"""``zerowake serve``: from targets on the command line to a running gateway.
+
+The order is the point: listen (early callers wait in the socket's backlog), start the base zygote,
+look at the snapshots while it loads, and import the HTTP stack while it still does.
+"""
 
 import contextlib
 import logging
@@ -8,17 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerowake.runtime import logs
-from zerowake.runtime.cache import cache_directory, ensure_snapshot, stop_freezing
 from zerowake.runtime.config import BACKLOG, ServeConfig
 from zerowake.runtime.errors import ConfigError
-from zerowake.runtime.forms import choose
-from zerowake.runtime.gateway.base import BaseProcess, Flavour, shared_modules
-from zerowake.runtime.info import FunctionInfo
-from zerowake.runtime.target import is_target, parse_target
-from zerowake.snapshot import code
+from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.snapshot.errors import ZerowakeError
-from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.store import open_snapshot
 
 if TYPE_CHECKING:
     from zerowake.runtime.gateway.pool import Pool
@@ -29,35 +26,44 @@ log = logging.getLogger("zerowake.gateway")
 def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> None:
     """Serve targets and snapshots until SIGTERM.
 
-    Raises before it listens what is wrong with a target or a snapshot: TargetError, SnapshotError,
-    UntrustedCode, ConfigError (two functions of one name, an address that is taken).
+    Raises what is wrong with a target or a snapshot: TargetError, SnapshotError, UntrustedCode,
+    ConfigError (two functions of one name, an address that is taken).
     """
     logs.configure(config.log_format)
     for name in config.environment:
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
+    sock = listen(config)
+    bases = {flavour: BaseProcess(flavour, os.environ, config.environment) for flavour in Flavour}
+    if all(map(_looks_torch_free, targets)):
+        bases[Flavour.LIGHT].start(libtorch=True)
+    from zerowake.runtime.gateway.opening import open_target, shared_modules
+    from zerowake.runtime.target import is_target
+
     sources = [text for text in targets if is_target(text)]
     if reload and not sources:
         raise ConfigError("--reload watches source files, and only snapshots are named")
-    snapshots = [_open(text, config) for text in targets]
-    names = [snapshot.manifest.name for snapshot in snapshots]
+    opened = [open_target(text, config) for text in targets]
+    names = [each.info.name for each in opened]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
-    sock = listen(config)
-    functions = [(s, choose(s, config.trusted, config.device)) for s in snapshots]
-    bases = {}
-    for flavour in Flavour:
-        mine = [each for each in functions if Flavour.of(each[1]) is flavour]
-        modules = shared_modules(flavour, mine)
-        bases[flavour] = BaseProcess(modules, os.environ, config.environment)
-        if mine:
-            bases[flavour].start()
-    from zerowake.runtime.gateway.server import run  # the HTTP stack, while the base starts
+    for flavour, base in bases.items():
+        mine = [each for each in opened if each.flavour is flavour]
+        base.share(shared_modules(flavour, mine))
+        if mine and not base.started:
+            base.start()
+    from zerowake.runtime.gateway.server import run
 
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None
-    run(snapshots, config, sock, bases, watch)
+    run(opened, config, sock, bases, watch)
+
+
+def _looks_torch_free(target: str) -> bool:
+    """A quick look, before anything is imported that could tell: it only decides what is begun."""
+    forms = Path(target).glob("compiled/*/form.json")
+    return any(b'"torch_free": true' in form.read_bytes() for form in forms)
 
 
 def listen(config: ServeConfig) -> socket.socket:
@@ -83,21 +89,16 @@ def listen(config: ServeConfig) -> socket.socket:
     return sock
 
 
-def _open(text: str, config: ServeConfig) -> Snapshot:
-    path = Path(text)
-    if is_target(text):
-        path = ensure_snapshot(text, cache_directory(os.environ))
-    snapshot = open_snapshot(path)
-    FunctionInfo.of(snapshot.manifest)  # refused now, not when it is called
-    code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
-    return snapshot
-
-
 async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None:
     """Freeze a source again whenever one of its files has changed, and put it in its place."""
     import asyncio
 
     from watchfiles import awatch
+
+    from zerowake.runtime.cache import stop_freezing
+    from zerowake.runtime.gateway.opening import open_target
+    from zerowake.runtime.target import parse_target
+    from zerowake.snapshot import code
 
     async def watch(text: str) -> None:
         target = parse_target(text)
@@ -112,13 +113,13 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
 
         async for _changes in awatch(target.root, watch_filter=is_source):
             try:
-                snapshot = await asyncio.to_thread(_open, text, config)
+                opened = await asyncio.to_thread(open_target, text, config)
             except ZerowakeError as error:
                 log.error("%s: the old one stays: %s", text, error)
                 continue
-            if snapshot.digest != pool.digest(snapshot.manifest.name):
-                log.info("%s has changed: %s", text, snapshot.path.name)
-                pool.serve(snapshot)
+            if opened.snapshot.digest != pool.digest(opened.info.name):
+                log.info("%s has changed: %s", text, opened.snapshot.path.name)
+                pool.serve(opened)
 
     try:
         await asyncio.gather(*(watch(text) for text in sources))

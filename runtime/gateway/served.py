@@ -23,18 +23,17 @@ from zerowake.runtime.errors import (
     PredictTimeout,
     to_problem,
 )
-from zerowake.runtime.forms import Chosen
 from zerowake.runtime.gateway.depths import Depths
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
+from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.processes import Processes
-from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import FunctionGauges, Metrics
 from zerowake.runtime.policy.batching import Batcher, BatchRule
 from zerowake.runtime.policy.lifecycle import instances_wanted
 from zerowake.runtime.wire import Frame
-from zerowake.snapshot.opened import Snapshot
 
 log = logging.getLogger("zerowake.gateway")
 
@@ -44,21 +43,20 @@ class Served:
 
     def __init__(
         self,
-        snapshot: Snapshot,
+        opened: Opened,
         config: ServeConfig,
         base: Callable[[], Coroutine[Any, Any, ZygoteLink]],
         metrics: Metrics,
-        form: Chosen,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.snapshot = snapshot
-        self.form = form
-        self.info = FunctionInfo.of(snapshot.manifest)
+        self.snapshot = opened.snapshot
+        self.form = opened.form
+        self.info = opened.info
         self.name = self.info.name
         self._settings = self.info.settings
         self._metrics = metrics
         self._clock = clock
-        self._processes = Processes(snapshot, config, base, metrics, self, clock)
+        self._processes = Processes(opened.snapshot, config, base, metrics, self, clock)
         self._depths = Depths(self.info, config, self._processes, self, clock)
         batch = self._settings.batch
         self._rule = BatchRule(

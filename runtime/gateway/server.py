@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime.config import BACKLOG, ServeConfig
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
+from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.metrics import Metrics
-from zerowake.snapshot.opened import Snapshot
 
 if TYPE_CHECKING:
     from zerowake.runtime.gateway.pool import Pool
@@ -24,7 +24,7 @@ log = logging.getLogger("zerowake.gateway")
 
 
 def run(
-    snapshots: list[Snapshot],
+    opened: list[Opened],
     config: ServeConfig,
     sock: socket.socket,
     bases: Mapping[Flavour, BaseProcess],
@@ -37,11 +37,11 @@ def run(
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(snapshots, config, sock, bases, reload))
+        runner.run(_serve(opened, config, sock, bases, reload))
 
 
 async def _serve(
-    snapshots: list[Snapshot],
+    opened: list[Opened],
     config: ServeConfig,
     sock: socket.socket,
     bases: Mapping[Flavour, BaseProcess],
@@ -67,8 +67,8 @@ async def _serve(
     )
     metrics = Metrics()
     pool = Pool(config, bases, metrics)
-    for snapshot in snapshots:
-        pool.serve(snapshot)
+    for each in opened:
+        pool.serve(each)
     app: Any = create_app(
         pool, metrics, max_body_nbytes=config.max_body_nbytes, version=zerowake.__version__
     )
