@@ -23,9 +23,12 @@ from zerowake.runtime import process
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import to_problem
+from zerowake.runtime.forms import Chosen, FormName
 from zerowake.runtime.gateway.base import BaseProcess
 from zerowake.runtime.gateway.links import Forked, ZygoteLink
+from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.served import Served
+from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.settings import Settings
@@ -282,6 +285,7 @@ class ScriptedBase:
     def __init__(self, world: "World") -> None:
         self._world = world
         self.starts = 0
+        self.started = True
         self.start()
 
     def start(self) -> None:
@@ -399,6 +403,10 @@ class World:
         (path / "manifest.json").write_bytes(manifest.canonical(plain))
         return open_snapshot(path)
 
+    def opened(self, name: str = "f", *, kind: str = "item", **settings: Any) -> Opened:
+        """The same, as the command line gives it to a pool."""
+        return _opened(self.snapshot(name, kind=kind, **settings))
+
     def serve(
         self,
         snapshot: Snapshot | None = None,
@@ -409,7 +417,7 @@ class World:
     ) -> Served:
         snapshot = snapshot or self.snapshot(**settings)
         made = ServeConfig(depth=depth, **(config or {}))
-        served = Served(snapshot, made, self.link, self.metrics, self.loop.time)
+        served = Served(_opened(snapshot), made, self.link, self.metrics, self.loop.time)
         self.closing(served.close)
         served.changed()
         return served
@@ -429,3 +437,7 @@ class World:
         await instance.serve(b"first")
         assert caller.answered == ("ok", [b"first"])
         return instance
+
+
+def _opened(snapshot: Snapshot) -> Opened:
+    return Opened(snapshot, FunctionInfo.of(snapshot.manifest), Chosen(FormName.PLAIN))

@@ -41,8 +41,8 @@ def open_target(text: str, config: ServeConfig) -> Opened:
 
         path = ensure_snapshot(text, cache_directory(os.environ))
     snapshot = open_snapshot(path)
-    code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     info = FunctionInfo.of(snapshot.manifest)
+    code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     return Opened(snapshot, info, choose(snapshot, config.trusted, config.device))
 
 

@@ -9,6 +9,7 @@ from scripted import Caller, ScriptedBase, ScriptedInstance, World
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import Draining, UnknownFunction, ZygoteLost
+from zerowake.runtime.gateway.base import Flavour
 from zerowake.runtime.gateway.pool import Base, Pool
 from zerowake.runtime.policy.lifecycle import start_delay_s
 
@@ -23,9 +24,11 @@ class Gateway:
         self.base = ScriptedBase(world)
         self.base.zygote.up()
         config = {"depth": Depth.COLD, **config}
-        self.pool = Pool(ServeConfig(**config), self.base.as_process, world.metrics)
+        self.pool = Pool(
+            ServeConfig(**config), {Flavour.LIGHT: self.base.as_process}, world.metrics
+        )
         for name in names:
-            self.pool.serve(world.snapshot(name))
+            self.pool.serve(world.opened(name))
         world.closing(self.pool.close)
 
     def submit(self, name: str, body: bytes) -> Caller:
@@ -111,9 +114,9 @@ async def test_a_replaced_function_finishes_its_calls_and_is_retired(world: Worl
     gateway = Gateway(world, "f")
     running, old = await gateway.running()
     waiting = gateway.submit("f", b"b")
-    replacement = world.snapshot("f", timeout_s=7.0)
+    replacement = world.opened("f", timeout_s=7.0)
     gateway.pool.serve(replacement)
-    assert gateway.pool.digest("f") == replacement.digest
+    assert gateway.pool.digest("f") == replacement.snapshot.digest
     after = gateway.submit("f", b"c")
     new = await gateway.instance()
     await new.serve(b"c")
@@ -128,7 +131,7 @@ async def test_a_caller_of_the_replaced_function_can_still_leave(world: World) -
     gateway = Gateway(world, "f")
     running, old = await gateway.running()
     waiting = gateway.submit("f", b"b")
-    gateway.pool.serve(world.snapshot("f", timeout_s=7.0))
+    gateway.pool.serve(world.opened("f", timeout_s=7.0))
     gateway.pool.cancel(waiting.call)
     old.answer(b"a")
     await old.over()
@@ -141,7 +144,7 @@ async def test_a_caller_of_the_replaced_function_can_still_leave(world: World) -
 async def test_a_drain_refuses_new_calls_and_waits_for_those_under_way(world: World) -> None:
     gateway = Gateway(world, "f")
     running, old = await gateway.running()
-    gateway.pool.serve(world.snapshot("f", timeout_s=7.0))
+    gateway.pool.serve(world.opened("f", timeout_s=7.0))
     waiting = gateway.submit("f", b"b")
     draining = asyncio.create_task(gateway.pool.drain(DRAIN_S))
     await world.quiet()
@@ -159,7 +162,7 @@ async def test_calls_that_outlast_the_drain_are_answered_when_the_pool_closes(
 ) -> None:
     gateway = Gateway(world, "f", "g")
     replaced, first = await gateway.running()
-    gateway.pool.serve(world.snapshot("f", timeout_s=7.0))
+    gateway.pool.serve(world.opened("f", timeout_s=7.0))
     running, second = await gateway.running()
     waiting = gateway.submit("f", b"b")
     starting = gateway.submit("g", b"c")
