@@ -36,9 +36,8 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def freeze(target: str) -> Path:
         if target not in made:
-            run = zerowake(
-                "freeze", ROOT / target if "/" in target else APPS / target, "--out", out
-            )
+            file = ROOT / target if "/" in target else APPS / target
+            run = zerowake("freeze", file, "--out", out, "--no-compile")
             assert run.returncode == 0, run.stderr
             made[target] = Path(run.stdout.splitlines()[-1])
         return made[target]

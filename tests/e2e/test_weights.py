@@ -41,11 +41,9 @@ def test_answers_are_the_same_from_every_depth(
     assert len(answers) == 1
 
 
-def test_one_base_serves_functions_with_and_without_torch(
+def test_only_functions_that_need_torch_are_forked_from_a_base_with_it(
     frozen: Callable[[str], Path], launch: Callable[..., Gateway]
 ) -> None:
-    alone = launch(frozen("linear.py:Imports"), "--depth", "cold")
-    assert alone.call("imports", 1).json() is False
-    together = launch(frozen("linear.py:Imports"), frozen("linear.py:Linear"), "--depth", "cold")
-    assert together.call("imports", 1).json() is True
-    assert together.call("linear", [1.0, 1.0]).status == 200
+    gateway = launch(frozen("linear.py:Imports"), frozen("linear.py:Linear"), "--depth", "cold")
+    assert gateway.call("imports", 1).json() is False
+    assert gateway.call("linear", [1.0, 1.0]).status == 200
