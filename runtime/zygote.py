@@ -164,7 +164,7 @@ def main(arguments: list[str]) -> None:
         os.execv(sys.executable, command)
     _run_torch_once()
     if (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
-        libtorch.libtorch()
+        libtorch.libtorch().run_once()
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     report = {"import": 1e3 * (time.perf_counter() - started)}
     control.send({"kind": "up", "report": report})

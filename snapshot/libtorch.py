@@ -105,6 +105,20 @@ class LibTorch:
         if self._get_threads() != count:
             self._set_threads(count)
 
+    def run_once(self) -> None:
+        """Multiply two small matrices on this thread: the first time sets the math library up."""
+        multiply = getattr(self._lib, "aoti_torch_cpu_mm_out", None)
+        if multiply is None:
+            return
+        size = 64
+        memory = (ctypes.c_float * (size * size))()
+        matrix = Array(
+            ctypes.addressof(memory), "float32", (size, size), (size, 1), memory
+        )
+        out, left, right = (Owned(self, self.handle(matrix), memory) for _ in range(3))
+        multiply.argtypes = [c_void_p, c_void_p, c_void_p]
+        multiply(out._handle, left._handle, right._handle)
+
     def handle(self, array: Array) -> int:
         """A new tensor handle around memory that stays its owner's."""
         ndim = len(array.shape)
