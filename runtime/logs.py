@@ -59,7 +59,7 @@ class _Lines(io.TextIOBase):
     def __init__(self, stream: str, write: Callable[[str, str], None]) -> None:
         self._stream = stream
         self._write = write
-        self._rest = ""
+        self._rest: list[str] = []  # the parts of a line that has no end yet
         self.buffer = _Bytes(self)
 
     @property
@@ -73,9 +73,12 @@ class _Lines(io.TextIOBase):
         return 2
 
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
+        *lines, rest = text.replace("\r", "\n").split("\n")  # a progress bar writes lines too
         for line in lines:
-            self._write(self._stream, line)
+            self._write(self._stream, "".join((*self._rest, line)))
+            self._rest.clear()
+        if rest:
+            self._rest.append(rest)
         return len(text)
 
     def finish(self) -> None:

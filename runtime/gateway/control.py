@@ -108,6 +108,7 @@ def _docs() -> Response:
     page = Path(__file__).with_name("docs.html").read_text("utf-8")
     inline = "'unsafe-inline'"
     policy = f"default-src 'none'; script-src {inline}; style-src {inline}; connect-src 'self'"
+    policy += "; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 

@@ -80,7 +80,9 @@ def _open(text: str, config: ServeConfig) -> Snapshot:
     if is_target(text):
         path = ensure_snapshot(text, cache_directory(os.environ))
     snapshot = open_snapshot(path)
-    FunctionInfo.of(snapshot.manifest)  # refused now, not when it is called
+    from zerowake.runtime.gateway.inputs import check_schemas
+
+    check_schemas(FunctionInfo.of(snapshot.manifest))  # refused now, not when it is called
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     return snapshot
 

@@ -171,6 +171,8 @@ class Served:
 
     def _advance(self) -> None:
         """Give idle instances their batches, start what is missing, set the timers anew."""
+        change, self._change = self._change, asyncio.get_running_loop().create_future()
+        change.set_result(None)
         if self._closed:
             return
         now = self._clock()
@@ -185,8 +187,6 @@ class Served:
             self._arm("depth", self._depths.look_after(now), now)
         else:
             self._drop_queue()
-        self._change.set_result(None)
-        self._change = asyncio.get_running_loop().create_future()
 
     def _dispatch(self, instance: Instance, batch: tuple[Invocation, ...], now: float) -> None:
         for call in batch:
