@@ -28,9 +28,9 @@ from zerowake.snapshot.errors import FreezeError, SnapshotError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
 from zerowake.snapshot.restore import wake_up
+from zerowake.snapshot.store import Progress
 from zerowake.snapshot.tensors import Run, align, fill_nodes, gather
 
-Progress = Callable[[str, int, int], None]
 _STAGING = ".zerowake-staging-"
 _LARGE = {  # files of limited size, and what to do when one is too large
     skeleton.FILE: "Keep large data in arrays, bytes, or lists and dictionaries of nothing but "
@@ -240,19 +240,10 @@ class _Blocks:
 def _environment() -> dict[str, str | int]:
     found: dict[str, str | int] = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    for library in (
-        "numpy",
-        "transformers",
-        "tokenizers",
-        "torchvision",
-        "timm",
-        "diffusers",
-        "sentence_transformers",
-    ):
+    for library in names.LIBRARIES:
         if version := getattr(sys.modules.get(library), "__version__", None):
             found[library] = str(version)
     return found
