@@ -151,7 +151,7 @@ class Served:
             "snapshot": str(self.snapshot.path),
             "queued": len(self._queue),
             "depths": [depth for depth in Depth if depth in self._processes.allowed],
-            "instances": self._processes.describe(),
+            "processes": self._processes.describe(),
         }
 
     def gauges(self) -> FunctionGauges:
