@@ -87,7 +87,7 @@ def create_control(functions: Functions, version: str) -> FastAPI:
         "/functions/{name}/wake",
         tags=["operation"],
         summary="Wake a function",
-        responses=_documented(404, 409, 422, 503),
+        responses=_documented(404, 422, 503),
     )
     async def wake(name: str) -> Standing:
         await functions.wake(name)
