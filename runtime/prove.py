@@ -26,7 +26,8 @@ from zerowake.snapshot.store import open_snapshot, read_file
 def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
     """Restore ``path`` in a process of its own and answer the probe there.
 
-    The caller vouches for the snapshot's code, or names ``code_dir``. Raises ProofFailed with what that process said when it does not come to answers.
+    The caller vouches for the snapshot's code, or names ``code_dir``. Raises ProofFailed with what
+    that process said when it does not come to answers.
     """
     with tempfile.NamedTemporaryFile(suffix=".json") as answers:
         command = [sys.executable, "-P", "-m", "zerowake.runtime.prove", str(path), answers.name]

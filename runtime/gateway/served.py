@@ -1,8 +1,9 @@
 """One function being served: its calls, from the queue through batches to their answers.
 
 Every event (a call, a frame, an exit, a timer) changes the state and then asks ``_advance``, the one
-place where the decisions of ``runtime.policy`` are carried out. Knows nothing of HTTP; of processes
-only that they start, answer and end (``Processes``), and how deep they sleep (``Depths``).
+place where batches go out and instances are started, as ``runtime.policy`` decides; when to sleep it
+asks ``Depths``, which carries that out. Knows nothing of HTTP; of processes only that they start,
+answer and end (``Processes``).
 """
 
 import asyncio
@@ -151,7 +152,7 @@ class Served:
             "snapshot": str(self.snapshot.path),
             "queued": len(self._queue),
             "depths": [depth for depth in Depth if depth in self._processes.allowed],
-            "instances": self._processes.describe(),
+            "processes": self._processes.describe(),
         }
 
     def gauges(self) -> FunctionGauges:
@@ -254,8 +255,7 @@ class Served:
             self._fail_waiting(refusal)
 
     def _fail_waiting(self, error: InvocationError) -> None:
-        for batch in self._queue.plan(float("inf"), len(self._queue)).batches:
-            _fail(batch, error)
+        _fail(self._queue.take_all(), error)
 
     # ---------------------------------------------------------------- what instances say
 

@@ -51,7 +51,7 @@ def test_each_printed_line_is_one_log_line(capfd: pytest.CaptureFixture[str]) ->
     assert {(line["level"], line["function"], line["pid"]) for line in lines} == {
         ("PRINT", "embed", os.getpid())
     }
-    assert "invocation" not in lines[0]
+    assert "invocations" not in lines[0]
 
 
 def test_a_line_printed_in_pieces_is_written_whole(capfd: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_a_line_printed_in_pieces_is_written_whole(capfd: pytest.CaptureFixture[
     "invocations, tags",
     [
         ((), {}),
-        (("a1",), {"invocation": "a1"}),
+        (("a1",), {"invocations": ["a1"]}),
         (("a1", "b2"), {"invocations": ["a1", "b2"]}),
     ],
 )

@@ -510,4 +510,4 @@ async def test_the_fewest_instances_are_kept(world: World) -> None:
     await pair[0].die()
     await ready(world)
     await world.quiet()
-    assert len(served.describe()["instances"]) == 2
+    assert len(served.describe()["processes"]) == 2
