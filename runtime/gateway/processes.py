@@ -278,7 +278,8 @@ class Processes:
         """Wait for the end of an instance and clear up after it."""
         status = await asyncio.shield(instance.link.exited)
         await instance.link.drained(limit_s=1.0)
-        was_ready, instance.state = instance.is_ready, State.STOPPING
+        if was_ready := instance.is_ready:
+            instance.state = State.STOPPING  # it takes no more calls
         instance.stop_timer()
         how = exit_reason(status) if status is not None else "it ended with its zygote"
         died = InstanceDied(f"the process that ran it ended: {how}")

@@ -329,3 +329,12 @@ async def test_close_ends_a_move_under_way(world: World) -> None:
     await served.close()
     for scripted in (zygote, warm):
         await scripted.over()
+
+
+async def test_a_wake_ends_when_the_function_is_closed(world: World) -> None:
+    served = world.serve()
+    waking = asyncio.create_task(served.bring_to(Depth.HOT))
+    await world.quiet()
+    await served.close()
+    with pytest.raises(FunctionFailed, match="cannot be woken"):
+        await waking
