@@ -128,7 +128,7 @@ def tour(connection: http.client.HTTPConnection, gateway: "subprocess.Popen[byte
         request(connection, "POST", "/functions/embed/sleep", {"depth": depth})
         time.sleep(0.3)  # let the kernel finish with the processes that have ended
         (function,), _ = request(connection, "GET", "/functions")
-        kept = ", ".join(map(kept_by, function["instances"]))
+        kept = ", ".join(map(kept_by, function["processes"]))
         first = call(connection, SENTENCES[1])
         warm = statistics.median(call(connection, SENTENCES[1])["ms"] for _ in range(20))
         print(

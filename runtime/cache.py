@@ -16,7 +16,7 @@ from pathlib import Path
 from zerowake.runtime import process
 from zerowake.runtime.errors import TargetError
 from zerowake.runtime.target import Target, parse_target
-from zerowake.snapshot import code
+from zerowake.snapshot import code, names
 from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.store import open_snapshot
 
@@ -27,7 +27,7 @@ def fingerprint(target: Target) -> str:
     """Changes when a snapshot of ``target`` made earlier must not be used any more."""
     files = code.collect(target.entry, target.root)
     versions = [platform.python_version(), platform.machine()]
-    for package in ("zerowake", "torch", "transformers", "tokenizers"):
+    for package in names.LIBRARIES:
         try:
             versions.append(importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:

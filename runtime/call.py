@@ -1,6 +1,7 @@
 """Calling the author's code: the same way for instances, the probe at freeze and ``local()``."""
 
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -36,3 +37,15 @@ def inference_mode() -> AbstractContextManager[Any]:
     """
     torch = sys.modules.get("torch")
     return torch.inference_mode() if torch is not None else nullcontext()
+
+
+def in_mode(items: Iterable[Any]) -> Iterator[Any]:
+    """``items``, each made in inference mode; whoever takes them runs outside of it."""
+    iterator = iter(items)
+    while True:
+        with inference_mode():
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+        yield item

@@ -37,14 +37,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "check the path, its permissions and the space left"
         print(f"zerowake {options.verb}: {found}; {remedy}", file=sys.stderr)
         return 1
+    except Terminated:
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         return 130
     return code or 0
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came. Goes where Ctrl-C goes: through everything that catches the author's errors."""
+
+
 def _terminate(signum: int, _frame: object) -> None:
-    signal.signal(signum, signal.SIG_IGN)  # once is enough
-    raise SystemExit(128 + signum)
+    signal.signal(signum, signal.SIG_DFL)  # a second one ends us where we stand
+    raise Terminated
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -410,7 +416,7 @@ def _serve(options: argparse.Namespace) -> int:
     )
     try:
         serve(options.targets, config, reload=options.reload)
-    except SystemExit:  # told to stop before anything was served: an orderly end as well
+    except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
     return 0
 

@@ -1,4 +1,7 @@
-"""Settings of a gateway and of the processes that it has started. Values only, checked once."""
+"""Settings of a gateway and of the processes that it has started.
+
+Values only: who reads them from a command line checks them.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +20,8 @@ BACKLOG = 2048  # connections that may wait until the event loop runs
 class InstanceSpec:
     """What a process must know to run a function; travels as JSON in a ``fork`` frame.
 
-    trusted: snapshot digests whose code the operator vouched for.
+    digest: which snapshot is to be found at the path ``snapshot``. trusted, code_dir, device,
+    log_format: as in ``ServeConfig``.
     warm: make a warm-up call first: an instance that nobody waits for yet, or a zygote.
     """
 
@@ -42,10 +46,14 @@ class InstanceSpec:
 class ServeConfig:
     """How ``zerowake serve`` runs.
 
-    depth: where functions start and rest. idle_s: seconds without calls after which a function
-    sinks one step towards it. drain_s: how long calls may go on after SIGTERM. start_timeout_s:
-    how long a restore, ``wake`` included, may take. environment: names of variables that functions
-    may see besides the harmless ones.
+    host, port: where it listens; port 0 takes a free one. depth: where functions start and rest.
+    idle_s: seconds without calls after which a function sinks one step towards it. drain_s: how
+    long calls may go on after SIGTERM. device: where weights go; auto takes a GPU if there is one.
+    trusted: snapshot digests whose code the operator vouched for. code_dir: take the code from
+    there, where it must be the same as the snapshot's. max_queued: calls of one function that may
+    wait. max_body_nbytes: the largest body of a call. start_timeout_s: how long a restore, ``wake``
+    included, may take. log_format: of the gateway's lines and of what functions print.
+    environment: names of variables that functions may see besides the harmless ones.
     """
 
     host: str = "127.0.0.1"

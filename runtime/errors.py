@@ -8,7 +8,7 @@ The tree below ``ZerowakeError``::
     |- UnknownFunction       404 unknown_function
     |- TooLarge              413 body_too_large
     |- QueueFull             429 queue_full             with Retry-After
-    |- FunctionBusy          409 function_busy          calls keep it from sleeping
+    |- FunctionBusy          409 function_busy          calls or settings keep it from sleeping
     |- Unforkable            409 unforkable             it leaves threads or sockets behind: no zygote
     |- Cancelled             499 cancelled              the client left; only seen in logs and metrics
     |- HandlerFailed         500 handler_failed         the author's code raised

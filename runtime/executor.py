@@ -4,13 +4,14 @@ The thread that calls it owns the device. An item that fails, fails alone: a bat
 halved until the culprits stand by themselves. Knows nothing of sockets, queues or processes.
 """
 
+import contextlib
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from zerowake.runtime.call import call_batch, call_one, inference_mode
+from zerowake.runtime.call import call_batch, call_one, in_mode, inference_mode
 from zerowake.runtime.errors import InvocationError, RemoteError, WrongResultCount, to_problem
 from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
@@ -47,6 +48,8 @@ class Executor:
     def __init__(
         self, function: Function, restored: Any, again: Callable[[], None] = lambda: None
     ) -> None:
+        with contextlib.suppress(ImportError):
+            import orjson  # noqa: F401  # so that ``encode_json`` spells alike at freeze and later
         self._function = function
         self._target = function.target if function.kind is Kind.HANDLER else restored
         self._again = again
@@ -79,9 +82,7 @@ class Executor:
     def stream(self, work: Work) -> Generator[bytes, None, None]:
         """The encoded items of a stream. Raises what the author's generator raises."""
         value = self._function.decode(work.body)
-        with inference_mode():
-            for item in self._invoke(work, value):
-                yield self._function.encode(item)
+        yield from in_mode(map(self._function.encode, self._invoke(work, value)))
 
     def _run_batch(self, values: list[Any]) -> list[Any]:
         """Each item's result or the exception that it ended with."""
@@ -121,5 +122,7 @@ def _outcome(call: Callable[[], Any]) -> Any:
     """The result of ``call``, or the exception: even SystemExit must not end the instance."""
     try:
         return call()
+    except KeyboardInterrupt:  # of whoever freezes; instances are not sent any
+        raise
     except BaseException as error:
         return error

@@ -87,7 +87,7 @@ class FunctionInfo:
         try:
             kind = Kind(field("kind", str))
             settings = Settings.from_json(field("settings", dict))
-        except (DeclarationError, TypeError, ValueError) as error:
+        except (DeclarationError, OverflowError, TypeError, ValueError) as error:
             raise DamagedSnapshot(f"manifest: function: {error}") from None
         return cls(
             name=manifest.name,

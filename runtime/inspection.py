@@ -51,7 +51,7 @@ def table(functions: list[dict[str, Any]]) -> str:
     """What ``zerowake ps`` prints."""
     rows = [("NAME", "DEPTH", "STATE", "QUEUED", "PROCESSES", "PRIVATE", "REASON")]
     for function in functions:
-        processes = function["instances"]
+        processes = function["processes"]
         private = [p["private_nbytes"] for p in processes if p["private_nbytes"] is not None]
         rows.append(
             (

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from zerowake.runtime.call import call_batch, call_one, inference_mode
+from zerowake.runtime.call import call_batch, call_one, in_mode, inference_mode
 from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.jsontext import parse_json
@@ -49,9 +49,7 @@ class Local:
         return call_one(function, self.target, taken, context)
 
     def _items(self, taken: Any) -> Iterator[Any]:
-        with inference_mode():
-            for item in self._call(taken):
-                yield self._sent(item)
+        yield from in_mode(map(self._sent, self._call(taken)))
 
     def _sent(self, result: Any) -> Any:
         encoded = self.function.encode(result)

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,11 +22,20 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+def invocation_fields(ids: Iterable[str]) -> dict[str, object]:
+    """The field by which a line is found again: ``invocations``, a list, if there are any."""
+    found = list(ids)
+    return {"invocations": found} if found else {}
+
+
 def _format(log_format: LogFormat, level: str, message: str, fields: dict[str, object]) -> str:
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     if log_format == "json":
         return json.dumps({"time": now, "level": level, "message": message, **fields}, default=str)
-    tags = " ".join(f"{key}={value}" for key, value in fields.items())
+    tags = " ".join(
+        f"{key}={','.join(value) if isinstance(value, list) else value}"
+        for key, value in fields.items()
+    )
     return f"{now} {level:<7} {message}" + (f"  [{tags}]" if tags else "")
 
 
@@ -59,7 +68,7 @@ class _Lines(io.TextIOBase):
     def __init__(self, stream: str, write: Callable[[str, str], None]) -> None:
         self._stream = stream
         self._write = write
-        self._rest = ""
+        self._rest: list[str] = []  # the parts of a line that has no end yet
         self.buffer = _Bytes(self)
 
     @property
@@ -73,9 +82,12 @@ class _Lines(io.TextIOBase):
         return 2
 
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
+        *lines, rest = text.replace("\r", "\n").split("\n")  # a progress bar writes lines too
         for line in lines:
-            self._write(self._stream, line)
+            self._write(self._stream, "".join((*self._rest, line)))
+            self._rest.clear()
+        if rest:
+            self._rest.append(rest)
         return len(text)
 
     def finish(self) -> None:
@@ -135,17 +147,7 @@ class FunctionOutput:
             "stream": stream,
             "pid": os.getpid(),
         }
-        if self.invocations:
-            many = len(self.invocations) > 1
-            fields["invocations" if many else "invocation"] = (
-                (
-                    ",".join(self.invocations)
-                    if self._log_format == "text"
-                    else list(self.invocations)
-                )
-                if many
-                else self.invocations[0]
-            )
+        fields |= invocation_fields(self.invocations)
         text = _format(self._log_format, "PRINT", line, fields) + "\n"
         # Nobody may be reading the log any more: the function must not fail for it.
         with contextlib.suppress(OSError):

@@ -131,7 +131,10 @@ class Metrics:
             self._wakes[function, depth] += 1
 
     def observe_restore(self, function: str, phases_ms: Mapping[str, float]) -> None:
-        """An instance became ready; ``phases_ms`` is its report (fork, import, read, bind ...)."""
+        """An instance or a zygote became ready; ``phases_ms`` is its report.
+
+        map, import, bind, build, wake, warm_up, total ...; a zygote's begin with ``zygote-``.
+        """
         for phase, ms in phases_ms.items():
             self._restore_s[function, phase].observe(ms / 1e3)
 

@@ -1,6 +1,6 @@
 """Where a function's source is: ``path/app.py:Class`` or ``package.module:Class``.
 
-Imports no author code but in ``load_function``; knows nothing of snapshots.
+Runs no author's code but in ``load_function``; knows nothing of snapshots.
 """
 
 import ast
@@ -52,19 +52,43 @@ def parse_target(text: str) -> Target:
             raise TargetError(f"{entry.name} cannot be imported: its name is no Python identifier")
         return Target(text, entry, entry.parent, entry.stem, attribute)
     try:
-        spec = importlib.util.find_spec(location)
+        found = _source_of(location)
     except (ImportError, ValueError) as error:
         raise TargetError(
             f"module {location} is not importable: {error}{_file_instead(location, attribute)}"
         ) from error
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+    if found is None:
         raise TargetError(
             f"module {location} has no source file on the path; install its package or name the file"
             f"{_file_instead(location, attribute)}"
         )
-    entry = Path(spec.origin).resolve()
-    root = entry.parents[location.count(".") + (entry.name == "__init__.py")]
-    return Target(text, entry, root, location, attribute)
+    root = found.parents[location.count(".") + (found.name == "__init__.py")]
+    return Target(text, found, root, location, attribute)
+
+
+def _source_of(module: str) -> Path | None:
+    """The file that an import of ``module`` would run.
+
+    Only its top package is looked up and the rest followed on disk: looking up a submodule would
+    import its parents, and the gateway runs no author's code.
+    """
+    top, *rest = module.split(".")
+    if not all(map(str.isidentifier, (top, *rest))):
+        return None
+    spec = importlib.util.find_spec(top)
+    if spec is None:
+        return None
+    source = Path(spec.origin) if spec.origin else None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    for part in rest:
+        bases = [folder / part for folder in folders]
+        files = (file for base in bases for file in (base / "__init__.py", base.with_suffix(".py")))
+        source = next(filter(Path.is_file, files), None)
+        if source is None:
+            folders = bases  # a package without __init__.py
+        else:
+            folders = [source.parent] if source.name == "__init__.py" else []
+    return source.resolve() if source is not None and source.suffix == ".py" else None
 
 
 def _file_instead(module: str, attribute: str) -> str:

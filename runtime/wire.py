@@ -47,7 +47,7 @@ class Frame(NamedTuple):
 
 
 def encode(header: dict[str, Any], *parts: bytes) -> bytes:
-    """One frame as bytes; more than one part, or a part in a batch, is cut by ``sizes`` again."""
+    """One frame as bytes; where there are parts, ``sizes`` says how to cut the body again."""
     if parts:
         header = {**header, "sizes": [len(part) for part in parts]}
     head = json.dumps(header, separators=(",", ":")).encode()

@@ -47,14 +47,13 @@ class Zygote:
                 if key.fd in self._pids:
                     self._reap(key.fd)
                     continue
-                frame = self._control.receive()
-                while frame is not None:
+                while True:
+                    frame = self._control.receive()
+                    if frame is None:
+                        return
                     self._fork(frame.header)
                     if not self._control.pending():
                         break
-                    frame = self._control.receive()
-                if frame is None:
-                    return
 
     def _fork(self, request: dict[str, Any]) -> None:
         child_fd = self._control.descriptors.pop(0)

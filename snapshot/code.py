@@ -38,10 +38,10 @@ class CodeFiles:
 
     @property
     def digest(self) -> str:
-        return digest_of(self.sha256)
+        return code_digest(self.sha256)
 
 
-def digest_of(sha256: Mapping[str, str]) -> str:
+def code_digest(sha256: Mapping[str, str]) -> str:
     """SHA-256 over the lines "<hex>  <path>", sorted by path: what sha256sum prints."""
     lines = "".join(f"{sha256[path]}  {path}\n" for path in sorted(sha256))
     return "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
@@ -93,7 +93,7 @@ def load_code(snapshot: Snapshot, *, trusted: frozenset[str], code_dir: Path | N
     """
     code = snapshot.manifest.code
     if code_dir is None and is_trusted(snapshot.digest, trusted):
-        return _read(code_dir or snapshot.path / "code", code.entry, code.files, "the snapshot")
+        return _read(snapshot.path / "code", code.entry, code.files, "the snapshot")
     how = (
         f"To run the snapshot's own code, name it: --trust {snapshot.digest}. To run yours, "
         "give the directory that holds the same files: --code DIR."

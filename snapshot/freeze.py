@@ -5,23 +5,20 @@ The snapshot is written aside, synced, proven and renamed; a failure leaves noth
 """
 
 import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zerowake.snapshot import layout, manifest, names, proof, skeleton, state, store
+from zerowake.snapshot import layout, manifest, names, proof, publish, skeleton, state, store
 from zerowake.snapshot.code import CodeFiles, in_words
 from zerowake.snapshot.dismantle import Parts, dismantle
 from zerowake.snapshot.eager import accept_arrays
@@ -29,10 +26,9 @@ from zerowake.snapshot.errors import FreezeError, SnapshotError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
 from zerowake.snapshot.restore import wake_up
+from zerowake.snapshot.store import Progress
 from zerowake.snapshot.tensors import Run, align, fill_nodes, gather
 
-Progress = Callable[[str, int, int], None]
-_STAGING = ".zerowake-staging-"
 _LARGE = {  # files of limited size, and what to do when one is too large
     skeleton.FILE: "Keep large data in arrays, bytes, or lists and dictionaries of nothing but "
     "numbers and strings",
@@ -98,8 +94,7 @@ def freeze(
                 f"case {case} is not deterministic in {', '.join(fields)}: two runs from the same "
                 "seeds differ. The snapshot is not held to these fields."
             )
-    out.mkdir(parents=True, exist_ok=True)
-    with _staging(out) as staging:
+    with publish.staged(out) as staging:
         try:
             digest = _write(recipe, parts, runs, evidence, staging, progress)
         except OSError as error:
@@ -111,7 +106,7 @@ def freeze(
         proof.compare(evidence, recipe.prove(staging))
         progress("prove", 1, 1)
         final = out / f"{recipe.name}-{digest.removeprefix('sha256:')[:12]}"
-        _publish(staging, final)
+        publish.publish(staging, final, _is_whole)
     state.record_trust(digest)
     store.check_digests(store.open_snapshot(final), progress)
     return final
@@ -182,8 +177,6 @@ def _write(
     )
     data = manifest.encode(made)
     _write_file(staging / store.MANIFEST_FILE, data)
-    for directory, _, _ in os.walk(staging):
-        _sync_directory(Path(directory))
     return manifest.digest_of(data)
 
 
@@ -242,19 +235,10 @@ class _Blocks:
 def _environment() -> dict[str, str | int]:
     found: dict[str, str | int] = {
         "python": platform.python_version(),
-        "torch": torch.__version__,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
     }
-    for library in (
-        "numpy",
-        "transformers",
-        "tokenizers",
-        "torchvision",
-        "timm",
-        "diffusers",
-        "sentence_transformers",
-    ):
+    for library in names.LIBRARIES:
         if version := getattr(sys.modules.get(library), "__version__", None):
             found[library] = str(version)
     return found
@@ -267,63 +251,12 @@ def _version() -> str:
         return "0"
 
 
-def _publish(staging: Path, final: Path) -> None:
-    """Give ``staging`` its name. What has it already is the same snapshot and stays, unless it is
-    damaged: then it makes room, and who has mapped its files keeps them."""
-    with _locked(final.parent):
-        if os.path.lexists(final):
-            try:
-                store.check_digests(store.open_snapshot(final))
-                return
-            except SnapshotError:
-                aside = tempfile.mkdtemp(prefix=_STAGING, dir=final.parent)
-                os.rename(final, Path(aside, final.name))
-                shutil.rmtree(aside, ignore_errors=True)
-        os.rename(staging, final)
-        _sync_directory(final.parent)
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Waits until no other freeze is at this point in ``directory``."""
-    fd = os.open(directory, os.O_RDONLY)
+def _is_whole(path: Path) -> bool:
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _staging(out: Path) -> Iterator[Path]:
-    """A directory to write in, locked while this process lives and gone afterwards."""
-    with _locked(out):  # or another freeze would take it for stale before it has its lock
-        _remove_stale(out)
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
-        fd = os.open(staging, os.O_RDONLY)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-    try:
-        staging.chmod(0o755)
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        os.close(fd)
-
-
-def _remove_stale(out: Path) -> None:
-    """Remove what killed processes left: staging directories that nobody holds locked."""
-    for left in out.glob(_STAGING + "*"):
-        try:
-            fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError:
-            pass  # a freeze is at work there
-        finally:
-            os.close(fd)
+        store.check_digests(store.open_snapshot(path))
+    except SnapshotError:
+        return False
+    return True
 
 
 def _no_space(runs: list[Run], where: Path) -> FreezeError:
@@ -341,16 +274,4 @@ def _write_file(path: Path, data: bytes) -> None:
             f"{path.name} would have {len(data):,} bytes; the format takes "
             f"{manifest.MAX_JSON_NBYTES:,}. {_LARGE[path.name]}"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "xb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    publish.write_file(path, data)

@@ -112,9 +112,7 @@ class LibTorch:
             return
         size = 64
         memory = (ctypes.c_float * (size * size))()
-        matrix = Array(
-            ctypes.addressof(memory), "float32", (size, size), (size, 1), memory
-        )
+        matrix = Array(ctypes.addressof(memory), "float32", (size, size), (size, 1), memory)
         out, left, right = (Owned(self, self.handle(matrix), memory) for _ in range(3))
         multiply.argtypes = [c_void_p, c_void_p, c_void_p]
         multiply(out._handle, left._handle, right._handle)

@@ -112,26 +112,26 @@ BUILTIN_TYPES = frozenset(
     {"bool", "int", "float", "complex", "str", "bytes", "list", "tuple", "dict", "set", "frozenset"}
 )
 
-_LIBRARY_TOPS = frozenset(
-    [
-        "torch",
-        "numpy",
-        "transformers",
-        "tokenizers",
-        "safetensors",
-        "torchvision",
-        "timm",
-        "diffusers",
-        "sentence_transformers",
-        "zerowake",
-    ]
+# Libraries that take part in a snapshot: no author's file may stand before one of them, their
+# versions are noted in the manifest, and another version makes a cached snapshot stale.
+LIBRARIES = (
+    "zerowake",
+    "torch",
+    "numpy",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "torchvision",
+    "timm",
+    "diffusers",
+    "sentence_transformers",
 )
 
 
 def may_be_own(module: str) -> bool:
     """Whether an author's file may be this module: not when it would shadow Python or a library."""
     top = module.partition(".")[0]
-    return top not in sys.stdlib_module_names and top not in _LIBRARY_TOPS
+    return top not in sys.stdlib_module_names and top not in LIBRARIES
 
 
 def own_modules(paths: Mapping[str, object]) -> frozenset[str]:

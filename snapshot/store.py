@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from zerowake.snapshot import layout, manifest, names, proof, skeleton, skeleton_parser, state
-from zerowake.snapshot.code import digest_of
+from zerowake.snapshot.code import code_digest
 from zerowake.snapshot.errors import DamagedSnapshot, SnapshotNotFound
 from zerowake.snapshot.mapping import open_file
 from zerowake.snapshot.opened import Snapshot
@@ -221,7 +221,7 @@ def _check_code(found: manifest.Manifest) -> None:
                 f"the snapshot's code has a module {module!r}, which would stand before Python's "
                 "or a library's"
             )
-    if digest_of(code.files) != code.digest:
+    if code_digest(code.files) != code.digest:
         raise DamagedSnapshot("code.digest is not the digest of code.files")
 
 

@@ -90,11 +90,11 @@ class Gateway:
 
     def is_running(self, name: str) -> bool:
         """Whether an instance of the function runs a batch."""
-        return any(entry["state"] == "busy" for entry in self.function(name)["instances"])
+        return any(entry["state"] == "busy" for entry in self.function(name)["processes"])
 
     def pids(self, name: str) -> dict[str, int]:
         """The function's processes by role, the last one of each."""
-        return {entry["role"]: entry["pid"] for entry in self.function(name)["instances"]}
+        return {entry["role"]: entry["pid"] for entry in self.function(name)["processes"]}
 
     def until(self, what: Callable[[], Any]) -> Any:
         """Wait until ``what()`` is true; its value."""

@@ -64,7 +64,7 @@ def create_control(functions: Functions, version: str) -> FastAPI:
     async def docs() -> Response:
         return _docs()
 
-    @app.get("/functions", tags=["operation"], summary="The functions and their instances")
+    @app.get("/functions", tags=["operation"], summary="The functions and their processes")
     async def list_functions() -> list[dict[str, Any]]:
         described = functions.describe()
         # In a thread: the kernel walks a process's whole memory for this, about 20 ms each.
@@ -87,7 +87,7 @@ def create_control(functions: Functions, version: str) -> FastAPI:
         "/functions/{name}/wake",
         tags=["operation"],
         summary="Wake a function",
-        responses=_documented(404, 409, 422, 503),
+        responses=_documented(404, 422, 503),
     )
     async def wake(name: str) -> Standing:
         await functions.wake(name)
@@ -108,13 +108,14 @@ def _docs() -> Response:
     page = Path(__file__).with_name("docs.html").read_text("utf-8")
     inline = "'unsafe-inline'"
     policy = f"default-src 'none'; script-src {inline}; style-src {inline}; connect-src 'self'"
+    policy += "; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
 def _add_memory(described: list[dict[str, Any]]) -> None:
     """Unique set size plus page tables (bytes) of each process; None when it has ended."""
     for function in described:
-        for entry in function["instances"]:
+        for entry in function["processes"]:
             entry["private_nbytes"] = private_nbytes(entry["pid"])
 
 

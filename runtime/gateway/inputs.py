@@ -11,6 +11,7 @@ import jsonschema_rs
 from zerowake.runtime.errors import InvalidInput
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.jsontext import parse_json, pointer
+from zerowake.snapshot.errors import DamagedSnapshot
 
 MAX_ERRORS = 20
 MAX_MESSAGE_CHARS = 300  # messages quote the value, and a value may be megabytes
@@ -49,6 +50,16 @@ class Inputs:
         )
         self._validators[info.name] = (info, validator)
         return validator
+
+
+def check_schemas(info: FunctionInfo) -> None:
+    """Raises DamagedSnapshot for what would fail at the first call."""
+    for name in ("input_schema", "output_schema"):
+        try:
+            jsonschema_rs.validator_for(getattr(info, name), offline=True)
+        except (ValueError, jsonschema_rs.ValidationError) as error:
+            said = str(error)[:MAX_MESSAGE_CHARS]
+            raise DamagedSnapshot(f"manifest: function: {name} is no JSON Schema: {said}") from None
 
 
 def _describe(error: jsonschema_rs.ValidationError) -> dict[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from zerowake.runtime.gateway.links import Forked, InstanceLink, mark_seen
 from zerowake.runtime.invocation import Invocation
+from zerowake.runtime.logs import invocation_fields
 from zerowake.runtime.wire import Frame
 
 
@@ -70,5 +71,5 @@ class Instance:
 
     def log_fields(self, name: str) -> dict[str, Any]:
         """What a log line about it carries. name: the function's."""
-        invocations = [call.id for call in self.batch.values()]
-        return {"fields": {"function": name, "pid": self.link.pid, "invocations": invocations}}
+        ids = invocation_fields(call.id for call in self.batch.values())
+        return {"fields": {"function": name, "pid": self.link.pid, **ids}}

@@ -29,6 +29,7 @@ from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.reply import Reply
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
+from zerowake.runtime.logs import invocation_fields
 from zerowake.runtime.metrics import Metrics, Outcome
 from zerowake.snapshot.errors import ZerowakeError
 
@@ -154,7 +155,7 @@ class Invoke:
             last = b""
         except RemoteError as error:
             outcome = Outcome.of(error.problem)
-            told = {"function": info.name, "invocation": call.id}
+            told = {"function": info.name, **invocation_fields([call.id])}
             log.error(
                 "the stream broke off: %s", " ".join(str(error).split()), extra={"fields": told}
             )

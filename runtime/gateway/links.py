@@ -1,6 +1,7 @@
 """The gateway's ends of the sockets to zygotes and instances, and the end of their processes.
 
-Frames in, callbacks out. What to do about any of it is decided by ``served``.
+Frames in, callbacks out. What to do about any of it is decided by ``processes``, and for the base
+zygote by ``pool``.
 """
 
 import asyncio

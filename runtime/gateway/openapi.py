@@ -19,7 +19,7 @@ _NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperti
 _PROBLEMS = {
     400: "The body does not parse.",
     404: "There is no such function; the known ones are named.",
-    409: "Calls keep it from sleeping.",
+    409: "It cannot sleep there: calls or its settings keep it awake, or it cannot be forked.",
     413: "The body is over the limit.",
     422: "The input does not fit the schema, or the function refused it.",
     429: "The queue is full; come again after Retry-After.",

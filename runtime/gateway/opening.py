@@ -8,6 +8,7 @@ from pathlib import Path
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.forms import Chosen, choose
 from zerowake.runtime.gateway.base import Flavour
+from zerowake.runtime.gateway.inputs import check_schemas
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target
 from zerowake.snapshot import code, compiled, names
@@ -42,6 +43,7 @@ def open_target(text: str, config: ServeConfig) -> Opened:
         path = ensure_snapshot(text, cache_directory(os.environ))
     snapshot = open_snapshot(path)
     info = FunctionInfo.of(snapshot.manifest)
+    check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     return Opened(snapshot, info, choose(snapshot, config.trusted, config.device))
 

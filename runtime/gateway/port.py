@@ -55,12 +55,15 @@ class Functions(Protocol):
         """
 
     async def wake(self, name: str) -> None:
-        """Bring the function up to hot; returns when it is there. Raises as ``sleep`` does."""
+        """Bring the function up to hot; returns when it is there.
+
+        Raises UnknownFunction or FunctionFailed.
+        """
 
     def describe(self) -> list[dict[str, Any]]:
         """One JSON-ready object a function, for ``GET /functions`` and ``zerowake ps``.
 
         name, depth, state, reason, digest, snapshot (its path), queued, depths (those it can have),
-        and instances: a list of {pid, role, state}.
+        and processes: a list of {pid, role, state}, its zygote included.
         """
         ...

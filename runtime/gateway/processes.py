@@ -278,13 +278,14 @@ class Processes:
         """Wait for the end of an instance and clear up after it."""
         status = await asyncio.shield(instance.link.exited)
         await instance.link.drained(limit_s=1.0)
-        self.instances.remove(instance)
+        if was_ready := instance.is_ready:
+            instance.state = State.STOPPING  # it takes no more calls
         instance.stop_timer()
         how = exit_reason(status) if status is not None else "it ended with its zygote"
         died = InstanceDied(f"the process that ran it ended: {how}")
         if not instance.ready.done():
             instance.ready.set_exception(died)
-        elif instance.is_ready and not instance.timed_out:
+        elif was_ready and not instance.timed_out:
             log.error(
                 "%s: an instance died: %s", self.name, how, extra=instance.log_fields(self.name)
             )
@@ -292,6 +293,7 @@ class Processes:
             if not instance.poisoned:
                 self.health.died(self._clock(), how)
             await self._check_snapshot()
+        self.instances.remove(instance)  # not before: until now its calls are in use
         self._listener.on_exit(instance, died)
         reap_orphans()
 

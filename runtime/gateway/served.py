@@ -1,8 +1,9 @@
 """One function being served: its calls, from the queue through batches to their answers.
 
 Every event (a call, a frame, an exit, a timer) changes the state and then asks ``_advance``, the one
-place where the decisions of ``runtime.policy`` are carried out. Knows nothing of HTTP; of processes
-only that they start, answer and end (``Processes``), and how deep they sleep (``Depths``).
+place where batches go out and instances are started, as ``runtime.policy`` decides; when to sleep it
+asks ``Depths``, which carries that out. Knows nothing of HTTP; of processes only that they start,
+answer and end (``Processes``).
 """
 
 import asyncio
@@ -153,7 +154,7 @@ class Served:
             "snapshot": str(self.snapshot.path),
             "queued": len(self._queue),
             "depths": [depth for depth in Depth if depth in self._processes.allowed],
-            "instances": self._processes.describe(),
+            "processes": self._processes.describe(),
         }
 
     def gauges(self) -> FunctionGauges:
@@ -173,6 +174,8 @@ class Served:
 
     def _advance(self) -> None:
         """Give idle instances their batches, start what is missing, set the timers anew."""
+        change, self._change = self._change, asyncio.get_running_loop().create_future()
+        change.set_result(None)
         if self._closed:
             return
         now = self._clock()
@@ -187,8 +190,6 @@ class Served:
             self._arm("depth", self._depths.look_after(now), now)
         else:
             self._drop_queue()
-        self._change.set_result(None)
-        self._change = asyncio.get_running_loop().create_future()
 
     def _dispatch(self, instance: Instance, batch: tuple[Invocation, ...], now: float) -> None:
         for call in batch:
@@ -256,8 +257,7 @@ class Served:
             self._fail_waiting(refusal)
 
     def _fail_waiting(self, error: InvocationError) -> None:
-        for batch in self._queue.plan(float("inf"), len(self._queue)).batches:
-            _fail(batch, error)
+        _fail(self._queue.take_all(), error)
 
     # ---------------------------------------------------------------- what instances say
 

@@ -112,6 +112,13 @@ class Batcher:
                 self._solo[call] = None
                 self._solo.move_to_end(call, last=False)
 
+    def take_all(self) -> list[Invocation]:
+        """Empty the queue; the calls in the order in which they would have left alone."""
+        taken = [*self._solo, *self._waiting]
+        self._solo.clear()
+        self._waiting.clear()
+        return taken
+
     def plan(self, now_s: float, idle: int) -> Plan:
         """What ``idle`` free instances run now. Planned calls leave the queue.
 

@@ -15,7 +15,9 @@ def next_depth(
     allowed: frozenset[Depth],
     minimum: int,
 ) -> tuple[Depth, float | None]:
-    """The depth for a function that no call runs or waits for, and when to ask again (None: not before something happens).
+    """The depth for a function that no call runs or waits for, and when to ask again.
+
+    None instead of a time: not before something happens.
 
     A function without calls sinks one allowed step every ``idle_s`` seconds, counted from HOT at
     ``idle_since_s``, and rests at the deepest allowed depth not below ``floor``. It never rises

@@ -134,7 +134,7 @@ def test_a_stream_that_fails_later_is_cut_off_or_says_so(zoo: Gateway) -> None:
     assert b"event: error" in reply.body and b"failed at 3" in reply.body
     zoo.until(lambda: sum("the stream broke off" in line for line in zoo.log) == 2)
     (told, _) = (line for line in zoo.log if "the stream broke off" in line)
-    assert "RuntimeError: failed at 3  [function=count invocation=" in told
+    assert "RuntimeError: failed at 3  [function=count invocations=" in told
     assert not any("ASGI" in line or "uvicorn" in line for line in zoo.log)
 
 
@@ -161,7 +161,7 @@ def test_warm_up_calls_are_told_apart_in_the_log(zoo: Gateway) -> None:
     zoo.call("environment", "HOME")
     zoo.until(lambda: any("asked for HOME" in line for line in zoo.log))
     warm_up = [line for line in zoo.log if "asked for None" in line]
-    assert warm_up and all(line.endswith("invocation=warm-up]") for line in warm_up)
+    assert warm_up and all(line.endswith("invocations=warm-up]") for line in warm_up)
 
 
 def test_an_instance_holds_no_descriptors_of_its_siblings(zoo: Gateway) -> None:

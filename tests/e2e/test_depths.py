@@ -37,7 +37,7 @@ def test_cold_leaves_nothing_of_the_function(add: Gateway) -> None:
     pids = add.pids("add")
     assert set(pids) == {"prewarmed", "zygote"}
     add.sleep("add", "cold")
-    assert add.function("add")["instances"] == []
+    assert add.function("add")["processes"] == []
     assert not any(alive(pid) for pid in pids.values())
 
 
@@ -76,7 +76,7 @@ def test_idle_functions_sink_to_where_they_rest(
     gateway = launch(frozen("zoo.py:Add"), "--depth", "cold", "--idle-s", "0.2")
     assert gateway.call("add", {"a": 1}).status == 200
     gateway.at_depth("add", "cold")
-    assert gateway.function("add")["instances"] == []
+    assert gateway.function("add")["processes"] == []
 
 
 def test_a_lost_zygote_leaves_its_hot_instance_alive(add: Gateway) -> None:

@@ -51,7 +51,7 @@ def test_each_printed_line_is_one_log_line(capfd: pytest.CaptureFixture[str]) ->
     assert {(line["level"], line["function"], line["pid"]) for line in lines} == {
         ("PRINT", "embed", os.getpid())
     }
-    assert "invocation" not in lines[0]
+    assert "invocations" not in lines[0]
 
 
 def test_a_line_printed_in_pieces_is_written_whole(capfd: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_a_line_printed_in_pieces_is_written_whole(capfd: pytest.CaptureFixture[
     "invocations, tags",
     [
         ((), {}),
-        (("a1",), {"invocation": "a1"}),
+        (("a1",), {"invocations": ["a1"]}),
         (("a1", "b2"), {"invocations": ["a1", "b2"]}),
     ],
 )
@@ -167,3 +167,12 @@ def test_an_exception_comes_with_its_traceback(
     text = capsys.readouterr().err
     assert "it failed" in text and "Traceback" in text and "ValueError: broken" in text
     assert len(text.splitlines()) == 1 or log_format == "text"
+
+
+def test_a_line_in_many_parts_is_one_and_a_progress_bar_is_many() -> None:
+    lines: list[str] = []
+    stream = logs._Lines("stdout", lambda _stream, line: lines.append(line))
+    for part in ("a", "b", "\n", "10 %\r", "20 %\r", "end"):
+        stream.write(part)
+    stream.finish()
+    assert lines == ["ab", "10 %", "20 %", "end"]

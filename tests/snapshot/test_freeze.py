@@ -16,7 +16,7 @@ import pytest
 from workshop import freeze_source, prove_here, recipe
 
 from zerowake.snapshot import freeze as freezing
-from zerowake.snapshot import manifest, skeleton, state
+from zerowake.snapshot import manifest, publish, skeleton, state
 from zerowake.snapshot.errors import DamagedSnapshot, FreezeError, ProofFailed
 from zerowake.snapshot.freeze import freeze
 from zerowake.snapshot.store import check_digests, open_snapshot, verify
@@ -119,8 +119,8 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     seen: list[list[str]] = []
 
     def prove(path: Path) -> Any:
-        with freezing._staging(tmp_path / "out") as other:
-            freezing._remove_stale(tmp_path / "out")
+        with publish.staged(tmp_path / "out") as other:
+            publish.remove_stale(tmp_path / "out")
             seen.append(left_in(tmp_path / "out"))
             assert other.exists() and path.exists()  # both are at work
         return prove_here(path)
@@ -262,7 +262,7 @@ def test_freezes_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return made
 
     def enter_and_leave() -> None:
-        with freezing._staging(tmp_path / "out"):
+        with publish.staged(tmp_path / "out"):
             pass
 
     def prove(path: Path) -> Any:

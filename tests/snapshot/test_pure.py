@@ -156,7 +156,7 @@ def test_the_format_page_has_the_allow_list() -> None:
     functions = [function for listed in names.FUNCTIONS.values() for function in listed]
     for name in (*rules, *functions, *names._OBJECT_BASES, *names.BUILTIN_TYPES):
         assert re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", section), name
-    for library in names._LIBRARY_TOPS:
+    for library in names.LIBRARIES:
         assert library in section
 
 

@@ -86,7 +86,7 @@ class FakeFunctions:
         await self.sleep(name, Depth.HOT)
 
     def describe(self) -> list[dict[str, Any]]:
-        return [{"name": name, "depth": "hot", "instances": []} for name in self.infos]
+        return [{"name": name, "depth": "hot", "processes": []} for name in self.infos]
 
 
 class Edge:

@@ -17,7 +17,7 @@ IDLE_S = 60.0
 
 
 def roles(served: Served) -> list[str]:
-    return sorted(row["role"] for row in served.describe()["instances"])
+    return sorted(row["role"] for row in served.describe()["processes"])
 
 
 async def up(world: World) -> ScriptedZygote:
@@ -288,7 +288,7 @@ async def test_wake_takes_the_prewarmed_one(world: World) -> None:
     served, zygote, warm = await at_prewarmed(world)
     await served.bring_to(Depth.HOT)
     assert served.depth is Depth.HOT and zygote.asked == 0
-    assert served.describe()["instances"][0] == {
+    assert served.describe()["processes"][0] == {
         "pid": warm.pid,
         "role": "instance",
         "state": "idle",
@@ -329,3 +329,12 @@ async def test_close_ends_a_move_under_way(world: World) -> None:
     await served.close()
     for scripted in (zygote, warm):
         await scripted.over()
+
+
+async def test_a_wake_ends_when_the_function_is_closed(world: World) -> None:
+    served = world.serve()
+    waking = asyncio.create_task(served.bring_to(Depth.HOT))
+    await world.quiet()
+    await served.close()
+    with pytest.raises(FunctionFailed, match="cannot be woken"):
+        await waking

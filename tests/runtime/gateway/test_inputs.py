@@ -4,8 +4,14 @@ import pytest
 from support import function_info
 
 from zerowake.runtime.errors import InvalidInput
-from zerowake.runtime.gateway.inputs import MAX_ERRORS, MAX_MESSAGE_CHARS, Inputs
+from zerowake.runtime.gateway.inputs import (
+    MAX_ERRORS,
+    MAX_MESSAGE_CHARS,
+    Inputs,
+    check_schemas,
+)
 from zerowake.runtime.info import FunctionInfo
+from zerowake.snapshot.errors import DamagedSnapshot
 
 
 def info(schema: dict[str, object]) -> FunctionInfo:
@@ -43,3 +49,9 @@ def test_what_is_told_of_a_huge_body_is_small() -> None:
 def test_a_schema_fetches_nothing() -> None:
     with pytest.raises(ValueError, match="disabled"):
         Inputs().check(info({"$ref": "http://127.0.0.1:9/schema"}), b"1")
+
+
+@pytest.mark.parametrize("schema", [{"type": 5}, {"$ref": "#/$defs/none"}, {"$defs": [1]}])
+def test_what_is_no_schema_is_refused_before_it_is_served(schema: dict[str, object]) -> None:
+    with pytest.raises(DamagedSnapshot, match="input_schema is no JSON Schema"):
+        check_schemas(info(schema))

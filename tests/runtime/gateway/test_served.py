@@ -510,4 +510,22 @@ async def test_the_fewest_instances_are_kept(world: World) -> None:
     await pair[0].die()
     await ready(world)
     await world.quiet()
-    assert len(served.describe()["instances"]) == 2
+    assert len(served.describe()["processes"]) == 2
+
+
+async def test_a_call_stays_in_use_until_its_dead_instance_is_cleared_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served, looked = world.serve(), asyncio.Event()
+    instance = await world.hot(served)
+    (caller,) = world.submit(served, b"1")
+    await instance.next("batch")
+    monkeypatch.setattr(served._processes, "_check_snapshot", looked.wait)
+    await instance.die()
+    assert served.in_use, "a drain that looks now would lose the call"
+    looked.set()
+    other = await ready(world)
+    await other.next("batch")
+    other.answer(b"again")
+    await world.quiet()
+    assert caller.answered == ("ok", [b"again"])

@@ -291,6 +291,15 @@ def test_retry_twice_runs_once() -> None:
     assert sizes(batcher.plan(NOW_S, 4)) == [1]
 
 
+def test_all_are_taken_whatever_they_wait_for() -> None:
+    calls = [call(arrived_s=NOW_S + n * WINDOW_S / 8) for n in range(4)]
+    batcher = filled(BatchRule(max_size=8, window_s=WINDOW_S), *calls)
+    batcher.settle(8, NOW_S)  # company is expected
+    batcher.retry([repeated := call()])
+    assert batcher.take_all() == [repeated, *calls]
+    assert len(batcher) == 0 and batcher.take_all() == []
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_no_call_is_lost_or_runs_twice_at_once(seed: int) -> None:
     draw = random.Random(seed)
