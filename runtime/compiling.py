@@ -6,14 +6,11 @@ wrong here, the snapshot stays as it is and serves eagerly.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,10 +26,9 @@ from zerowake.snapshot import code, compiled, proof, state
 from zerowake.snapshot.compiled import DIRECTORY, FILE, FORMAT, Form
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
 from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.publish import publish, staged
 from zerowake.snapshot.restore import restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
-
-STAGING = ".staging-"
 
 Note = Callable[[str], None]
 
@@ -54,7 +50,7 @@ def compile_snapshot(
     """
     snapshot = open_snapshot(path)
     home = snapshot.path / DIRECTORY
-    with _staging(home) as staging:
+    with _no_space(home), staged(home) as staging:
         modules = _in_new_process(snapshot, staging, dtype, timeout_s)
         form = {
             "format": FORMAT,
@@ -83,10 +79,11 @@ def compile_snapshot(
                 f"at most {tolerance:.1e} is allowed (--tolerance)"
             )
         form |= {"torch_free": torch_by is None, "error": error}
-        digest = _write(staging, form)
-        final = home / compiled.fingerprint_id()
-        state.record_trust(digest)
-        _publish(staging, final)
+        state.record_trust(_write(staging, form))
+        for entry in staging.iterdir():
+            _sync(entry)
+        # The newer form replaces an older one: who has mapped its files keeps them.
+        publish(staging, home / compiled.fingerprint_id(), lambda old: False)
     if torch_by is None:
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
     else:
@@ -130,48 +127,19 @@ def _in_new_process(
 
 
 @contextlib.contextmanager
-def _staging(home: Path) -> Iterator[Path]:
-    """A directory to fill, locked; those that killed processes have left are removed."""
+def _no_space(home: Path) -> Iterator[None]:
     try:
-        home.mkdir(exist_ok=True)
-        path = Path(tempfile.mkdtemp(prefix=STAGING, dir=home))
+        yield
     except OSError as error:
         raise CannotCompile(f"{home} cannot be written to: {error.strerror}") from error
-    lock = os.open(path, os.O_RDONLY)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for other in home.glob(f"{STAGING}*"):
-            with contextlib.suppress(OSError):
-                fd = os.open(other, os.O_RDONLY)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if other != path:
-                        shutil.rmtree(other, ignore_errors=True)
-                finally:
-                    os.close(fd)
-        yield path
+        os.fsync(fd)
     finally:
-        os.close(lock)
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def _publish(staging: Path, final: Path) -> None:
-    """Put the form in its place; one that lies there goes. The last of two compilers wins."""
-    for entry in staging.iterdir():
-        fd = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    while True:
-        try:
-            staging.rename(final)
-            return
-        except OSError:
-            old = final.with_name(f"{STAGING}old-{os.getpid()}")
-            with contextlib.suppress(FileNotFoundError):
-                final.rename(old)
-                shutil.rmtree(old)
+        os.close(fd)
 
 
 def _write(staging: Path, form: dict[str, Any]) -> str:

@@ -178,7 +178,7 @@ def find(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
     try:
         data = (path / FILE).read_bytes()
     except OSError:
-        others = [p for p in (snapshot.path / DIRECTORY).glob("*") if (p / FILE).is_file()]
+        others = list((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}"))
         raise UnusableForm(
             "its compiled forms are for other machines, torch versions or devices"
             if others
