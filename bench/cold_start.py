@@ -28,7 +28,7 @@ from common import (
     machine,
     write_json,
 )
-from peers.registry import OURS, Peer, select
+from peers.registry import EAGER, OURS, Peer, select, select_ours
 from process import log_tail, running, tree
 from texts import SHORT, reference, right
 
@@ -147,29 +147,23 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, default=DEFAULT_VENVS)
     parser.add_argument("--only", help="comma-separated peers, and zerowake")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--snapshot", type=Path, help="ours, already frozen (default: freeze it)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
     setup = Setup(args.venvs, args.runs, reference(args.venvs))
-    result: dict[str, Any] = {"machine": machine(), "runs": args.runs, "starts": {}, "ours": None}
+    result: dict[str, Any] = {"machine": machine(), "runs": args.runs, "starts": {}, "ours": {}}
     result["import_torch"] = import_torch(args.venvs, args.runs)
     peers = select(args.only)
     servers: list[tuple[Peer, Path | None]] = [(peer, None) for peer in peers if not peer.forks]
-    snapshot: Path | None = None
-    if args.only is None or OURS.name in args.only.split(","):
-        if missing := ours.available():
-            print(f"zerowake skipped: {missing}")
-        else:
-            snapshot = args.snapshot.resolve() if args.snapshot else ours.freeze()
-            servers.append((OURS, snapshot))
+    mine = [(peer, ours.freeze(peer.name)) for peer in select_ours(args.only, (EAGER, OURS))]
+    servers += mine
     print("from nothing, ms", flush=True)
     result["starts"] = from_nothing(setup, servers)
     for peer in peers:
         if peer.forks:
             result["starts"][peer.name] = from_fork(setup, peer)
-    if snapshot is not None:
-        result["ours"] = depths.measure(setup.right(OURS), args.runs, snapshot)
+    for peer, snapshot in mine:
+        result["ours"][peer.name] = depths.measure(setup.right(peer), args.runs, snapshot)
     medians = {name: statistics.median(one["ms"]) for name, one in result["starts"].items()}
     result["median_ms"] = medians
     print("\n" + report.cold_start(result))

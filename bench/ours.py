@@ -26,10 +26,22 @@ def available() -> str:
     return "" if source.exists() else f"{source} is missing"
 
 
-def freeze() -> Path:
-    """Freezes the example; the last line of the output is the snapshot's path."""
-    argv = [str(COMMAND), "freeze", TARGET, "--out", str(CACHE / "snapshots")]
-    print(f"freezing {TARGET}", flush=True)
+FORMS = {
+    "zerowake-eager": ["--no-compile"],
+    "zerowake": [],
+    "zerowake-bf16": ["--dtype", "bfloat16", "--tolerance", "1e-3"],
+}
+
+
+def freeze(name: str) -> Path:
+    """Freezes the example in the form of one of our variants; returns the snapshot's path.
+
+    Each in a folder of its own: a compiled form lies in the snapshot.
+    """
+    if missing := available():
+        raise SystemExit(f"{name}: {missing}")
+    argv = [str(COMMAND), "freeze", TARGET, "--out", str(CACHE / "snapshots" / name), *FORMS[name]]
+    print(f"freezing {TARGET} for {name}", flush=True)
     done = subprocess.run(
         argv, cwd=ROOT, env=child_env({}), capture_output=True, text=True, check=False
     )

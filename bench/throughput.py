@@ -27,7 +27,7 @@ from common import (
     write_json,
 )
 from load_client import Job
-from peers.registry import OURS, Peer, select
+from peers.registry import VARIANTS, Peer, select, select_ours
 from process import log_tail, running, tree
 from texts import SHORT, reference, right
 
@@ -105,12 +105,8 @@ def servers(args: argparse.Namespace) -> list[Server]:
         if not peer.forks
         for threads in PEER_THREADS
     ]
-    if args.only is None or OURS.name in args.only.split(","):
-        if missing := ours.available():
-            print(f"zerowake skipped: {missing}")
-        else:
-            snapshot = args.snapshot.resolve() if args.snapshot else ours.freeze()
-            found.append(Server(OURS, "as frozen", {}, snapshot))
+    for peer in select_ours(args.only, VARIANTS):
+        found.append(Server(peer, "as frozen", {}, ours.freeze(peer.name)))
     return found
 
 
@@ -129,7 +125,6 @@ def main() -> None:
     parser.add_argument("--only", help="comma-separated peers, and zerowake")
     parser.add_argument("--requests", type=int, default=1500, help="of the 32 clients together")
     parser.add_argument("--rounds", type=int, default=1, help="all servers in turn; medians count")
-    parser.add_argument("--snapshot", type=Path, help="ours, already frozen (default: freeze it)")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)

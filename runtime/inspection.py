@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from zerowake.runtime.forms import choose
 from zerowake.runtime.info import FunctionInfo
 from zerowake.snapshot.opened import Snapshot
 
@@ -31,6 +32,7 @@ def describe(snapshot: Snapshot) -> str:
     """What ``zerowake inspect`` prints."""
     manifest = snapshot.manifest
     info = FunctionInfo.of(manifest)
+    form = choose(snapshot, (), "auto")
     weights = sum(segment.nbytes for segment in manifest.segments)
     lines = [
         ("name", manifest.name),
@@ -39,6 +41,7 @@ def describe(snapshot: Snapshot) -> str:
         ("function", f"{info.target} ({info.kind})"),
         ("settings", ", ".join(f"{k}={v}" for k, v in info.settings.to_json().items())),
         ("code", ", ".join(sorted(manifest.code.files))),
+        ("form here", f"{form.name}{f' ({form.reason})' if form.reason else ''}"),
         ("weights", f"{human_nbytes(weights)} in {len(manifest.tensors)} tensors"),
         ("changed by probe", str(sum(tensor.mutated for tensor in manifest.tensors))),
         ("environment", ", ".join(f"{k} {v}" for k, v in manifest.environment.items() if v)),
@@ -49,13 +52,14 @@ def describe(snapshot: Snapshot) -> str:
 
 def table(functions: list[dict[str, Any]]) -> str:
     """What ``zerowake ps`` prints."""
-    rows = [("NAME", "DEPTH", "STATE", "QUEUED", "PROCESSES", "PRIVATE", "REASON")]
+    rows = [("NAME", "FORM", "DEPTH", "STATE", "QUEUED", "PROCESSES", "PRIVATE", "REASON")]
     for function in functions:
         processes = function["processes"]
         private = [p["private_nbytes"] for p in processes if p["private_nbytes"] is not None]
         rows.append(
             (
                 function["name"],
+                function["form"],
                 function["depth"],
                 function["state"],
                 str(function["queued"]),

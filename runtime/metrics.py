@@ -94,6 +94,7 @@ class Metrics:
         self._invocations: defaultdict[Labels, int] = defaultdict(int)
         self._wakes: defaultdict[Labels, int] = defaultdict(int)
         self._deaths: defaultdict[Labels, int] = defaultdict(int)
+        self._forms: dict[Labels, int] = {}
         self._invocation_s = _histograms(SECONDS)
         self._queue_s = _histograms(SECONDS)
         self._predict_s = _histograms(SECONDS)
@@ -137,6 +138,11 @@ class Metrics:
         """
         for phase, ms in phases_ms.items():
             self._restore_s[function, phase].observe(ms / 1e3)
+
+    def observe_form(self, function: str, form: str, reason: str) -> None:
+        """The function runs in ``form`` from now on; ``reason``: why in none that is quicker."""
+        self._forms = {key: n for key, n in self._forms.items() if key[0] != function}
+        self._forms[function, form, reason] = 1
 
     def instance_died(self, function: str) -> None:
         """An instance of the function ended without being told to."""
@@ -221,6 +227,15 @@ class Metrics:
             ("function",),
             self._deaths,
         )
+        forms = GaugeMetricFamily(
+            "zerowake_form_info",
+            "In which form each function runs, 1 for that one: torch-free, compiled, eager, plain; for "
+            "an eager one with the reason.",
+            labels=("function", "form", "reason"),
+        )
+        for key in self._forms:
+            forms.add_metric(key, 1)
+        yield forms
         instances = GaugeMetricFamily(
             "zerowake_instances",
             "Processes of the function by depth; cold ones are none.",

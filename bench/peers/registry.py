@@ -4,7 +4,7 @@ Knows nothing of clocks, load or processes, and imports nothing of a peer.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,23 +121,33 @@ PEERS: tuple[Peer, ...] = (
     ),
 )
 
-OURS = Peer(  # started by ours.py; here only for how it is spoken to
+# Started by ours.py; here only for how they are spoken to.
+OURS = Peer(
     name="zerowake",
     venv="",
     packages=(),
     command=(),
     path="/invoke/embed",
-    note="eager, batches as examples/embed declares them",
+    note="as examples/embed is frozen: compiled, without torch",
 )
+EAGER = replace(OURS, name="zerowake-eager", note="frozen with --no-compile: torch, as the peers")
+BF16 = replace(OURS, name="zerowake-bf16", note="compiled in bfloat16")
+VARIANTS = (EAGER, OURS, BF16)
+OUR_NAMES = frozenset(peer.name for peer in VARIANTS)
 
 
 def select(names: str | None) -> tuple[Peer, ...]:
     """The peers named in a comma-separated list, or all of them; unknown names are an error."""
     if names is None:
         return PEERS
-    wanted = [name for name in names.split(",") if name and name != OURS.name]
+    wanted = [name for name in names.split(",") if name and name not in OUR_NAMES]
     known = {peer.name: peer for peer in PEERS}
     for name in wanted:
         if name not in known:
-            raise SystemExit(f"unknown peer {name!r}; known: {', '.join(known)}, {OURS.name}")
+            raise SystemExit(f"unknown {name!r}; known: {', '.join([*known, *OUR_NAMES])}")
     return tuple(known[name] for name in wanted)
+
+
+def select_ours(names: str | None, offered: Sequence[Peer]) -> list[Peer]:
+    """Which of our ``offered`` variants the same list names; all of them where it is None."""
+    return [peer for peer in offered if names is None or peer.name in names.split(",")]

@@ -82,6 +82,7 @@ class Pool:
         """
         if opened.form.reason:
             log.info("%s runs eagerly: %s", opened.info.name, opened.form.reason)
+        self._metrics.observe_form(opened.info.name, opened.form.name, opened.form.reason)
         base = self._bases[opened.flavour]
         served = Served(opened, self._config, base.link, self._metrics)
         old = self._served.get(served.name)

@@ -67,7 +67,7 @@ def test_residency_is_left_out_where_nobody_looked() -> None:
 
 def test_every_series_has_a_help_text() -> None:
     families = list(text_string_to_metric_families(Metrics().render()[0].decode()))
-    assert len(families) == 11
+    assert len(families) == 12
     assert all(family.documentation for family in families)
 
 
