@@ -37,8 +37,10 @@ def fingerprint(target: Target) -> str:
     ).hexdigest()
 
 
-def ensure_snapshot(text: str, cache: Path) -> Path:
+def ensure_snapshot(text: str, cache: Path, *, compiled: bool = True) -> Path:
     """The snapshot of a target as its source is now: the last one if nothing changed, else a new one.
+
+    compiled: a new one gets a compiled form as well, which takes tens of seconds.
 
     The new one is made by a process of its own, so that the caller stays free of torch. Raises
     TargetError when that fails; what it said has gone to standard error.
@@ -53,6 +55,7 @@ def ensure_snapshot(text: str, cache: Path) -> Path:
         pass
     out = cache / "snapshots"
     command = [sys.executable, "-P", "-m", "zerowake", "freeze", text, "--out", str(out)]
+    command += [] if compiled else ["--no-compile"]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as child:
         process.AWAITED.add(child.pid)
         _freezing.add(child)

@@ -1,19 +1,23 @@
 """The ``zerowake`` command. Each verb imports what it needs when it runs."""
 
 import argparse
+import contextlib
 import json
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE, ServeConfig
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import ConfigError
 from zerowake.snapshot.errors import ZerowakeError
+
+if TYPE_CHECKING:
+    from zerowake.runtime.progress import ProgressBar
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TARGET_HELP = "path/app.py:Class or package.module:Class"
@@ -319,18 +323,28 @@ def _freeze(options: argparse.Namespace) -> None:
             note=lambda text: bar.note(f"note: {text}"),
         )
         if not options.no_compile:
-            _compile_frozen(path, options, lambda text: bar.note(f"note: {text}"))
+            _compile_frozen(path, options, bar)
     print(path)
 
 
-def _compile_frozen(path: Path, options: argparse.Namespace, note: Callable[[str], None]) -> None:
+def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar") -> None:
     """A snapshot serves without a compiled form too, so what stands against one is only told."""
     from zerowake.runtime.compiling import compile_snapshot
+    from zerowake.snapshot.compiled import find
     from zerowake.snapshot.errors import CannotCompile, UnusableForm
     from zerowake.snapshot.store import open_snapshot
 
-    if not open_snapshot(path).skeleton.needs_torch:
+    def note(text: str) -> None:
+        bar.note(f"note: {text}")
+
+    snapshot = open_snapshot(path)
+    if not snapshot.skeleton.needs_torch:
         return
+    with contextlib.suppress(UnusableForm):
+        if find(snapshot).dtype == options.dtype:
+            note("compiled already")
+            return
+    bar.update("compile", 0, 1)
     try:
         compile_snapshot(
             path,
@@ -341,6 +355,7 @@ def _compile_frozen(path: Path, options: argparse.Namespace, note: Callable[[str
         )
     except (CannotCompile, UnusableForm) as error:
         note(f"not compiled: {error}")
+    bar.update("compile", 1, 1)
 
 
 def _compile(options: argparse.Namespace) -> None:

@@ -77,11 +77,15 @@ class ModuleForm:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A checked form. torch_free: the probe was answered without importing torch."""
+    """A checked form. torch_free: the probe was answered without importing torch.
+
+    dtype: what weights and arithmetic were changed to. error: the largest on the probe.
+    """
 
     path: Path
     digest: str
     torch_free: bool
+    dtype: str | None
     error: float
     modules: tuple[ModuleForm, ...]
 
@@ -251,7 +255,8 @@ def parse(path: Path, data: bytes) -> Form:
             )
         modules = tuple(_module(each) for each in plain["modules"])
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        return Form(path, digest, bool(plain["torch_free"]), float(plain["error"]), modules)
+        torch_free, error = bool(plain["torch_free"]), float(plain["error"])
+        return Form(path, digest, torch_free, plain["dtype"], error, modules)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UnusableForm(f"{path / FILE} does not hold a form: {error!r}") from None
 

@@ -34,13 +34,16 @@ class Opened:
         return Flavour.TORCH if self.form.needs_torch else Flavour.LIGHT
 
 
-def open_target(text: str, config: ServeConfig) -> Opened:
-    """A snapshot, or the snapshot of a source as it is now. Raises TargetError, SnapshotError."""
+def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Opened:
+    """A snapshot, or the snapshot of a source as it is now. Raises TargetError, SnapshotError.
+
+    reload: the source is being worked on, so nobody waits for a compiler.
+    """
     path = Path(text)
     if is_target(text):
         from zerowake.runtime.cache import cache_directory, ensure_snapshot
 
-        path = ensure_snapshot(text, cache_directory(os.environ))
+        path = ensure_snapshot(text, cache_directory(os.environ), compiled=not reload)
     snapshot = open_snapshot(path)
     info = FunctionInfo.of(snapshot.manifest)
     check_schemas(info)

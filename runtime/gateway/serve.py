@@ -43,7 +43,7 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
     sources = [text for text in targets if is_target(text)]
     if reload and not sources:
         raise ConfigError("--reload watches source files, and only snapshots are named")
-    opened = [open_target(text, config) for text in targets]
+    opened = [open_target(text, config, reload=reload) for text in targets]
     names = [each.info.name for each in opened]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
@@ -113,7 +113,7 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
 
         async for _changes in awatch(target.root, watch_filter=is_source):
             try:
-                opened = await asyncio.to_thread(open_target, text, config)
+                opened = await asyncio.to_thread(open_target, text, config, reload=True)
             except ZerowakeError as error:
                 log.error("%s: the old one stays: %s", text, error)
                 continue
