@@ -15,7 +15,6 @@ from zerowake.runtime.gateway.base import BaseProcess, shared_modules
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target, parse_target
 from zerowake.snapshot import code
-from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.store import open_snapshot
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from zerowake.runtime.gateway.pool import Pool
 
 log = logging.getLogger("zerowake.gateway")
+
+WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
 def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> None:
@@ -99,22 +100,38 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
 
         def is_source(_change: object, path: str) -> bool:
             # Only the author's files: freezing itself may write below the same folder.
-            with contextlib.suppress(ZerowakeError):  # unreadable now: those known still count
+            with contextlib.suppress(Exception):  # gone or unreadable now: those known still count
                 found = code.collect(target.entry, target.root).files
                 files.update(target.root / name for name in found)
-            return Path(path) in files
+            return Path(path) in files or Path(path) == target.root
 
-        async for _changes in awatch(target.root, watch_filter=is_source):
-            try:
-                snapshot = await asyncio.to_thread(_open, text, config)
-            except ZerowakeError as error:
-                log.error("%s: the old one stays: %s", text, error)
-                continue
+        while True:
+            async for changes in awatch(target.root, watch_filter=is_source):
+                await refresh(text)
+                if any(Path(path) == target.root for _change, path in changes):
+                    break  # the folder is gone, or another one has its name: watched anew
+            while not target.root.is_dir():
+                await asyncio.sleep(WATCH_AGAIN_S)
+            await refresh(text)
+
+    async def refresh(text: str) -> None:
+        try:
+            snapshot = await asyncio.to_thread(_open, text, config)
             if snapshot.digest != pool.digest(snapshot.manifest.name):
                 log.info("%s has changed: %s", text, snapshot.path.name)
                 pool.serve(snapshot)
+        except Exception as error:
+            log.error("%s: the old one stays: %s", text, error)
+
+    async def keep_watching(text: str) -> None:
+        while True:
+            try:
+                await watch(text)
+            except Exception as error:  # no inotify watch is left, say
+                log.error("%s: the old one stays, its source cannot be watched: %s", text, error)
+            await asyncio.sleep(WATCH_AGAIN_S)
 
     try:
-        await asyncio.gather(*(watch(text) for text in sources))
+        await asyncio.gather(*map(keep_watching, sources))
     finally:
         stop_freezing()

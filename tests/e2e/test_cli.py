@@ -185,7 +185,8 @@ def test_a_strangers_code_runs_only_when_somebody_vouches_for_it(
 def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     launch: Callable[..., Gateway], tmp_path: Path
 ) -> None:
-    app = tmp_path / "app.py"
+    app = tmp_path / "source" / "app.py"
+    app.parent.mkdir()
     source = (
         EMPTY + "@function(examples=[1])\nclass App:\n    def predict(self, x: int): return x + 1\n"
     )
@@ -202,6 +203,16 @@ def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     app.write_text("def broken(:\n")
     second.until(lambda: any("the old one stays" in line for line in second.log))
     assert second.call("app", 1).json() == 3
+    app.unlink()
+    second.until(lambda: any("stays: there is no file" in line for line in second.log))
+    (tmp_path / "new").write_text(source.replace("x + 1", "x + 3"))
+    (tmp_path / "new").rename(app)
+    second.until(lambda: second.call("app", 1).json() == 4)
+    shutil.rmtree(app.parent)
+    second.until(lambda: sum("stays: there is no file" in line for line in second.log) == 2)
+    app.parent.mkdir()
+    app.write_text(source.replace("x + 1", "x + 4"))
+    second.until(lambda: second.call("app", 1).json() == 5)
 
 
 def test_sigterm_during_a_freeze_ends_it_too(tmp_path: Path) -> None:
