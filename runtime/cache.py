@@ -20,6 +20,7 @@ from zerowake.snapshot import code, names
 from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.store import open_snapshot
 
+SPEAKING = (1, 130, 143)  # exit codes of a freeze that has said why: an error, interrupted
 _freezing: set[subprocess.Popen[bytes]] = set()
 
 
@@ -64,9 +65,14 @@ def ensure_snapshot(text: str, cache: Path) -> Path:
         finally:
             _freezing.discard(child)
     process.AWAITED.discard(child.pid)
-    if child.returncode:
+    if child.returncode in SPEAKING:
         raise TargetError(f"{text} could not be frozen; the reason stands above")
-    path = Path(os.fsdecode(said.splitlines()[-1]))
+    path = Path(os.fsdecode(said.splitlines()[-1] if said else b""))
+    if child.returncode or path.parent != out:
+        raise TargetError(
+            f"{text} could not be frozen: the freezing process ended: "
+            f"{process.code_reason(child.returncode)}, while it ran load or the probe"
+        )
     index.parent.mkdir(parents=True, exist_ok=True)
     index.write_bytes(os.fsencode(path))
     return path

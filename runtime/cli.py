@@ -24,6 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # As Ctrl-C: what is open is closed and child processes are ended on the way out.
     signal.signal(signal.SIGTERM, _terminate)
     options = _parser().parse_args(arguments)
+    code = _run(options)
+    if options.verb == "freeze":  # threads that load has started must not keep us
+        from zerowake.runtime.process import leave
+
+        return leave(code)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int | None = options.run(options)
     except ZerowakeError as error:
@@ -37,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "check the path, its permissions and the space left"
         print(f"zerowake {options.verb}: {found}; {remedy}", file=sys.stderr)
         return 1
-    except Terminated:
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"zerowake {options.verb}: interrupted", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     return code or 0
 
 

@@ -13,6 +13,7 @@ import select
 import signal
 import stat
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 
 F_SETSIG = 10  # <fcntl.h>; Python's fcntl does not name it on every build
@@ -219,6 +220,17 @@ def set_threads(count: int | None, sharers: int = 1) -> None:
         torch.set_num_threads(count)
 
 
+def leave(code: int) -> int:
+    """``code``, for ``sys.exit``; where that would wait for an author's threads, end here and now."""
+    waits = (t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread())
+    if any(waits):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                stream.flush()
+        os._exit(code)
+    return code
+
+
 def trim_heap() -> None:
     """Give freed memory back to the system (glibc's ``malloc_trim``; elsewhere nothing)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -228,7 +240,11 @@ def trim_heap() -> None:
 
 def exit_reason(status: int) -> str:
     """A wait status in words: "exit code 3" or "killed by SIGSEGV"."""
-    code = os.waitstatus_to_exitcode(status)
+    return code_reason(os.waitstatus_to_exitcode(status))
+
+
+def code_reason(code: int) -> str:
+    """As ``exit_reason``, of a return code as ``subprocess`` has it: negative for a signal."""
     if code >= 0:
         return f"exit code {code}"
     try:

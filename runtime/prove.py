@@ -34,8 +34,8 @@ def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
         command += [str(code_dir)] if code_dir else []
         run = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
         text = answers.read()
-    if run.returncode:
-        said = json.loads(text)["error"] if text else process.exit_reason(run.returncode << 8)
+    if run.returncode or not text:
+        said = json.loads(text)["error"] if text else process.code_reason(run.returncode)
         raise ProofFailed(f"the snapshot could not be restored in a new process: {said}")
     return [[[b64decode(c) for c in item] for item in case] for case in json.loads(text)]
 
@@ -73,4 +73,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(process.leave(main(sys.argv[1:])))

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -213,6 +214,61 @@ def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     app.parent.mkdir()
     app.write_text(source.replace("x + 1", "x + 4"))
     second.until(lambda: second.call("app", 1).json() == 5)
+
+
+@pytest.mark.parametrize(
+    "end, said",
+    [
+        ("print('gone', flush=True); os._exit(0)", "exit code 0, while it ran load or the probe"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV, while it ran load or"),
+        ("raise ValueError('no')", "could not be frozen; the reason stands above"),
+    ],
+)
+def test_a_freezing_process_that_ends_says_how(end: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY + "import os, signal\n@function(examples=[1])\nclass App:\n"
+        f"    def load(self): {end}\n    def predict(self, x: int): return x\n"
+    )
+    run = zerowake("serve", f"{tmp_path}/app.py:App", "--port", "0", timeout_s=60)
+    assert run.returncode == 1 and said in run.stderr and "Traceback" not in run.stderr
+
+
+THREAD = "import threading, time; threading.Thread(target=time.sleep, args=[3600]).start()"
+
+
+@pytest.mark.parametrize("load, code", [(THREAD, 0), (f"{THREAD}; self.file = open(__file__)", 1)])
+def test_a_thread_of_load_does_not_keep_freeze(load: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY + "@function(examples=[1])\nclass App:\n"
+        f"    def load(self): {load}\n    def predict(self, x: int): return x\n"
+    )
+    run = zerowake("freeze", f"{tmp_path}/app.py:App", "--out", tmp_path / "out", timeout_s=60)
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr and bool(run.stdout) is not bool(code)
+
+
+@pytest.mark.parametrize("where", ["load", "predict"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_freeze_says_so(where: str, signum: int, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    hang = f"pathlib.Path({str(began)!r}).touch(); time.sleep(3600)"
+    (tmp_path / "app.py").write_text(
+        EMPTY + "import pathlib, threading, time\n@function(examples=[1])\nclass App:\n"
+        "    def load(self):\n        threading.Thread(target=time.sleep, args=[3600]).start()\n"
+        f"        {hang if where == 'load' else 'pass'}\n"
+        f"    def predict(self, x: int): {hang}\n"
+    )
+    command = [sys.executable, "-m", "zerowake", "freeze", f"{tmp_path}/app.py:App"]
+    with subprocess.Popen(
+        [*command, "--out", tmp_path / "out"], stderr=subprocess.PIPE, text=True
+    ) as freezing:
+        deadline = time.monotonic() + PATIENCE_S
+        while not began.exists():
+            assert time.monotonic() < deadline and freezing.poll() is None
+            time.sleep(0.02)
+        freezing.send_signal(signum)
+        _, error = freezing.communicate(timeout=PATIENCE_S)
+    assert (freezing.returncode, error) == (128 + signum, "zerowake freeze: interrupted\n")
 
 
 def test_sigterm_during_a_freeze_ends_it_too(tmp_path: Path) -> None:
