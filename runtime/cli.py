@@ -149,6 +149,13 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds that calls may still take after SIGTERM (%(default)s)",
     )
     serve.add_argument(
+        "--start-timeout-s",
+        type=_seconds,
+        default=defaults.start_timeout_s,
+        metavar="S",
+        help="seconds that a start may take, wake() included, before it is given up (%(default)s)",
+    )
+    serve.add_argument(
         "--device",
         choices=["auto", "cpu", "cuda"],
         default=defaults.device,
@@ -332,12 +339,15 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.max_queue < 1 or options.max_body_mb <= 0:
         raise ConfigError("--max-queue and --max-body-mb must be greater than 0")
+    if not options.start_timeout_s:
+        raise ConfigError("--start-timeout-s must be greater than 0")
     config = ServeConfig(
         host=options.host,
         port=options.port,
         depth=options.depth,
         idle_s=options.idle_s,
         drain_s=options.drain_s,
+        start_timeout_s=options.start_timeout_s,
         device=options.device,
         trusted=tuple(options.trust),
         code_dir=options.code.resolve() if options.code else None,

@@ -147,7 +147,7 @@ class Served:
             "name": self.name,
             "depth": self.depth,
             "state": state,
-            "reason": self.failed or self._processes.reason,
+            "reason": self.failed or self._processes.slow or self._processes.reason,
             "digest": self.snapshot.digest,
             "snapshot": str(self.snapshot.path),
             "queued": len(self._queue),
