@@ -1,6 +1,7 @@
 """``zerowake serve``: from targets on the command line to a running gateway."""
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from zerowake.runtime import logs
 from zerowake.runtime.cache import cache_directory, ensure_snapshot, stop_freezing
-from zerowake.runtime.config import BACKLOG, ServeConfig
+from zerowake.runtime.config import BACKLOG, Device, ServeConfig
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.base import BaseProcess, shared_modules
 from zerowake.runtime.info import FunctionInfo
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowake.gateway")
 
+GPU_FILES = ("nvidia[0-9]*", "dxg", "nvhost-gpu", "nvgpu")  # a card, WSL, Jetson
 WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
@@ -36,21 +38,40 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
     for name in config.environment:
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
+    check_device(config.device)
     sources = [text for text in targets if is_target(text)]
     if reload and not sources:
-        raise ConfigError("--reload watches source files, and only snapshots are named")
+        raise ConfigError(
+            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
+            "or leave --reload out"
+        )
     snapshots = [_open(text, config) for text in targets]
     names = [snapshot.manifest.name for snapshot in snapshots]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
+    digests = {snapshot.digest for snapshot in snapshots}
+    for digest in sorted(set(config.trusted) - digests):
+        log.warning("--trust %s: no snapshot that is served has this digest", digest)
     sock = listen(config)
     base = BaseProcess(shared_modules(snapshots), os.environ, config.environment)
     from zerowake.runtime.gateway.server import run  # the HTTP stack, while the base starts
 
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None
     run(snapshots, config, sock, base, watch)
+
+
+def check_device(device: Device, devices: Path = Path("/dev")) -> None:
+    """Raises ConfigError when a GPU is asked for and this machine shows none.
+
+    Looks for device files only, torch's own word comes in the instances. devices: where they are.
+    """
+    if device == "cuda" and not any(any(devices.glob(pattern)) for pattern in GPU_FILES):
+        raise ConfigError(
+            f"--device cuda, but there is no GPU here: no {devices}/{GPU_FILES[0]}; check the driver "
+            "(nvidia-smi), or take --device cpu or auto"
+        )
 
 
 def listen(config: ServeConfig) -> socket.socket:
@@ -68,9 +89,12 @@ def listen(config: ServeConfig) -> socket.socket:
         ) from error
     except OSError as error:
         sock.close()
+        another = "--port (0 takes a free one)"
+        if error.errno == errno.EADDRNOTAVAIL:
+            another = "--host (127.0.0.1, or 0.0.0.0 for all addresses of this machine)"
         raise ConfigError(
             f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
-            "choose another with --port (0 takes a free one)"
+            f"choose another with {another}"
         ) from error
     sock.listen(BACKLOG)
     return sock

@@ -291,6 +291,53 @@ def test_sigterm_during_a_freeze_ends_it_too(tmp_path: Path) -> None:
     assert list((tmp_path / "zerowake" / "snapshots").glob("*")) == []
 
 
+def test_freeze_notes_slow_examples_and_answers_unlike_the_annotation(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY
+        + "import time\nfrom typing import Iterator\n@function(examples=[0.0, 0.3], timeout_s=0.2)\nclass App:\n"
+        "    def predict(self, x: float) -> str:\n        time.sleep(x)\n        return x\n"
+        "@function(examples=[3], timeout_s=0.2)\nclass Slow:\n"
+        "    def predict(self, n: int) -> Iterator[int]:\n"
+        "        for i in range(n):\n            time.sleep(0.1)\n            yield i\n"
+    )
+    code, _, error = freeze(f"{tmp_path}/app.py:App", tmp_path / "out")
+    notes = [line for line in error.splitlines() if line.startswith("note: ")]
+    assert code == 0 and len(notes) == 2
+    assert notes[0].startswith("note: example 1 took 0.3 s; in service predict is ended after")
+    assert "example 0 does not fit the output annotation: at the top level 0.0 is not" in notes[1]
+    code, _, error = freeze(f"{tmp_path}/app.py:Slow", tmp_path / "out")
+    assert (code, error) == (0, "")  # a stream has its time for each item
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ('{"a": 1}\n\n{"a": }\n', "Expecting value at line 3 column 7"),
+        ('[{"a": 1},\n nil]', "Expecting value at line 2 column 2"),
+        ('{"a": 1}\n{"a": "x"}', "input 1: the input does not fit: /a"),
+    ],
+)
+def test_a_probe_that_is_no_json_names_its_file_and_line(
+    content: str, said: str, tmp_path: Path
+) -> None:
+    probe = tmp_path / "probe.jsonl"
+    probe.write_text(content)
+    code, _, error = freeze(APPS / "zoo.py:Add", tmp_path / "out", "--probe", probe)
+    assert code == 1 and error.startswith(f"zerowake freeze: --probe {probe}") and said in error
+
+
+def test_a_second_signal_ends_the_drain(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway]
+) -> None:
+    gateway = launch(frozen("zoo.py:Batched"), "--drain-s", "3600")
+    hung = gateway.start_call("batched", {"do": "gate:/nowhere"})
+    gateway.until(lambda: gateway.is_running("batched"))
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.until(lambda: any("(a second signal ends it now)" in line for line in gateway.log))
+    assert gateway.stop() == 0
+    assert (hung.result().status, hung.result().json()["code"]) == (503, "draining")
+
+
 def test_limits_of_queue_and_body(
     frozen: Callable[[str], Path], launch: Callable[..., Gateway]
 ) -> None:
@@ -328,11 +375,15 @@ def test_what_serve_is_told_is_checked(frozen: Callable[[str], Path]) -> None:
         (["--host", "nosuchname.invalid"], "give --host an address of this machine"),
         (["--env", "A=b"], "'A=b' is no name of an environment variable"),
         (["--trust", "sha256:abc"], "wanted sha256: and 64 hexadecimal digits"),
+        (["--start-timeout-s", "0"], "--start-timeout-s must be greater than 0"),
     ]:
         run = zerowake("serve", path, *wrong)
         assert run.returncode in (1, 2) and said in run.stderr
     unset = zerowake("serve", path, "--env", "NOT_SET_ANYWHERE", "--host", "nosuchname.invalid")
     assert "--env NOT_SET_ANYWHERE: it is not set here" in unset.stderr
+    other = f"sha256:{'0' * 64}"
+    unused = zerowake("serve", path, "--trust", other, "--host", "nosuchname.invalid")
+    assert f"--trust {other}: no snapshot that is served has this digest" in unused.stderr
 
 
 def test_invoke_ends_json_with_a_newline_and_leaves_bytes_alone(
@@ -346,6 +397,10 @@ def test_invoke_ends_json_with_a_newline_and_leaves_bytes_alone(
     ]:
         run = zerowake("invoke", name, "--data", data, "--url", gateway.url)
         assert run.stdout == wanted
+    data = '{"start": 0, "stop": 5, "fail_at": 2}'
+    run = zerowake("invoke", "count", "--data", data, "--url", gateway.url.removeprefix("http://"))
+    assert (run.returncode, run.stdout) == (1, "0\n1\n")
+    assert "500 handler_failed: RuntimeError: failed at 2" in run.stderr
 
 
 def test_help_teaches() -> None:

@@ -9,6 +9,7 @@ import pytest
 from scripted import GOOD
 
 from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway import serve as serving
 from zerowake.snapshot.store import open_snapshot
 
@@ -63,3 +64,22 @@ def test_no_failure_of_one_round_ends_the_watcher(
     asyncio.run(watch())
     for said in ("cannot be watched: no inotify", "stays: it is gone", "stays: a surprise"):
         assert said in caplog.text
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_torch_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "null").touch()
+    serving.check_device("auto", tmp_path)
+    with pytest.raises(ConfigError, match="there is no GPU here"):
+        serving.check_device("cuda", tmp_path)
+    (tmp_path / "nvidia0").touch()
+    serving.check_device("cuda", tmp_path)
+
+
+def test_an_address_of_another_machine_is_a_matter_of_the_host() -> None:
+    with pytest.raises(ConfigError, match="choose another with --host"):
+        serving.listen(ServeConfig(host="192.0.2.1", port=0))
+
+
+def test_reload_of_nothing_but_snapshots_says_what_to_name() -> None:
+    with pytest.raises(ConfigError, match=r"name path/app\.py:Class, or leave --reload out"):
+        serving.serve([str(GOOD)], ServeConfig(), reload=True)
