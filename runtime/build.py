@@ -129,11 +129,14 @@ class _Probe:
             return None
         import jsonschema_rs
 
-        validator = jsonschema_rs.validator_for(output.schema, offline=True)
+        try:
+            validator = jsonschema_rs.validator_for(output.schema, offline=True)
+        except ValueError as error:  # an author's pattern that other languages do not read, say
+            return f"its schema is not valid: {str(error).partition(chr(10))[0]:.200}"
         for chunk in (chunk for chunks in answers for chunk in chunks):
-            for error in validator.iter_errors(parse_json(chunk)):
-                place = pointer(tuple(error.instance_path)) or "the top level"
-                return f"at {place} {error.message:.200}"
+            for misfit in validator.iter_errors(parse_json(chunk)):
+                place = pointer(tuple(misfit.instance_path)) or "the top level"
+                return f"at {place} {misfit.message:.200}"
         return None
 
 

@@ -305,6 +305,15 @@ def test_freeze_notes_slow_examples_and_answers_unlike_the_annotation(tmp_path: 
     assert code == 0 and len(notes) == 2
     assert notes[0].startswith("note: example 1 took 0.3 s; in service predict is ended after")
     assert "example 0 does not fit the output annotation: at the top level 0.0 is not" in notes[1]
+    (tmp_path / "odd.py").write_text(
+        EMPTY + "from pydantic import BaseModel, Field\n"
+        "class Word(BaseModel):\n"
+        "    text: str = Field(json_schema_extra={'pattern': '(a'})\n"
+        "@function(examples=[1])\nclass Odd:\n"
+        "    def predict(self, x: int) -> Word: return Word(text='a')\n"
+    )
+    code, _, error = freeze(f"{tmp_path}/odd.py:Odd", tmp_path / "out")
+    assert code == 0 and "its schema is not valid: " in error
     code, _, error = freeze(f"{tmp_path}/app.py:Slow", tmp_path / "out")
     assert (code, error) == (0, "")  # a stream has its time for each item
 
