@@ -23,6 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of ours are one line on standard error and exit code 1."""
     # As Ctrl-C: what is open is closed and child processes are ended on the way out.
     signal.signal(signal.SIGTERM, _terminate)
+    if "ZEROWAKE_PARENT" in os.environ:  # a gateway has started us
+        from zerowake.runtime.process import end_with_parent
+
+        end_with_parent(os.environ)
     options = _parser().parse_args(arguments)
     code = _run(options)
     if options.verb == "freeze":  # threads that load has started must not keep us

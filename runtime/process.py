@@ -14,10 +14,10 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 F_SETSIG = 10  # <fcntl.h>; Python's fcntl does not name it on every build
-PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36  # <linux/prctl.h>
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prctl.h>
 
 # What a function's process inherits of the gateway's environment. The rest may hold secrets and
 # is passed on only when it is named (``--env NAME``).
@@ -80,6 +80,17 @@ def function_environment(environ: Mapping[str, str], named: Iterable[str]) -> di
 
 def _prctl(option: int, argument: int | bytes) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0)
+
+
+PARENT = "ZEROWAKE_PARENT"  # the process that this one is to end with
+
+
+def end_with_parent(environ: MutableMapping[str, str]) -> None:
+    """Have the kernel end this process when the one that ``environ`` names has ended, if any."""
+    if (parent := environ.pop(PARENT, "")).isdigit():
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it went before
+            os._exit(1)
 
 
 def set_name(name: str) -> None:

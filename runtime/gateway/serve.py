@@ -158,4 +158,4 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
     try:
         await asyncio.gather(*map(keep_watching, sources))
     finally:
-        stop_freezing()
+        await asyncio.to_thread(stop_freezing)  # it may take a while to go

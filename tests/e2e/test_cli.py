@@ -271,24 +271,47 @@ def test_an_interrupted_freeze_says_so(where: str, signum: int, tmp_path: Path) 
     assert (freezing.returncode, error) == (128 + signum, "zerowake freeze: interrupted\n")
 
 
-def test_sigterm_during_a_freeze_ends_it_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "load, signum, code",
+    [
+        ("time.sleep(3600)", signal.SIGTERM, 0),
+        ("sum(range(10**12))", signal.SIGTERM, 0),  # no signal handler runs meanwhile
+        ("time.sleep(3600)", signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_a_freeze_ends_with_its_gateway(
+    load: str, signum: signal.Signals, code: int, tmp_path: Path
+) -> None:
     app, began = tmp_path / "app.py", tmp_path / "began"
     app.write_text(
         EMPTY + "import os, pathlib, time\n@function(examples=[1])\nclass App:\n"
         f"    def load(self):\n        pathlib.Path({str(began)!r}).write_text(str(os.getpid()))\n"
-        "        time.sleep(3600)\n    def predict(self, x: int): return x\n"
+        f"        {load}\n    def predict(self, x: int): return x\n"
     )
     command = [sys.executable, "-m", "zerowake", "serve", f"{app}:App", "--port", "0"]
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     with subprocess.Popen(command, env=environ) as gateway:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (began.exists() and began.read_text()):
-            assert time.monotonic() < deadline and gateway.poll() is None
-            time.sleep(0.02)
-        gateway.terminate()
-        assert gateway.wait(PATIENCE_S) == 0
-    assert not Path(f"/proc/{began.read_text()}").exists()
-    assert list((tmp_path / "zerowake" / "snapshots").glob("*")) == []
+        until(lambda: gateway.poll() is None and began.exists() and began.read_text())
+        gateway.send_signal(signum)
+        assert gateway.wait(PATIENCE_S) == code
+    until(lambda: not is_alive(int(began.read_text())))
+    assert list((tmp_path / "zerowake" / "snapshots").glob("[!.]*")) == []
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that nobody has reaped yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
 
 
 def test_freeze_notes_slow_examples_and_answers_unlike_the_annotation(tmp_path: Path) -> None:
