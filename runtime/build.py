@@ -4,19 +4,22 @@ The verbs are ``snapshot.freeze``'s; this file brings the author's code and the 
 """
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from zerowake.runtime import process
+from zerowake.runtime.errors import BadRequest, InvalidInput
 from zerowake.runtime.executor import Executor
 from zerowake.runtime.function import Function
 from zerowake.runtime.info import Kind
-from zerowake.runtime.jsontext import encode_json, parse_json
+from zerowake.runtime.jsontext import encode_json, parse_json, pointer
 from zerowake.runtime.prove import prove
 from zerowake.runtime.target import heavy_imports, load_function, parse_target
 from zerowake.snapshot import code, proof
 from zerowake.snapshot.errors import FreezeError, ZerowakeError
+from zerowake.snapshot.proof import Answers
 from zerowake.snapshot.store import Progress, open_snapshot, verify
 
 
@@ -50,16 +53,20 @@ def freeze_target(
         )
     process.set_threads(function.settings.threads)
     info = function.describe(target.qualified, name or function.name, _as_json(inputs, function))
+    cases, answering = _cases(function, inputs), _Probe(function)
     recipe = Recipe(
         name=info.name,
         function=info.to_json(),
         code=files,
         make=lambda: _make(function),
-        cases=_cases(function, inputs),
-        probe=lambda made, case: Executor(function, made).answer(case),
+        cases=cases,
+        probe=answering,
         prove=prove,
     )
-    return freeze(recipe, out, progress=progress, note=note)
+    frozen = freeze(recipe, out, progress=progress, note=note)
+    for advice in answering.advice(cases):
+        note(advice)
+    return frozen
 
 
 def _make(function: Function) -> object:
@@ -75,21 +82,90 @@ def _make(function: Function) -> object:
         raise FreezeError(f"load of {function.name} failed: {code.in_words(error)}") from error
 
 
+class _Probe:
+    """Answers the probe's cases, and remembers how.
+
+    seconds: of each case the fastest of its runs, the first of which is recorded and slower.
+    answers: those of the last run.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self._function = function
+        self.seconds: dict[tuple[bytes, ...], float] = {}
+        self.answers: dict[tuple[bytes, ...], Answers] = {}
+
+    def __call__(self, made: object, case: list[bytes]) -> Answers:
+        key, started = tuple(case), time.perf_counter()
+        self.answers[key] = answers = Executor(self._function, made).answer(case)
+        seconds = time.perf_counter() - started
+        self.seconds[key] = min(seconds, self.seconds.get(key, seconds))
+        return answers
+
+    def advice(self, cases: list[list[bytes]]) -> Iterator[str]:
+        """What callers would run into, each in a sentence."""
+        limit_s = self._function.settings.timeout_s
+        for index, case in enumerate(cases):
+            seconds, answers = self.seconds[tuple(case)], self.answers[tuple(case)]
+            # Of a stream the time counts anew for each item.
+            waits = len(answers[0]) + 1 if self._function.kind is Kind.STREAM else 1
+            if seconds > limit_s * waits:
+                what = f"example {index}" if len(case) == 1 else f"a batch of {len(case)} examples"
+                yield (
+                    f"{what} took {seconds:.1f} s; in service predict is ended after "
+                    f"timeout_s={limit_s:g} s, which @function can raise"
+                )
+        for index, case in enumerate(cases):
+            if len(case) == 1 and (misfit := self._misfit(self.answers[tuple(case)])):
+                yield (
+                    f"the answer to example {index} does not fit the output annotation: {misfit}; "
+                    "callers read the annotation in /openapi.json, so correct one of the two"
+                )
+                return
+
+    def _misfit(self, answers: Answers) -> str | None:
+        """The first place where an answer does not fit the output's schema, and why."""
+        output = self._function.output
+        if output.raw or not output.schema:
+            return None
+        import jsonschema_rs
+
+        try:
+            validator = jsonschema_rs.validator_for(output.schema, offline=True)
+        except ValueError as error:  # an author's pattern that other languages do not read, say
+            return f"its schema is not valid: {str(error).partition(chr(10))[0]:.200}"
+        for chunk in (chunk for chunks in answers for chunk in chunks):
+            for misfit in validator.iter_errors(parse_json(chunk)):
+                place = pointer(tuple(misfit.instance_path)) or "the top level"
+                return f"at {place} {misfit.message:.200}"
+        return None
+
+
 def _read_probe(path: Path, function: Function) -> list[bytes]:
-    """Inputs from a JSON list, from JSON lines, or the whole file for a function of bytes."""
+    """Inputs from a JSON list, from JSON lines, or the whole file for a function of bytes.
+
+    Raises FreezeError naming the file, and the line of what is no JSON.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise FreezeError(f"--probe {path}: {error.strerror}") from error
     if function.input.raw:
         return [content]
-    if content.lstrip().startswith(b"["):
-        values = parse_json(content)
-    else:
-        values = [parse_json(line) for line in content.splitlines() if line.strip()]
+    what = f"--probe {path}"
+    try:
+        if content.lstrip().startswith(b"["):
+            values = parse_json(content, what)
+        else:  # newlines before each line, so that an error has the number that it has in the file
+            lines = enumerate(content.splitlines())
+            values = [parse_json(b"\n" * n + line, what) for n, line in lines if line.strip()]
+    except BadRequest as error:
+        raise FreezeError(f"{error}; wanted a JSON list, or JSON lines") from None
     bodies = [encode_json(value) for value in values]
-    for body in bodies:
-        function.decode(body)
+    for index, body in enumerate(bodies):
+        try:
+            function.decode(body)
+        except InvalidInput as error:
+            raise FreezeError(f"{what}: input {index}: {error}") from error
     return bodies
 
 

@@ -27,7 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors of ours are one line on standard error and exit code 1."""
     # As Ctrl-C: what is open is closed and child processes are ended on the way out.
     signal.signal(signal.SIGTERM, _terminate)
+    if "ZEROWAKE_PARENT" in os.environ:  # a gateway has started us
+        from zerowake.runtime.process import end_with_parent
+
+        end_with_parent(os.environ)
     options = _parser().parse_args(arguments)
+    code = _run(options)
+    if options.verb == "freeze":  # threads that load has started must not keep us
+        from zerowake.runtime.process import leave
+
+        return leave(code)
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         code: int | None = options.run(options)
     except ZerowakeError as error:
@@ -41,10 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "check the path, its permissions and the space left"
         print(f"zerowake {options.verb}: {found}; {remedy}", file=sys.stderr)
         return 1
-    except Terminated:
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as stop:
+        print(f"zerowake {options.verb}: interrupted", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     return code or 0
 
 
@@ -160,6 +172,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_seconds,
         default=defaults.drain_s,
         help="seconds that calls may still take after SIGTERM (%(default)s)",
+    )
+    serve.add_argument(
+        "--start-timeout-s",
+        type=_seconds,
+        default=defaults.start_timeout_s,
+        metavar="S",
+        help="seconds that a start may take, wake() included, before it is given up (%(default)s)",
     )
     serve.add_argument(
         "--device",
@@ -415,12 +434,15 @@ def _serve(options: argparse.Namespace) -> int:
 
     if options.max_queue < 1 or options.max_body_mb <= 0:
         raise ConfigError("--max-queue and --max-body-mb must be greater than 0")
+    if not options.start_timeout_s:
+        raise ConfigError("--start-timeout-s must be greater than 0")
     config = ServeConfig(
         host=options.host,
         port=options.port,
         depth=options.depth,
         idle_s=options.idle_s,
         drain_s=options.drain_s,
+        start_timeout_s=options.start_timeout_s,
         device=options.device,
         trusted=tuple(options.trust),
         code_dir=options.code.resolve() if options.code else None,

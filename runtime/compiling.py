@@ -116,9 +116,7 @@ def _in_new_process(
         plain = json.loads(said.read_bytes())
     except (OSError, ValueError):
         last = "\n".join(log.strip().splitlines()[-3:])
-        how = process.exit_reason(
-            child.returncode << 8 if child.returncode >= 0 else -child.returncode
-        )
+        how = process.code_reason(child.returncode)
         raise CannotCompile(f"the compiling process ended: {how}; {last}") from None
     if "error" in plain:
         raise CannotCompile(plain["error"])

@@ -1,10 +1,12 @@
 """Runs one function's ``predict`` on batches of encoded items: decode, call, check, split, encode.
 
-The thread that calls it owns the device. An item that fails, fails alone: a batch that raises is
-halved until the culprits stand by themselves. Knows nothing of sockets, queues or processes.
+The thread that calls it owns the device. An item that fails, fails alone: a batch that raises, or
+returns a wrong number of results, is halved until the culprits stand by themselves. Knows nothing
+of sockets, queues or processes.
 """
 
 import contextlib
+import sys
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -89,12 +91,10 @@ class Executor:
         results = _outcome(partial(call_batch, self._target, values))
         if not isinstance(results, BaseException):
             return list(results)
+        if isinstance(results, WrongResultCount):
+            print(results, file=sys.stderr)  # halves may come out right: the counts go to the log
         # Without retry the author says that predict must not run twice on one item.
-        if (
-            len(values) == 1
-            or isinstance(results, WrongResultCount)
-            or not self._function.settings.retry
-        ):
+        if len(values) == 1 or not self._function.settings.retry:
             return [results] * len(values)
         middle = len(values) // 2
         outcomes = []

@@ -70,25 +70,25 @@ class FunctionInfo:
         known = {field.name for field in dataclasses.fields(cls)} - {"name"}
         if odd := known ^ given.keys():
             state = "is missing" if min(odd) in known else "is unknown"
-            raise DamagedSnapshot(f"manifest: function: {min(odd)} {state}")
+            raise DamagedSnapshot(f"manifest.json: function: {min(odd)} {state}")
 
         def field(name: str, wanted: type) -> Any:
             value = given[name]
             if type(value) is not wanted:
                 raise DamagedSnapshot(
-                    f"manifest: function: {name} is {value!r:.80}; wanted {wanted.__name__}"
+                    f"manifest.json: function: {name} is {value!r:.80}; wanted {wanted.__name__}"
                 )
             return value
 
         if not _TARGET.fullmatch(field("target", str)):
-            raise DamagedSnapshot(f"manifest: function: target is {given['target']!r:.80}")
+            raise DamagedSnapshot(f"manifest.json: function: target is {given['target']!r:.80}")
         if any(not isinstance(name, str) for name in field("parameters", list)):
-            raise DamagedSnapshot("manifest: function: parameters are not all names")
+            raise DamagedSnapshot("manifest.json: function: parameters are not all names")
         try:
             kind = Kind(field("kind", str))
             settings = Settings.from_json(field("settings", dict))
         except (DeclarationError, OverflowError, TypeError, ValueError) as error:
-            raise DamagedSnapshot(f"manifest: function: {error}") from None
+            raise DamagedSnapshot(f"manifest.json: function: {error}") from None
         return cls(
             name=manifest.name,
             target=given["target"],

@@ -26,7 +26,7 @@ from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.target import load_function
 from zerowake.runtime.wire import Connection, Frame, encode
 from zerowake.snapshot import code, proof
-from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
+from zerowake.snapshot.errors import SnapshotError, UnusableForm
 from zerowake.snapshot.restore import Restored, restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
@@ -54,7 +54,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     """
     snapshot = open_snapshot(Path(spec.snapshot))
     if snapshot.digest != spec.digest:
-        raise DamagedSnapshot(
+        raise SnapshotError(
             f"{snapshot.path} held {spec.digest} when it was opened and holds {snapshot.digest} now; "
             "snapshots are immutable, serve the new one by its own path"
         )

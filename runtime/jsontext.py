@@ -33,11 +33,22 @@ def _refuse_constant(name: str) -> NoReturn:
     raise _Constant(name)
 
 
+class _TooLarge(ValueError):
+    """A number that no double holds: Python's parser makes it infinite, other readers null."""
+
+
+def _finite(text: str) -> float:
+    if (value := float(text)) in _INFINITE:
+        raise _TooLarge(f"{text:.40}")
+    return value
+
+
 class _NoForm(TypeError):
     """A value that has no JSON form; the message says what it is."""
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_INFINITE = (math.inf, -math.inf)
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 def pointer(path: Path) -> str:
@@ -49,10 +60,10 @@ def pointer(path: Path) -> str:
     return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
 
 
-def parse_json(body: bytes) -> Any:
+def parse_json(body: bytes, what: str = "the body") -> Any:
     """The value that ``body`` (UTF-8) spells; of duplicate keys the last counts.
 
-    Raises BadRequest, with the position, for anything that is not JSON text.
+    Raises BadRequest, with the position, for anything that is not JSON text; it calls it ``what``.
     """
     text = ""
     try:
@@ -63,23 +74,31 @@ def parse_json(body: bytes) -> Any:
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError as error:
         raise BadRequest(
-            f"the body is not UTF-8 at byte {error.start} ({error.reason}); send JSON in UTF-8"
+            f"{what} is not UTF-8 at byte {error.start} ({error.reason}); send JSON in UTF-8"
         ) from None
     except UnicodeEncodeError:
-        raise BadRequest("the body has a \\ud800-\\udfff escape without its other half") from None
+        raise BadRequest(f"{what} has a \\ud800-\\udfff escape without its other half") from None
     except json.JSONDecodeError as error:
         raise BadRequest(
-            f"the body is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
+            f"{what} is not JSON: {error.msg} at line {error.lineno} column {error.colno}"
             + ("; it is empty" if not body else "")
         ) from None
     except _Constant as error:
         raise BadRequest(
-            f"the body is not JSON: {error} at {_constant_place(text)}; JSON has only finite numbers"
+            f"{what} is not JSON: {error} at {_constant_place(text)}; JSON has only finite numbers"
         ) from None
     except RecursionError:
-        raise BadRequest("the body is nested too deep") from None
-    except ValueError as error:  # an integer of more than sys.get_int_max_str_digits() digits
-        raise BadRequest(f"the body has a number that is too long: {error}") from None
+        raise BadRequest(f"{what} is nested too deep") from None
+    except _TooLarge as error:
+        raise BadRequest(
+            f"{what} has the number {error}, which is out of range; "
+            f"the largest is {sys.float_info.max:g}"
+        ) from None
+    except ValueError:
+        limit = sys.get_int_max_str_digits()
+        raise BadRequest(
+            f"{what} has an integer that is too long; the limit is {limit} digits"
+        ) from None
     return value
 
 

@@ -115,7 +115,7 @@ def _int(value: Any) -> int:
 
 
 def _float(value: Any) -> float:
-    if type(value) is float and math.isfinite(value):  # 1e999 parses to infinity
+    if type(value) is float and math.isfinite(value):
         return value
     if type(value) is int:
         try:

@@ -13,10 +13,11 @@ import select
 import signal
 import stat
 import sys
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Mapping, MutableMapping
 
 F_SETSIG = 10  # <fcntl.h>; Python's fcntl does not name it on every build
-PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 15, 36  # <linux/prctl.h>
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prctl.h>
 
 # What a function's process inherits of the gateway's environment. The rest may hold secrets and
 # is passed on only when it is named (``--env NAME``).
@@ -79,6 +80,17 @@ def function_environment(environ: Mapping[str, str], named: Iterable[str]) -> di
 
 def _prctl(option: int, argument: int | bytes) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, argument, 0, 0, 0)
+
+
+PARENT = "ZEROWAKE_PARENT"  # the process that this one is to end with
+
+
+def end_with_parent(environ: MutableMapping[str, str]) -> None:
+    """Have the kernel end this process when the one that ``environ`` names has ended, if any."""
+    if (parent := environ.pop(PARENT, "")).isdigit():
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):  # it went before
+            os._exit(1)
 
 
 def set_name(name: str) -> None:
@@ -219,6 +231,17 @@ def set_threads(count: int | None, sharers: int = 1) -> None:
         libtorch.libtorch().set_threads(count)
 
 
+def leave(code: int) -> int:
+    """``code``, for ``sys.exit``; where that would wait for an author's threads, end here and now."""
+    waits = (t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread())
+    if any(waits):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):  # nobody reads it any more
+                stream.flush()
+        os._exit(code)
+    return code
+
+
 def trim_heap() -> None:
     """Give freed memory back to the system (glibc's ``malloc_trim``; elsewhere nothing)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -228,7 +251,11 @@ def trim_heap() -> None:
 
 def exit_reason(status: int) -> str:
     """A wait status in words: "exit code 3" or "killed by SIGSEGV"."""
-    code = os.waitstatus_to_exitcode(status)
+    return code_reason(os.waitstatus_to_exitcode(status))
+
+
+def code_reason(code: int) -> str:
+    """As ``exit_reason``, of a return code as ``subprocess`` has it: negative for a signal."""
     if code >= 0:
         return f"exit code {code}"
     try:

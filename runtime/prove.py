@@ -56,10 +56,8 @@ def _in_new_process(
         command = [sys.executable, "-P", "-m", "zerowake.runtime.prove", json.dumps(job)]
         run = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
         text = out.read()
-    if run.returncode:
-        said = process.exit_reason(run.returncode << 8 if run.returncode > 0 else -run.returncode)
-        if text:
-            said = json.loads(text)["error"]
+    if run.returncode or not text:
+        said = json.loads(text)["error"] if text else process.code_reason(run.returncode)
         raise ProofFailed(f"the snapshot could not be restored in a new process: {said}")
     told = json.loads(text)
     answers = [[[b64decode(c) for c in item] for item in case] for case in told["answers"]]
@@ -121,4 +119,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(process.leave(main(sys.argv[1:])))

@@ -54,6 +54,9 @@ class DamagedSnapshot(SnapshotError):
 
     code = "snapshot_damaged"
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}; copy or freeze the snapshot again"
+
 
 class ForbiddenClass(SnapshotError):
     """The skeleton names a class or function outside the allow-list."""

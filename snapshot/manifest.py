@@ -154,6 +154,13 @@ def parse(data: bytes) -> Manifest:
     if canonical(plain) != data:
         raise DamagedSnapshot("manifest.json is not canonical JSON: sorted keys, no spaces, ASCII")
     top = _fields(plain, "manifest.json", _TOP)
+    try:
+        return _manifest(top)
+    except DamagedSnapshot as error:
+        raise DamagedSnapshot(f"manifest.json: {error.args[0]}") from None
+
+
+def _manifest(top: dict[str, Any]) -> Manifest:
     name = top["name"]
     if not isinstance(name, str) or not is_name(name):
         raise DamagedSnapshot(f"name is {name!r:.80}; wanted letters, digits, '-', '_', '.'")

@@ -29,9 +29,7 @@ def map_file(path: Path, nbytes: int) -> mmap.mmap:
     try:
         found = os.fstat(fd).st_size
         if found != nbytes:
-            raise DamagedSnapshot(
-                f"{path.name} has {found} bytes, its manifest says {nbytes}; freeze or copy it again"
-            )
+            raise DamagedSnapshot(f"{path.name} has {found} bytes, its manifest says {nbytes}")
         # Python's own mapping of a file keeps a descriptor open, which a forked child that closes
         # all descriptors would leave dangling. So an anonymous one is made and replaced in place.
         mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -86,7 +86,7 @@ def check_digests(
                 pool.shutdown(cancel_futures=True)
                 raise DamagedSnapshot(
                     f"{job[4]} is damaged: its SHA-256 is {sha[:12]}..., the manifest says "
-                    f"{job[3][:12]}...; copy or freeze the snapshot again"
+                    f"{job[3][:12]}..."
                 )
             done += job[2]
             if progress is not None:
@@ -147,7 +147,7 @@ def _facts(snapshot: Snapshot) -> list[list[object]]:
         try:
             s = os.lstat(snapshot.path / path)
         except FileNotFoundError:
-            raise DamagedSnapshot(f"{path} is missing; copy or freeze the snapshot again") from None
+            raise DamagedSnapshot(f"{path} is missing") from None
         facts.append([path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
     return facts
 
@@ -177,31 +177,30 @@ def _check_files(path: Path, found: manifest.Manifest) -> None:
     sizes = {file.file: file.nbytes for file in found.segments}
     twice = sizes.keys() & found.files.keys()
     if twice or len(sizes) != len(found.segments) or MANIFEST_FILE in found.files:
-        raise DamagedSnapshot(f"the manifest lists a file twice: {sorted(twice) or sorted(sizes)}")
+        raise DamagedSnapshot(f"manifest.json lists a file twice: {sorted(twice) or sorted(sizes)}")
     sizes |= {name: file.nbytes for name, file in found.files.items()}
     for needed in (skeleton.FILE, PROOF_FILE):
         if needed not in found.files:
-            raise DamagedSnapshot(f"the manifest does not list {needed}")
+            raise DamagedSnapshot(f"manifest.json does not list {needed}")
     top = {skeleton.FILE, PROOF_FILE}
     for name in found.files:
         if name not in top and not name.startswith((skeleton.ASSETS, CODE)):
-            raise DamagedSnapshot(f"the manifest lists {name}, which has no place in a snapshot")
+            raise DamagedSnapshot(f"manifest.json lists {name}, which has no place in a snapshot")
     present: set[str] = set()
     for name, facts in _walk(path):
         if name == MANIFEST_FILE:
             continue
         if name not in sizes:
-            raise DamagedSnapshot(f"{name!r:.400} is not listed in the manifest")  # !r: any bytes
+            raise DamagedSnapshot(f"{name!r:.400} is not listed in manifest.json")  # !r: any bytes
         if not stat.S_ISREG(facts.st_mode):
             raise DamagedSnapshot(f"{name} is no regular file")
         if facts.st_size != sizes[name]:
             raise DamagedSnapshot(
-                f"{name} has {facts.st_size} bytes, the manifest says {sizes[name]}; "
-                "copy or freeze the snapshot again"
+                f"{name} has {facts.st_size} bytes, the manifest says {sizes[name]}"
             )
         present.add(name)
     if missing := sorted(sizes.keys() - present):
-        raise DamagedSnapshot(f"{missing[0]} is missing; copy or freeze the snapshot again")
+        raise DamagedSnapshot(f"{missing[0]} is missing")
 
 
 def _check_code(found: manifest.Manifest) -> None:
@@ -209,10 +208,12 @@ def _check_code(found: manifest.Manifest) -> None:
     listed = {name.removeprefix(CODE) for name in found.files if name.startswith(CODE)}
     if listed != code.files.keys():
         odd = min(listed ^ code.files.keys())
-        raise DamagedSnapshot(f"code.files and files disagree about {CODE}{odd}")
+        raise DamagedSnapshot(f"manifest.json: code.files and files disagree about {CODE}{odd}")
     for path, sha256 in code.files.items():
         if found.files[CODE + path].sha256 != sha256:
-            raise DamagedSnapshot(f"code.files and files name two digests of {CODE}{path}")
+            raise DamagedSnapshot(
+                f"manifest.json: code.files and files name two digests of {CODE}{path}"
+            )
         if not path.endswith(".py"):
             raise DamagedSnapshot(f"{CODE}{path} is no Python file")
     for module in names.own_modules(code.files):
@@ -222,7 +223,7 @@ def _check_code(found: manifest.Manifest) -> None:
                 "or a library's"
             )
     if code_digest(code.files) != code.digest:
-        raise DamagedSnapshot("code.digest is not the digest of code.files")
+        raise DamagedSnapshot("manifest.json: code.digest is not the digest of code.files")
 
 
 def _tables(found: manifest.Manifest) -> list[list[manifest.Tensor]]:
@@ -231,7 +232,8 @@ def _tables(found: manifest.Manifest) -> list[list[manifest.Tensor]]:
     for tensor in found.tensors:
         if tensor.segment >= len(tables):
             raise DamagedSnapshot(
-                f"tensor {tensor.name!r:.80} lies in segment {tensor.segment} of {len(tables)}"
+                f"manifest.json: tensor {tensor.name!r:.80} lies in segment {tensor.segment} of "
+                f"{len(tables)}"
             )
         tables[tensor.segment].append(tensor)
     return tables
@@ -243,7 +245,9 @@ def _check_segment(
     """The tensor table against the head of the file, which any safetensors reader goes by."""
     file = segment.file
     if file != layout.segment_file(index):
-        raise DamagedSnapshot(f"segment {index} is {file}; wanted {layout.segment_file(index)}")
+        raise DamagedSnapshot(
+            f"manifest.json: segment {index} is {file}; wanted {layout.segment_file(index)}"
+        )
     fd = open_file(path / file)
     try:
         nbytes = int.from_bytes(os.pread(fd, 8, 0), "little")

@@ -59,7 +59,9 @@ def check_schemas(info: FunctionInfo) -> None:
             jsonschema_rs.validator_for(getattr(info, name), offline=True)
         except (ValueError, jsonschema_rs.ValidationError) as error:
             said = str(error)[:MAX_MESSAGE_CHARS]
-            raise DamagedSnapshot(f"manifest: function: {name} is no JSON Schema: {said}") from None
+            raise DamagedSnapshot(
+                f"manifest.json: function: {name} is no JSON Schema: {said}"
+            ) from None
 
 
 def _describe(error: jsonschema_rs.ValidationError) -> dict[str, str]:

@@ -53,7 +53,7 @@ class MethodNotAllowed(InvocationError):
     status, code = 405, "method_not_allowed"
 
     def __init__(self, method: str, path: str, allow: str) -> None:
-        super().__init__(f"{path} does not take {method}; use {allow}")
+        super().__init__(f"{path} does not take {method}; use {allow} (/docs shows what there is)")
         self.allow = allow
 
 

@@ -7,7 +7,7 @@ about calls, and when to start or stop one, is its listener's business.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 from zerowake.runtime.config import InstanceSpec, ServeConfig
@@ -41,6 +41,7 @@ T = TypeVar("T")
 
 FORKABLE = frozenset(Depth)
 UNFORKABLE = frozenset((Depth.HOT, Depth.COLD))
+SLOW_START_S = 10.0  # a start that takes longer is worth a word
 STOP_LIMIT_S = 5.0  # how long a stopped instance may take before it is killed
 # What no second try mends: the snapshot itself, or its code, is not to be used.
 PERMANENT = {
@@ -88,6 +89,7 @@ class Processes:
         self.allowed = FORKABLE  # the depths that the function can have
         self.reason: str | None = None  # why not all of them
         self.last_failure = ""
+        self._slow: list[str] = []  # what is said of starts that take long
         self._counted: ZerowakeError | None = None  # the error that last_failure tells
         self._snapshot = snapshot
         self._config = config
@@ -110,6 +112,11 @@ class Processes:
         return [i for i in self.instances if i.is_ready and not i.retiring]
 
     @property
+    def slow(self) -> str | None:
+        """What is said of a start that takes long, while it does."""
+        return self._slow[0] if self._slow else None
+
+    @property
     def zygote_is_up(self) -> bool:
         return self._zygote is not None and self._zygote.is_up
 
@@ -122,7 +129,8 @@ class Processes:
             async with asyncio.timeout(limit_s):
                 if self._zygote is None:
                     self._zygote = await self._fork_zygote()
-                await self._zygote_up(self._zygote)
+                with self._slow_told("an import"):
+                    await self._zygote_up(self._zygote)
         except TimeoutError:
             late = FunctionFailed(f"its zygote is not up after {limit_s:g} s; does an import hang?")
             self._start_failed(late)
@@ -230,10 +238,12 @@ class Processes:
                 instance = Instance(await self._fork(warm), self._on_frame, hot)
                 self.instances.append(instance)
                 self._spawn(self._watch(instance))
-                report_ms = await asyncio.shield(instance.ready)
+                with self._slow_told("wake() or an import"):
+                    report_ms = await asyncio.shield(instance.ready)
         except TimeoutError:
             limit_s = self._config.start_timeout_s
-            self._start_failed(FunctionFailed(f"not ready after {limit_s:g} s; does wake() hang?"))
+            late = f"not ready after {limit_s:g} s; does wake() or an import hang?"
+            self._start_failed(FunctionFailed(late))
             if instance is not None:
                 instance.state = State.STOPPING  # a late ``ready`` does not make it one
                 instance.link.kill()
@@ -307,6 +317,26 @@ class Processes:
         await asyncio.wait([instance.link.exited], timeout=STOP_LIMIT_S)
         instance.link.kill()
         await asyncio.shield(instance.link.exited)
+
+    @contextlib.contextmanager
+    def _slow_told(self, suspect: str) -> Iterator[None]:
+        """Where a start takes long, say so in the log, and as ``slow`` while it lasts."""
+        said = (
+            f"{self.name} has been starting for {SLOW_START_S:g} s; does {suspect} hang? "
+            f"it is given up after {self._config.start_timeout_s:g} s"
+        )
+
+        def tell() -> None:
+            self._slow.append(said)
+            log.warning("%s", said)
+
+        timer = asyncio.get_running_loop().call_later(SLOW_START_S, tell)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if said in self._slow:
+                self._slow.remove(said)
 
     # ---------------------------------------------------------------- what goes wrong
 

@@ -5,6 +5,7 @@ look at the snapshots while it loads, and import the HTTP stack while it still d
 """
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -12,15 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerowake.runtime import logs
-from zerowake.runtime.config import BACKLOG, ServeConfig
+from zerowake.runtime.config import BACKLOG, Device, ServeConfig
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
-from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
     from zerowake.runtime.gateway.pool import Pool
 
 log = logging.getLogger("zerowake.gateway")
+
+GPU_FILES = ("nvidia[0-9]*", "dxg", "nvhost-gpu", "nvgpu")  # a card, WSL, Jetson
+WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
 def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> None:
@@ -33,6 +36,7 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
     for name in config.environment:
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
+    check_device(config.device)
     sock = listen(config)
     bases = {flavour: BaseProcess(flavour, os.environ, config.environment) for flavour in Flavour}
     if all(map(_looks_torch_free, targets)):
@@ -42,13 +46,20 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
 
     sources = [text for text in targets if is_target(text)]
     if reload and not sources:
-        raise ConfigError("--reload watches source files, and only snapshots are named")
+        raise ConfigError(
+            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
+            "or leave --reload out"
+        )
     opened = [open_target(text, config, reload=reload) for text in targets]
     names = [each.info.name for each in opened]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
+    known = {each.snapshot.digest for each in opened}
+    known |= {each.form.compiled.digest for each in opened if each.form.compiled is not None}
+    for digest in sorted(set(config.trusted) - known):
+        log.warning("--trust %s: no snapshot that is served has this digest", digest)
     for flavour, base in bases.items():
         mine = [each for each in opened if each.flavour is flavour]
         base.share(shared_modules(flavour, mine))
@@ -66,6 +77,18 @@ def _looks_torch_free(target: str) -> bool:
     return any(b'"torch_free": true' in form.read_bytes() for form in forms)
 
 
+def check_device(device: Device, devices: Path = Path("/dev")) -> None:
+    """Raises ConfigError when a GPU is asked for and this machine shows none.
+
+    Looks for device files only, torch's own word comes in the instances. devices: where they are.
+    """
+    if device == "cuda" and not any(any(devices.glob(pattern)) for pattern in GPU_FILES):
+        raise ConfigError(
+            f"--device cuda, but there is no GPU here: no {devices}/{GPU_FILES[0]}; check the driver "
+            "(nvidia-smi), or take --device cpu or auto"
+        )
+
+
 def listen(config: ServeConfig) -> socket.socket:
     """Bind and listen. Raises ConfigError when the address is taken, not ours or unknown."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -81,9 +104,12 @@ def listen(config: ServeConfig) -> socket.socket:
         ) from error
     except OSError as error:
         sock.close()
+        another = "--port (0 takes a free one)"
+        if error.errno == errno.EADDRNOTAVAIL:
+            another = "--host (127.0.0.1, or 0.0.0.0 for all addresses of this machine)"
         raise ConfigError(
             f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
-            "choose another with --port (0 takes a free one)"
+            f"choose another with {another}"
         ) from error
     sock.listen(BACKLOG)
     return sock
@@ -106,22 +132,38 @@ async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None
 
         def is_source(_change: object, path: str) -> bool:
             # Only the author's files: freezing itself may write below the same folder.
-            with contextlib.suppress(ZerowakeError):  # unreadable now: those known still count
+            with contextlib.suppress(Exception):  # gone or unreadable now: those known still count
                 found = code.collect(target.entry, target.root).files
                 files.update(target.root / name for name in found)
-            return Path(path) in files
+            return Path(path) in files or Path(path) == target.root
 
-        async for _changes in awatch(target.root, watch_filter=is_source):
-            try:
-                opened = await asyncio.to_thread(open_target, text, config, reload=True)
-            except ZerowakeError as error:
-                log.error("%s: the old one stays: %s", text, error)
-                continue
+        while True:
+            async for changes in awatch(target.root, watch_filter=is_source):
+                await refresh(text)
+                if any(Path(path) == target.root for _change, path in changes):
+                    break  # the folder is gone, or another one has its name: watched anew
+            while not target.root.is_dir():
+                await asyncio.sleep(WATCH_AGAIN_S)
+            await refresh(text)
+
+    async def refresh(text: str) -> None:
+        try:
+            opened = await asyncio.to_thread(open_target, text, config, reload=True)
             if opened.snapshot.digest != pool.digest(opened.info.name):
                 log.info("%s has changed: %s", text, opened.snapshot.path.name)
                 pool.serve(opened)
+        except Exception as error:
+            log.error("%s: the old one stays: %s", text, error)
+
+    async def keep_watching(text: str) -> None:
+        while True:
+            try:
+                await watch(text)
+            except Exception as error:  # no inotify watch is left, say
+                log.error("%s: the old one stays, its source cannot be watched: %s", text, error)
+            await asyncio.sleep(WATCH_AGAIN_S)
 
     try:
-        await asyncio.gather(*(watch(text) for text in sources))
+        await asyncio.gather(*map(keep_watching, sources))
     finally:
-        stop_freezing()
+        await asyncio.to_thread(stop_freezing)  # it may take a while to go

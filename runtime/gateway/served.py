@@ -148,7 +148,11 @@ class Served:
             "name": self.name,
             "depth": self.depth,
             "state": state,
-            "reason": self.failed or self._processes.reason or self.form.reason or None,
+            "reason": self.failed
+            or self._processes.slow
+            or self._processes.reason
+            or self.form.reason
+            or None,
             "form": self.form.name,
             "digest": self.snapshot.digest,
             "snapshot": str(self.snapshot.path),

@@ -98,12 +98,14 @@ async def _serve(
     log.info("serving %s on http://%s:%d", ", ".join(pool.names()), shown, port)
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
-    log.info("draining for at most %g s", config.drain_s)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, lambda: setattr(server, "force_exit", True))
+    log.info("draining for at most %g s (a second signal ends it now)", config.drain_s)
     if watching is not None:
         watching.cancel()
-    await pool.drain(config.drain_s)
+    draining = asyncio.create_task(pool.drain(config.drain_s))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, draining.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await draining
     await pool.close()
     server.should_exit = True
     await serving

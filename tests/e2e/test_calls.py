@@ -64,11 +64,13 @@ def test_exit_in_predict_is_that_items_error(zoo: Gateway) -> None:
     assert bad[0] == 500 and "SystemExit: 3" in str(bad[1]["detail"])
 
 
-def test_a_wrong_number_of_results_names_both_counts(zoo: Gateway) -> None:
-    answers = batch_with(zoo, "a", "short", "b")
-    for status, problem in answers:
-        assert (status, problem["code"]) == (500, "wrong_result_count")
-        assert "2 results for a batch of 3" in str(problem["detail"])
+def test_a_wrong_number_of_results_fails_the_item_that_makes_it_only(zoo: Gateway) -> None:
+    ok, short, other = batch_with(zoo, "a", "short", "b")
+    assert (ok[0], other[0]) == (200, 200)
+    assert (short[0], short[1]["code"]) == (500, "wrong_result_count")
+    assert "0 results for a batch of 1" in str(short[1]["detail"])
+    for counts in ("2 results for a batch of 3", "0 results for a batch of 1"):
+        zoo.until(lambda counts=counts: any(counts in line for line in zoo.log))
 
 
 def test_a_result_that_is_no_json_fails_alone(zoo: Gateway) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -185,7 +186,8 @@ def test_a_strangers_code_runs_only_when_somebody_vouches_for_it(
 def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     launch: Callable[..., Gateway], tmp_path: Path
 ) -> None:
-    app = tmp_path / "app.py"
+    app = tmp_path / "source" / "app.py"
+    app.parent.mkdir()
     source = (
         EMPTY + "@function(examples=[1])\nclass App:\n    def predict(self, x: int): return x + 1\n"
     )
@@ -202,26 +204,170 @@ def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     app.write_text("def broken(:\n")
     second.until(lambda: any("the old one stays" in line for line in second.log))
     assert second.call("app", 1).json() == 3
+    app.unlink()
+    second.until(lambda: any("stays: there is no file" in line for line in second.log))
+    (tmp_path / "new").write_text(source.replace("x + 1", "x + 3"))
+    (tmp_path / "new").rename(app)
+    second.until(lambda: second.call("app", 1).json() == 4)
+    shutil.rmtree(app.parent)
+    second.until(lambda: sum("stays: there is no file" in line for line in second.log) == 2)
+    app.parent.mkdir()
+    app.write_text(source.replace("x + 1", "x + 4"))
+    second.until(lambda: second.call("app", 1).json() == 5)
 
 
-def test_sigterm_during_a_freeze_ends_it_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "end, said",
+    [
+        ("print('gone', flush=True); os._exit(0)", "exit code 0, while it ran load or the probe"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV, while it ran load or"),
+        ("raise ValueError('no')", "could not be frozen; the reason stands above"),
+    ],
+)
+def test_a_freezing_process_that_ends_says_how(end: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY + "import os, signal\n@function(examples=[1])\nclass App:\n"
+        f"    def load(self): {end}\n    def predict(self, x: int): return x\n"
+    )
+    run = zerowake("serve", f"{tmp_path}/app.py:App", "--port", "0", timeout_s=60)
+    assert run.returncode == 1 and said in run.stderr and "Traceback" not in run.stderr
+
+
+THREAD = "import threading, time; threading.Thread(target=time.sleep, args=[3600]).start()"
+
+
+@pytest.mark.parametrize("load, code", [(THREAD, 0), (f"{THREAD}; self.file = open(__file__)", 1)])
+def test_a_thread_of_load_does_not_keep_freeze(load: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY + "@function(examples=[1])\nclass App:\n"
+        f"    def load(self): {load}\n    def predict(self, x: int): return x\n"
+    )
+    run = zerowake("freeze", f"{tmp_path}/app.py:App", "--out", tmp_path / "out", timeout_s=60)
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr and bool(run.stdout) is not bool(code)
+
+
+@pytest.mark.parametrize("where", ["load", "predict"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_freeze_says_so(where: str, signum: int, tmp_path: Path) -> None:
+    began = tmp_path / "began"
+    hang = f"pathlib.Path({str(began)!r}).touch(); time.sleep(3600)"
+    (tmp_path / "app.py").write_text(
+        EMPTY + "import pathlib, threading, time\n@function(examples=[1])\nclass App:\n"
+        "    def load(self):\n        threading.Thread(target=time.sleep, args=[3600]).start()\n"
+        f"        {hang if where == 'load' else 'pass'}\n"
+        f"    def predict(self, x: int): {hang}\n"
+    )
+    command = [sys.executable, "-m", "zerowake", "freeze", f"{tmp_path}/app.py:App"]
+    with subprocess.Popen(
+        [*command, "--out", tmp_path / "out"], stderr=subprocess.PIPE, text=True
+    ) as freezing:
+        deadline = time.monotonic() + PATIENCE_S
+        while not began.exists():
+            assert time.monotonic() < deadline and freezing.poll() is None
+            time.sleep(0.02)
+        freezing.send_signal(signum)
+        _, error = freezing.communicate(timeout=PATIENCE_S)
+    assert (freezing.returncode, error) == (128 + signum, "zerowake freeze: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "load, signum, code",
+    [
+        ("time.sleep(3600)", signal.SIGTERM, 0),
+        ("sum(range(10**12))", signal.SIGTERM, 0),  # no signal handler runs meanwhile
+        ("time.sleep(3600)", signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_a_freeze_ends_with_its_gateway(
+    load: str, signum: signal.Signals, code: int, tmp_path: Path
+) -> None:
     app, began = tmp_path / "app.py", tmp_path / "began"
     app.write_text(
         EMPTY + "import os, pathlib, time\n@function(examples=[1])\nclass App:\n"
         f"    def load(self):\n        pathlib.Path({str(began)!r}).write_text(str(os.getpid()))\n"
-        "        time.sleep(3600)\n    def predict(self, x: int): return x\n"
+        f"        {load}\n    def predict(self, x: int): return x\n"
     )
     command = [sys.executable, "-m", "zerowake", "serve", f"{app}:App", "--port", "0"]
     environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     with subprocess.Popen(command, env=environ) as gateway:
-        deadline = time.monotonic() + PATIENCE_S
-        while not (began.exists() and began.read_text()):
-            assert time.monotonic() < deadline and gateway.poll() is None
-            time.sleep(0.02)
-        gateway.terminate()
-        assert gateway.wait(PATIENCE_S) == 0
-    assert not Path(f"/proc/{began.read_text()}").exists()
-    assert list((tmp_path / "zerowake" / "snapshots").glob("*")) == []
+        until(lambda: gateway.poll() is None and began.exists() and began.read_text())
+        gateway.send_signal(signum)
+        assert gateway.wait(PATIENCE_S) == code
+    until(lambda: not is_alive(int(began.read_text())))
+    assert list((tmp_path / "zerowake" / "snapshots").glob("[!.]*")) == []
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline, "it did not come to that"
+        time.sleep(0.02)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one that nobody has reaped yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_freeze_notes_slow_examples_and_answers_unlike_the_annotation(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY
+        + "import time\nfrom typing import Iterator\n@function(examples=[0.0, 0.3], timeout_s=0.2)\nclass App:\n"
+        "    def predict(self, x: float) -> str:\n        time.sleep(x)\n        return x\n"
+        "@function(examples=[3], timeout_s=0.2)\nclass Slow:\n"
+        "    def predict(self, n: int) -> Iterator[int]:\n"
+        "        for i in range(n):\n            time.sleep(0.1)\n            yield i\n"
+    )
+    code, _, error = freeze(f"{tmp_path}/app.py:App", tmp_path / "out")
+    notes = [line for line in error.splitlines() if line.startswith("note: ")]
+    assert code == 0 and len(notes) == 2
+    assert notes[0].startswith("note: example 1 took 0.3 s; in service predict is ended after")
+    assert "example 0 does not fit the output annotation: at the top level 0.0 is not" in notes[1]
+    (tmp_path / "odd.py").write_text(
+        EMPTY + "from pydantic import BaseModel, Field\n"
+        "class Word(BaseModel):\n"
+        "    text: str = Field(json_schema_extra={'pattern': '(a'})\n"
+        "@function(examples=[1])\nclass Odd:\n"
+        "    def predict(self, x: int) -> Word: return Word(text='a')\n"
+    )
+    code, _, error = freeze(f"{tmp_path}/odd.py:Odd", tmp_path / "out")
+    assert code == 0 and "its schema is not valid: " in error
+    code, _, error = freeze(f"{tmp_path}/app.py:Slow", tmp_path / "out")
+    assert (code, error) == (0, "")  # a stream has its time for each item
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ('{"a": 1}\n\n{"a": }\n', "Expecting value at line 3 column 7"),
+        ('[{"a": 1},\n nil]', "Expecting value at line 2 column 2"),
+        ('{"a": 1}\n{"a": "x"}', "input 1: the input does not fit: /a"),
+    ],
+)
+def test_a_probe_that_is_no_json_names_its_file_and_line(
+    content: str, said: str, tmp_path: Path
+) -> None:
+    probe = tmp_path / "probe.jsonl"
+    probe.write_text(content)
+    code, _, error = freeze(APPS / "zoo.py:Add", tmp_path / "out", "--probe", probe)
+    assert code == 1 and error.startswith(f"zerowake freeze: --probe {probe}") and said in error
+
+
+def test_a_second_signal_ends_the_drain(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway]
+) -> None:
+    gateway = launch(frozen("zoo.py:Batched"), "--drain-s", "3600")
+    hung = gateway.start_call("batched", {"do": "gate:/nowhere"})
+    gateway.until(lambda: gateway.is_running("batched"))
+    gateway.process.send_signal(signal.SIGTERM)
+    gateway.until(lambda: any("(a second signal ends it now)" in line for line in gateway.log))
+    assert gateway.stop() == 0
+    assert (hung.result().status, hung.result().json()["code"]) == (503, "draining")
 
 
 def test_limits_of_queue_and_body(
@@ -261,11 +407,15 @@ def test_what_serve_is_told_is_checked(frozen: Callable[[str], Path]) -> None:
         (["--host", "nosuchname.invalid"], "give --host an address of this machine"),
         (["--env", "A=b"], "'A=b' is no name of an environment variable"),
         (["--trust", "sha256:abc"], "wanted sha256: and 64 hexadecimal digits"),
+        (["--start-timeout-s", "0"], "--start-timeout-s must be greater than 0"),
     ]:
         run = zerowake("serve", path, *wrong)
         assert run.returncode in (1, 2) and said in run.stderr
     unset = zerowake("serve", path, "--env", "NOT_SET_ANYWHERE", "--host", "nosuchname.invalid")
     assert "--env NOT_SET_ANYWHERE: it is not set here" in unset.stderr
+    other = f"sha256:{'0' * 64}"
+    unused = zerowake("serve", path, "--trust", other, "--host", "nosuchname.invalid")
+    assert f"--trust {other}: no snapshot that is served has this digest" in unused.stderr
 
 
 def test_invoke_ends_json_with_a_newline_and_leaves_bytes_alone(
@@ -279,6 +429,10 @@ def test_invoke_ends_json_with_a_newline_and_leaves_bytes_alone(
     ]:
         run = zerowake("invoke", name, "--data", data, "--url", gateway.url)
         assert run.stdout == wanted
+    data = '{"start": 0, "stop": 5, "fail_at": 2}'
+    run = zerowake("invoke", "count", "--data", data, "--url", gateway.url.removeprefix("http://"))
+    assert (run.returncode, run.stdout) == (1, "0\n1\n")
+    assert "500 handler_failed: RuntimeError: failed at 2" in run.stderr
 
 
 def test_help_teaches() -> None:

@@ -51,6 +51,10 @@ def test_is_refused(case: str, tmp_path: Path, canary: Path) -> None:
             check_digests(snapshot, force=True)
     assert type(refusal.value).__name__ == expected["error"]
     assert expected["reason"] in str(refusal.value)
+    if isinstance(refusal.value, DamagedSnapshot):
+        assert str(refusal.value).count("; copy or freeze the snapshot again") == 1
+        if [file.name for file in (CORPUS / case).glob("*")] == ["manifest.json"]:
+            assert "manifest" in str(refusal.value)
     assert set(sys.modules) == before
     assert not canary.exists()
 

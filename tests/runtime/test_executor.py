@@ -51,6 +51,36 @@ def test_an_item_that_does_not_fit_never_reaches_predict() -> None:
     assert halve.batches == [[2, 4]]
 
 
+class Short(Halve):
+    def predict(self, items: list[int]) -> list[float]:
+        self.batches.append(items)
+        return [item / 2 for item in items if item != 13]
+
+
+short = function(batch=Batch(max_size=16), examples=[1])(Short)
+short_once = function(batch=Batch(max_size=16), examples=[1], retry=False)(
+    type("Once", (Short,), {})
+)
+
+
+def test_a_wrong_count_is_halved_too_and_each_time_both_counts_are_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(short(), [1, 2, 13, 4]) == [0.5, 1.0, "wrong_result_count", 2.0]
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(";")[0] for line in said] == [
+        "predict returned 3 results for a batch of 4 item(s)",
+        "predict returned 1 results for a batch of 2 item(s)",
+        "predict returned 0 results for a batch of 1 item(s)",
+    ]
+
+
+def test_without_retry_a_wrong_count_is_everybodys(capsys: pytest.CaptureFixture[str]) -> None:
+    once = short_once()
+    assert run(once, [1, 13]) == ["wrong_result_count"] * 2
+    assert len(once.batches) == 1 and "1 results for a batch of 2" in capsys.readouterr().err
+
+
 @function(batch=Batch(max_size=4), examples=[1], retry=False)
 class Careful:
     def __init__(self) -> None:

@@ -52,11 +52,11 @@ def test_what_is_written_is_read_again() -> None:
 def test_odd_fields_are_refused(changed: dict[str, Any], said: str) -> None:
     with pytest.raises(DamagedSnapshot) as refusal:
         FunctionInfo.of(manifest(**changed))
-    assert str(refusal.value).startswith("manifest: function: ") and said in str(refusal.value)
+    assert str(refusal.value).startswith("manifest.json: function: ") and said in str(refusal.value)
 
 
 @pytest.mark.parametrize("verb", ["inspect", "serve"])
 def test_the_command_line_refuses_them(verb: str) -> None:
     run = zerowake(verb, GOOD)  # sound but for a function that this runtime cannot read
     assert run.returncode == 1
-    assert run.stderr.startswith(f"zerowake {verb}: manifest: function: ")
+    assert run.stderr.startswith(f"zerowake {verb}: manifest.json: function: ")

@@ -9,6 +9,13 @@ import threading
 from zerowake.runtime import process
 
 
+def test_ends_are_told_in_words() -> None:
+    assert (
+        process.code_reason(3) == "exit code 3" and process.code_reason(-11) == "killed by SIGSEGV"
+    )
+    assert process.exit_reason(3 << 8) == "exit code 3" and "SIGKILL" in process.exit_reason(9)
+
+
 def fork(body: "object") -> int:
     pid = os.fork()
     if pid == 0:

@@ -14,7 +14,8 @@ def test_the_root_is_the_only_function(edge: Any) -> None:
     edge.functions.serve("f")
     reply = edge.post("/", content=b"1")
     assert (reply.status_code, reply.content) == (200, b"1")
-    assert edge.request("GET", "/").headers["allow"] == "POST"
+    refused = edge.request("GET", "/")
+    assert refused.headers["allow"] == "POST" and "/docs" in refused.json()["detail"]
 
 
 def test_the_root_of_several_functions_names_them(edge: Any) -> None:
@@ -23,7 +24,8 @@ def test_the_root_of_several_functions_names_them(edge: Any) -> None:
     reply = edge.post("/", content=b"1")
     assert (reply.status_code, reply.json()["code"]) == (404, "unknown_function")
     assert "/invoke/f, /invoke/g" in reply.json()["detail"]
-    assert edge.request("GET", "/").status_code == 405
+    refused = edge.request("GET", "/")
+    assert refused.status_code == 405 and "/docs" in refused.json()["detail"]
 
 
 def test_probes(edge: Any) -> None:

@@ -21,7 +21,7 @@ from zerowake.runtime.errors import (
 )
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
-from zerowake.runtime.gateway.processes import PERMANENT, STOP_LIMIT_S, Processes
+from zerowake.runtime.gateway.processes import PERMANENT, SLOW_START_S, STOP_LIMIT_S, Processes
 from zerowake.runtime.wire import Frame
 from zerowake.snapshot.errors import (
     DamagedSnapshot,
@@ -219,6 +219,29 @@ async def test_an_instance_that_is_not_ready_in_time_is_ended(world: World) -> N
     await scripted.over()
     assert "not ready after 300 s" in made.last_failure
     assert made.instances == [] and len(notes.exits) == 1
+
+
+async def test_a_slow_start_is_told_while_it_lasts(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = "f has been starting for 10 s; does wake() or an import hang? it is given up after 300 s"
+    made, _notes = processes(world)
+    starting = made.start(hot=True, warm=False)
+    scripted = await world.base.instance()
+    await world.advance(SLOW_START_S - 0.1)
+    assert made.slow is None
+    await world.advance(0.1)
+    assert made.slow == said and caplog.messages == [said]
+    scripted.ready()
+    assert await starting is not None and made.slow is None
+    rising = asyncio.create_task(made.ensure_zygote())
+    await world.base.zygote()
+    await world.advance(SLOW_START_S)
+    assert made.slow and "does an import hang?" in made.slow
+    await world.advance(LIMIT_S)
+    with pytest.raises(FunctionFailed):
+        await rising
+    assert made.slow is None
 
 
 async def test_an_instance_that_is_ready_too_late_takes_no_calls(world: World) -> None:

@@ -401,6 +401,15 @@ async def fail_start(world: World, reason: str = "no database") -> None:
     await world.quiet()
 
 
+async def test_a_start_that_takes_long_is_the_reason_shown(world: World) -> None:
+    served = world.serve(config={"start_timeout_s": 20.0})
+    world.submit(served, b"a")
+    await world.base.instance()
+    await world.advance(10.0)
+    assert (served.describe()["state"], served.failed) == ("starting", None)
+    assert "given up after 20 s" in served.describe()["reason"]
+
+
 async def test_starts_that_fail_back_off_until_the_function_is_failed(world: World) -> None:
     served = world.serve()
     (caller,) = world.submit(served, b"a")
