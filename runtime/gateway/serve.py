@@ -51,15 +51,15 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
             "or leave --reload out"
         )
     opened = [open_target(text, config, reload=reload) for text in targets]
+    known = {each.snapshot.digest for each in opened}
+    known |= {each.form.compiled.digest for each in opened if each.form.compiled is not None}
+    for digest in sorted(set(config.trusted) - known):
+        log.warning("--trust %s: no snapshot that is served has this digest", digest)
     names = [each.info.name for each in opened]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
-    known = {each.snapshot.digest for each in opened}
-    known |= {each.form.compiled.digest for each in opened if each.form.compiled is not None}
-    for digest in sorted(set(config.trusted) - known):
-        log.warning("--trust %s: no snapshot that is served has this digest", digest)
     for flavour, base in bases.items():
         mine = [each for each in opened if each.flavour is flavour]
         base.share(shared_modules(flavour, mine))

@@ -414,7 +414,7 @@ def test_what_serve_is_told_is_checked(frozen: Callable[[str], Path]) -> None:
     unset = zerowake("serve", path, "--env", "NOT_SET_ANYWHERE", "--host", "nosuchname.invalid")
     assert "--env NOT_SET_ANYWHERE: it is not set here" in unset.stderr
     other = f"sha256:{'0' * 64}"
-    unused = zerowake("serve", path, "--trust", other, "--host", "nosuchname.invalid")
+    unused = zerowake("serve", path, path, "--trust", other)
     assert f"--trust {other}: no snapshot that is served has this digest" in unused.stderr
 
 
