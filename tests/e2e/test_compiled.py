@@ -240,7 +240,7 @@ def test_killed_then_two_at_once(
     killed.kill()
     killed.communicate()
     (left,) = (copy / "compiled").iterdir()  # half-made, and under a name that nobody reads
-    assert left.name.startswith(".staging-") and forms(copy) == []
+    assert left.name.startswith(".zerowake-staging-") and forms(copy) == []
     while Path(f"/proc/{found[0]}").exists() and "Z" not in state_of(found[0]):
         pass  # it ends with whoever has started it
 

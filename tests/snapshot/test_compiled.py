@@ -13,7 +13,6 @@ import torch
 from support import run_python
 from torch import nn
 
-from zerowake.runtime.compiling import _publish
 from zerowake.runtime.forms import FormName, choose
 from zerowake.snapshot import compiled as forms
 from zerowake.snapshot import proof, skeleton, state
@@ -373,26 +372,6 @@ def test_a_form_that_lies_is_found_out_before_it_runs(copy: Path, tmp_path: Path
 
 
 # ---- the pieces
-
-
-def test_the_last_of_two_compilers_wins(tmp_path: Path) -> None:
-    final = tmp_path / "final"
-    for text in ("one", "two"):
-        made = tmp_path / f".staging-{text}"
-        made.mkdir()
-        (made / "form.json").write_text(text)
-        _publish(made, final)
-        assert (final / "form.json").read_text() == text
-    assert [entry.name for entry in tmp_path.iterdir()] == ["final"]
-
-
-def test_what_lies_in_the_forms_place_gives_way(tmp_path: Path) -> None:
-    final = tmp_path / "final"
-    final.write_text("a file")
-    made = tmp_path / "made"
-    made.mkdir()
-    _publish(made, final)
-    assert final.is_dir()
 
 
 def test_pruning_leaves_out_what_only_the_module_needed() -> None:
