@@ -275,6 +275,16 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("wanted a number from 0 to 1")
+    return value
+
+
 def _port(text: str) -> int:
     value = int(text) if text.isdecimal() else -1
     if not 0 <= value <= 65535:
@@ -313,14 +323,14 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tolerance",
-        type=float,
+        type=_fraction,
         default=COMPILE_TOLERANCE,
         help="largest error of the compiled form on the probe: cosine distance of vectors, relative "
         "error of numbers (default %(default)s)",
     )
     parser.add_argument(
         "--compile-timeout",
-        type=float,
+        type=_seconds,
         default=COMPILE_TIMEOUT_S,
         metavar="S",
         help="default %(default)s",
@@ -372,7 +382,7 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
             timeout_s=options.compile_timeout,
             note=note,
         )
-    except (CannotCompile, UnusableForm) as error:
+    except (CannotCompile, UnusableForm, OSError) as error:
         note(f"not compiled: {error}")
     bar.update("compile", 1, 1)
 

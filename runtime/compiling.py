@@ -100,7 +100,7 @@ def _in_new_process(
     # A session of its own: a compiler that hangs or takes too long goes with its children.
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True, text=True,
+        start_new_session=True, text=True, errors="replace",
     ) as child:  # fmt: skip
         try:
             _out, log = child.communicate(timeout=timeout_s)
@@ -166,6 +166,7 @@ def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
+    process.die_with_parent()
     path, out, *dtype = arguments
     plain: dict[str, Any]
     try:

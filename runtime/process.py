@@ -98,6 +98,11 @@ def set_name(name: str) -> None:
     _prctl(PR_SET_NAME, name.encode()[:15])
 
 
+def die_with_parent() -> None:
+    """End when the thread that has started us does: for work that is of no use to anybody else."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def become_subreaper() -> None:
     """Let orphans among our descendants become our children, so that their end is seen."""
     _prctl(PR_SET_CHILD_SUBREAPER, 1)

@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any
 
-from zerowake.snapshot.libtorch import ELEMENTS, Array, contiguous_strides
+from zerowake.snapshot.libtorch import ELEMENTS, Array, contiguous_strides, same_layout
 
 _CODES = {
     "float64": "d",
@@ -53,12 +53,14 @@ def take(value: Any, dtype: str, ndim: int) -> Array:
     match _kind(value):
         case Kind.TORCH:
             torch = sys.modules["torch"]
-            tensor = value.detach().to(getattr(torch, dtype)).contiguous()
+            _refuse_loss(torch.can_cast(value.dtype, getattr(torch, dtype)), value, dtype)
+            tensor = value.detach().to("cpu", getattr(torch, dtype)).contiguous()
             made = Array(
                 tensor.data_ptr(), dtype, tuple(tensor.shape), tuple(tensor.stride()), tensor
             )
         case Kind.NUMPY:
             numpy = sys.modules["numpy"]
+            _refuse_loss(numpy.can_cast(value.dtype, dtype, "same_kind"), value, dtype)
             dense = numpy.ascontiguousarray(value, dtype)
             address = dense.__array_interface__["data"][0]
             shape = tuple(numpy.shape(value))
@@ -80,7 +82,7 @@ def span(taken: Array) -> tuple[float, float]:
 
 def give(found: Array, kind: Kind) -> Any:
     """An array as ``kind``; tensors and numpy arrays use its memory, lists copy it."""
-    if found.strides != contiguous_strides(found.shape):
+    if not same_layout(found.shape, found.strides, contiguous_strides(found.shape)):
         raise ValueError(f"a result of shape {found.shape} is not dense: strides {found.strides}")
     itemsize, element = ELEMENTS[found.dtype]
     if kind is Kind.LIST:
@@ -88,17 +90,24 @@ def give(found: Array, kind: Kind) -> Any:
             raise TypeError(f"a result of {found.dtype} has no form as a list; use numpy or torch")
         flat = (element * found.count).from_address(found.address)[:] if found.count else []
         return _nested(flat, found.shape)
-    memory = (ctypes.c_char * (itemsize * found.count)).from_address(found.address or 0)
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    if not found.count:  # neither makes an array of a buffer without bytes
+        if kind is Kind.NUMPY:
+            return numpy.empty(found.shape, found.dtype)  # type: ignore[union-attr]
+        return torch.empty(found.shape, dtype=getattr(torch, found.dtype))  # type: ignore[union-attr]
+    memory = (ctypes.c_char * (itemsize * found.count)).from_address(found.address)
     # The owner lives as long as whoever looks at the memory.
     memory.owner = found.owner  # type: ignore[attr-defined]
     if kind is Kind.NUMPY:
-        numpy = sys.modules["numpy"]
-        return numpy.frombuffer(memory, found.dtype).reshape(found.shape)
-    torch = sys.modules["torch"]
+        return numpy.frombuffer(memory, found.dtype).reshape(found.shape)  # type: ignore[union-attr]
     dtype = getattr(torch, found.dtype)
-    if not found.count:
-        return torch.empty(found.shape, dtype=dtype)
-    return torch.frombuffer(memory, dtype=dtype).reshape(found.shape)
+    return torch.frombuffer(memory, dtype=dtype).reshape(found.shape)  # type: ignore[union-attr]
+
+
+def _refuse_loss(fits: bool, value: Any, dtype: str) -> None:
+    """Fractions must not be cut off quietly; lists refuse that by themselves."""
+    if not fits:
+        raise TypeError(f"values of {value.dtype}; wanted {dtype}")
 
 
 def _kind(value: Any) -> Kind:
@@ -122,6 +131,8 @@ def _from_lists(value: Any, dtype: str, ndim: int) -> Array:
         rows = list(chain.from_iterable(rows))
     if dtype not in _CODES:
         raise TypeError(f"lists have no form as {dtype}; use numpy or torch")
+    if dtype == "bool" and not {0, 1}.issuperset(rows):  # any other byte is no bool
+        raise TypeError("wanted only true and false, or 1 and 0")
     try:
         memory = array.array(_CODES[dtype], rows)
     except (TypeError, OverflowError) as error:
@@ -133,6 +144,7 @@ def _from_lists(value: Any, dtype: str, ndim: int) -> Array:
 def _nested(flat: list[Any], shape: Sequence[int]) -> Any:
     if not shape:
         return flat[0]
-    for size in reversed(shape[1:]):
-        flat = [flat[at : at + size] for at in range(0, len(flat), size)] if size else flat
-    return flat
+    if len(shape) == 1:
+        return flat
+    step = len(flat) // shape[0] if shape[0] else 0
+    return [_nested(flat[at * step : (at + 1) * step], shape[1:]) for at in range(shape[0])]

@@ -6,8 +6,6 @@ its own. What comes out is read by ``compiled``, which needs none of this.
 
 import inspect
 import shutil
-import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +16,19 @@ import torch
 from zerowake.snapshot.arrays import is_array
 from zerowake.snapshot.compiled import CONSTANTS
 from zerowake.snapshot.errors import CannotCompile
+from zerowake.snapshot.layout import ALIGN_NBYTES
+from zerowake.snapshot.libtorch import reach
 
+aten = torch.ops.aten
 _SAME_VALUES = frozenset(
     (
-        torch.ops.aten.to.dtype,
-        torch.ops.aten._to_copy.default,
-        torch.ops.aten.view.default,
-        torch.ops.aten.reshape.default,
-        torch.ops.aten.unsqueeze.default,
-        torch.ops.aten.contiguous.default,
-        torch.ops.aten.clone.default,
+        aten.to.dtype,
+        aten._to_copy.default,
+        aten.view.default,
+        aten.reshape.default,
+        aten.unsqueeze.default,
+        aten.contiguous.default,
+        aten.clone.default,
     )
 )
 PLAIN = (bool, int, float, str, type(None))
@@ -60,7 +61,7 @@ def recorded(target: Any) -> list[Calls]:
     Raises CannotCompile when there is none.
     """
     found = []
-    for name, value in vars(target).items():
+    for name, value in list(getattr(target, "__dict__", {}).items()):
         if isinstance(value, torch.nn.Module):
             found.append(Calls(name, value, inspect.signature(value.forward)))
     if not found:
@@ -85,22 +86,24 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
     if dtype is not None:
         module = module.to(getattr(torch, dtype))
     flat = _Flat(module, names, fixed)
-    example = max(examples, key=lambda tensors: sum(t.numel() for t in tensors))
-    flat(*example)  # finds the output's structure
+    example = max(examples, key=_generality)
+    with torch.no_grad():
+        flat(*example)  # finds the output's structure
     try:
         program = torch.export.export(
             flat, tuple(example), dynamic_shapes=(_dynamic(examples),), strict=False
         )
     except Exception as error:
         raise CannotCompile(f"self.{calls.path} does not export: {_first_lines(error)}") from error
-    signature = program.graph_signature
+    # Only a program without writes in place says what those would have changed.
+    signature = program.run_decompositions({}).graph_signature
     if changed := [
         *signature.buffers_to_mutate.values(),
         *signature.user_inputs_to_mutate.values(),
     ]:
         raise CannotCompile(f"the forward of self.{calls.path} writes into {changed[0]}")
     inputs, ranges = _inputs(calls, names, program, examples)
-    library, stored = _build(calls.path, program, out, flat.module, dtype)
+    library, constants = _build(calls.path, program, out, flat.module, dtype)
     parameters = [
         (p.name, p.kind.name, [] if p.default is p.empty else [p.default])
         for p in calls.signature.parameters.values()
@@ -113,7 +116,7 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
         "inputs": inputs,
         "ranges": ranges,
         "output": flat.tree,
-        "stored": stored,
+        "constants": constants,
     }
 
 
@@ -196,7 +199,13 @@ def _by_name(calls: Calls, call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tensors(call: Mapping[str, Any], names: list[str]) -> list[torch.Tensor]:
-    return [torch.as_tensor(call[name]).detach().contiguous() for name in names]
+    # copies, for predict ran in inference mode, and export refuses tensors that were made there
+    return [torch.as_tensor(call[name]).detach().clone().contiguous() for name in names]
+
+
+def _generality(tensors: Sequence[torch.Tensor]) -> tuple[int, int]:
+    """Greater for a better example: export takes a size of 1 for one that never varies."""
+    return -sum(t.shape.count(1) for t in tensors), sum(t.numel() for t in tensors)
 
 
 def _dynamic(examples: Sequence[list[torch.Tensor]]) -> tuple[dict[int, Any], ...]:
@@ -217,6 +226,11 @@ def _inputs(
     nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
     inputs, ranges = [], {}
     tables = _tables(program)
+    counts = {
+        str(node.meta["val"].node.expr): rows
+        for node, rows in tables.items()
+        if isinstance(node.meta.get("val"), torch.SymInt)
+    }
     for place, (name, node) in enumerate(zip(names, nodes, strict=True)):
         tensor = node.meta["val"]
         shape: list[int | str] = []
@@ -225,12 +239,16 @@ def _inputs(
                 shape.append(int(size))
                 continue
             expression = size.node.expr
+            if expression.is_Integer:  # varied in theory, and the module wants this one
+                shape.append(int(expression))
+                continue
             if not expression.is_Symbol:
                 raise CannotCompile(
                     f"self.{calls.path}: {name} must have {expression} entries in dimension {dim}"
                 )
             limits = program.range_constraints[expression]
             least, most = int(limits.lower), limits.upper
+            most = min(most, counts.get(str(expression), most))
             # 1 is special to export (broadcasting); the probe shows whether it is right.
             proved = min(int(tensors[place].shape[dim]) for tensors in examples)
             ranges[str(expression)] = (
@@ -244,16 +262,24 @@ def _inputs(
 
 
 def _tables(program: Any) -> dict[Any, int]:
-    """Placeholders whose values are row numbers of an embedding, with its number of rows."""
+    """Nodes whose values are row numbers of a table (or a count of them), with its number of rows."""
     found: dict[Any, int] = {}
     for node in program.graph.nodes:
-        if node.target is not torch.ops.aten.embedding.default:
+        if node.target is aten.embedding.default:
+            table, dim, source = node.args[0], 0, node.args[1]
+        elif node.target in (aten.index_select.default, aten.gather.default):
+            table, dim, source = node.args[:3]
+        else:
             continue
-        source = node.args[1]
+        rows = table.meta["val"].shape[dim]
+        if not isinstance(rows, int):
+            continue
         while source.op == "call_function" and source.target in _SAME_VALUES:
             source = source.args[0]
-        if source.op == "placeholder":
-            rows = int(node.args[0].meta["val"].shape[0])
+        if source.target in (aten.arange.default, aten.arange.start):
+            # positions: the last one is bounded by the size that they are counted from
+            source = source.args[0 if source.target is aten.arange.default else 1]
+        if isinstance(source, torch.fx.Node):
             found[source] = min(rows, found.get(source, rows))
     return found
 
@@ -261,46 +287,56 @@ def _tables(program: Any) -> dict[Any, int]:
 def _build(
     path: str, program: Any, out: Path, module: torch.nn.Module, dtype: str | None
 ) -> tuple[str, dict[str, Any]]:
-    """The compiled library's name in ``out``, and the constants stored beside it."""
-    config = {
+    """The compiled library's name in ``out``, and how each of its constants lies in memory."""
+    options = {
+        "aot_inductor.package": True,  # files as they are, in a list
         "aot_inductor.package_constants_in_so": False,
+        "aot_inductor.package_constants_on_disk_format": "pickle_weights",  # and weights in it
         "cpp.dynamic_threads": True,  # instances share cores: their number is set at run time
     }
-    with tempfile.TemporaryDirectory() as scratch:
-        package = Path(scratch) / "module.pt2"
-        try:
-            torch._inductor.aoti_compile_and_package(
-                program, package_path=str(package), inductor_configs=config
-            )
-        except Exception as error:
-            raise CannotCompile(f"self.{path} does not compile: {_first_lines(error)}") from error
-        with zipfile.ZipFile(package) as archive:
-            libraries = [name for name in archive.namelist() if name.endswith(".so")]
-            if len(libraries) != 1:
-                raise CannotCompile(f"self.{path} compiles to {len(libraries)} libraries")
-            if any(name.endswith("extern_kernel_nodes.json") for name in archive.namelist()):
-                raise CannotCompile(f"self.{path} uses operators that only torch itself can call")
-            library = f"{path}.so"
-            with archive.open(libraries[0]) as source, open(out / library, "wb") as copy:
-                shutil.copyfileobj(source, copy)
-    tensors = {f"module.{n}": t for n, t in module.state_dict(keep_vars=True).items()}
-    tensors |= {f"module.{n}": t for n, t in module.named_buffers()}
-    more = {name: t for name, t in program.constants.items() if isinstance(t, torch.Tensor)}
-    own = {name: t for name, t in more.items() if name not in tensors}
+    try:
+        made = torch._inductor.aot_compile(
+            program.module(check_guards=False), *program.example_inputs, options=options
+        )
+    except Exception as error:
+        raise CannotCompile(f"self.{path} does not compile: {_first_lines(error)}") from error
+    assert isinstance(made, list)
+    files = [Path(file) for file in made if isinstance(file, str)]
+    weights = {n: t for each in made if isinstance(each, dict) for n, (t, _) in each.items()}
+    libraries = [file for file in files if file.suffix == ".so"]
+    if len(libraries) != 1:
+        raise CannotCompile(f"self.{path} compiles to {len(libraries)} libraries")
+    if any(file.name.endswith("extern_kernel_nodes.json") for file in files):
+        raise CannotCompile(f"self.{path} uses operators that only torch itself can call")
+    library = f"{path}.so"
+    shutil.copyfile(libraries[0], out / library)
+    # The snapshot holds the module's own, as they were: no constants of its graph, no other dtype.
+    held = {
+        n
+        for n, _ in (
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        )
+    }
     if dtype is not None:
-        own |= tensors
-    stored: dict[str, Any] = {}
+        held.clear()
+    constants: dict[str, Any] = {}
     with open(out / CONSTANTS, "ab") as file:
-        for name, tensor in own.items():
-            file.write(bytes(-file.tell() % 64))
-            kept = tensor.detach().contiguous()
-            stored[name.removeprefix("module.")] = [
-                str(kept.dtype).removeprefix("torch."),
-                list(kept.shape),
-                file.tell(),
-            ]
-            file.write(kept.view(-1).view(torch.uint8).numpy().tobytes())
-    return library, stored
+        for name, tensor in weights.items():
+            name = name.removeprefix("module.")
+            kind = str(tensor.dtype).removeprefix("torch.")
+            constants[name] = [kind, list(tensor.shape), list(tensor.stride()), None]
+            if name not in held:
+                file.write(bytes(-file.tell() % ALIGN_NBYTES))
+                constants[name][-1] = file.tell()
+                file.write(_flat_memory(tensor))
+    return library, constants
+
+
+def _flat_memory(tensor: torch.Tensor) -> bytes:
+    """All elements with the gaps between them: compiled code takes a constant's strides for granted."""
+    flat = tensor.detach().as_strided((reach(tensor.shape, tensor.stride()),), (1,))
+    return flat.clone().view(torch.uint8).numpy().tobytes()
 
 
 def _first_lines(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import json
 import mmap
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ from zerowake.snapshot.libtorch import (
     contiguous_strides,
     library_path,
     libtorch,
+    reach,
+    same_layout,
 )
 from zerowake.snapshot.opened import Snapshot
 
@@ -56,13 +58,23 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Weight:
+    """How a constant lies in memory; offset: in CONSTANTS, None where the snapshot holds it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class ModuleForm:
     """One compiled module.
 
     path: the attribute of the object where it stands. signature: what its forward takes.
     fixed: arguments that are no arrays, with the values they had when it was compiled.
     ranges: smallest and largest size by name; None is no bound. output: a tree like ``{"t": "dict",
-    "v": {...}}`` with the places of results as leaves. stored: constants in CONSTANTS, by FQN.
+    "v": {...}}`` with the places of results as leaves. constants: what the library wants, by FQN.
     """
 
     path: str
@@ -72,22 +84,25 @@ class ModuleForm:
     inputs: tuple[Input, ...]
     ranges: Mapping[str, tuple[int, int | None]]
     output: Any
-    stored: Mapping[str, tuple[str, tuple[int, ...], int]]
+    constants: Mapping[str, Weight]
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """A checked form. torch_free: the probe was answered without importing torch.
 
+    snapshot: the digest of the one that it belongs to. files: SHA-256 by name.
     dtype: what weights and arithmetic were changed to. error: the largest on the probe.
     """
 
     path: Path
     digest: str
+    snapshot: str
     torch_free: bool
     dtype: str | None
     error: float
     modules: tuple[ModuleForm, ...]
+    files: Mapping[str, str]
 
 
 class Output(dict[str, Any]):
@@ -189,14 +204,14 @@ def find(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
             else "it has no compiled form; `zerowake compile` makes one"
         ) from None
     form = parse(path, data)
-    if json.loads(data)["snapshot"] != snapshot.digest:
+    if form.snapshot != snapshot.digest:
         raise UnusableForm(f"{path / FILE} belongs to another snapshot")
     if not state.is_trusted(form.digest, named):
         raise UnusableForm(
             f"its compiled form was not compiled by this user on this machine; name its digest "
             f"({form.digest}) with --trust, or compile it here: zerowake compile {snapshot.path}"
         )
-    _check_files(path, json.loads(data)["files"])
+    _check_files(path, form.files)
     return form
 
 
@@ -212,6 +227,8 @@ def load(form: Form, snapshot: Snapshot, mapped: Sequence[mmap.mmap]) -> dict[st
             raise UnusableForm(
                 f"{each.library} takes {library.inputs} inputs, not {len(each.inputs)}"
             )
+        if any(not 0 <= place < library.outputs for place in _places(each.output)):
+            raise UnusableForm(f"{each.library} has {library.outputs} outputs, not {each.output}")
         library.bind(_weights(form, each, snapshot, mapped, library))
         made[each.path] = CompiledModule(each, library)
     return made
@@ -255,9 +272,17 @@ def parse(path: Path, data: bytes) -> Form:
             )
         modules = tuple(_module(each) for each in plain["modules"])
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        torch_free, error = bool(plain["torch_free"]), float(plain["error"])
-        return Form(path, digest, torch_free, plain["dtype"], error, modules)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return Form(
+            path,
+            digest,
+            str(plain["snapshot"]),
+            bool(plain["torch_free"]),
+            plain["dtype"],
+            float(plain["error"]),
+            modules,
+            {str(name): str(sha256) for name, sha256 in plain["files"].items()},
+        )
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UnusableForm(f"{path / FILE} does not hold a form: {error!r}") from None
 
 
@@ -274,26 +299,42 @@ def _module(plain: dict[str, Any]) -> ModuleForm:
         Input(str(each["name"]), str(each["dtype"]), tuple(each["shape"]), int(each["below"]))
         for each in plain["inputs"]
     )
+    fixed = dict(plain["fixed"])
+    known = {parameter.name for parameter in parameters}
+    if unknown := {*fixed, *(each.name for each in inputs)} - known:
+        raise ValueError(f"{min(unknown)!r:.80} is no argument")
     ranges = {name: (int(low), high) for name, (low, high) in plain["ranges"].items()}
     for each in inputs:
         if each.dtype not in ELEMENTS:
             raise ValueError(f"dtype {each.dtype!r:.40}")
         if any(isinstance(size, str) and size not in ranges for size in each.shape):
             raise ValueError(f"a size of {each.name} has no range")
-    stored = {
-        fqn: (str(dtype), tuple(map(int, shape)), int(offset))
-        for fqn, (dtype, shape, offset) in plain["stored"].items()
+    constants = {
+        fqn: Weight(
+            str(dtype), _sizes(shape), _sizes(strides), offset if offset is None else int(offset)
+        )
+        for fqn, (dtype, shape, strides, offset) in plain["constants"].items()
     }
+    for weight in constants.values():
+        if weight.dtype not in ELEMENTS or len(weight.shape) != len(weight.strides):
+            raise ValueError(f"a weight that is {weight!r:.200}")
     return ModuleForm(
         path=str(plain["path"]),
         library=_plain_name(plain["library"]),
         signature=inspect.Signature(parameters),
-        fixed=dict(plain["fixed"]),
+        fixed=fixed,
         inputs=inputs,
         ranges=ranges,
         output=plain["output"],
-        stored=stored,
+        constants=constants,
     )
+
+
+def _sizes(plain: list[int]) -> tuple[int, ...]:
+    sizes = tuple(map(int, plain))
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"negative sizes {sizes}")
+    return sizes
 
 
 def _plain_name(name: str) -> str:
@@ -320,19 +361,26 @@ def _weights(
 ) -> list[Array]:
     """An array for each of the library's constants, in its order, of the dtype it wants."""
     nodes = _tensors(snapshot, module.path)
-    stored = _stored(form) if module.stored else b""
+    in_file = any(each.offset is not None for each in module.constants.values())
+    stored = (form.path / CONSTANTS).read_bytes() if in_file else b""
     arrays = []
     for constant in library.constants:
         fqn = constant.fqn.removeprefix("module.")  # the wrapper's name for what was compiled
-        if fqn in module.stored:
-            array = _in_file(stored, *module.stored[fqn])
-        elif fqn in nodes:
+        wanted = module.constants.get(fqn)
+        if wanted is not None and wanted.offset is not None:
+            array = _in_file(stored, wanted, wanted.offset)
+        elif wanted is not None and fqn in nodes:
             array = _in_snapshot(snapshot, mapped, nodes[fqn])
         else:
             raise UnusableForm(f"{module.library} wants {constant.fqn!r:.80}, which nothing holds")
-        if array.dtype != constant.dtype:
+        # The library believes whatever it is given: a wrong address or stride ends the process.
+        if (
+            (array.dtype, array.dtype, array.shape) != (constant.dtype, wanted.dtype, wanted.shape)
+            or not same_layout(array.shape, array.strides, wanted.strides)
+        ):  # fmt: skip
             raise UnusableForm(
-                f"{constant.fqn} is {array.dtype}; the library wants {constant.dtype}"
+                f"{constant.fqn} is {array.dtype} {array.shape} with strides {array.strides}; the "
+                f"library wants {constant.dtype} {wanted.shape} with strides {wanted.strides}"
             )
         arrays.append(array)
     return arrays
@@ -391,18 +439,12 @@ def _in_snapshot(snapshot: Snapshot, mapped: Sequence[mmap.mmap], node: dict[str
     return Array(address + offset * ELEMENTS[dtype][0], dtype, tuple(shape), tuple(strides), owner)
 
 
-def _stored(form: Form) -> bytes:
-    return (form.path / CONSTANTS).read_bytes()
-
-
-def _in_file(data: bytes, dtype: str, shape: tuple[int, ...], offset: int) -> Array:
-    nbytes = ELEMENTS[dtype][0]
-    for size in shape:
-        nbytes *= size
+def _in_file(data: bytes, weight: Weight, offset: int) -> Array:
+    nbytes = ELEMENTS[weight.dtype][0] * reach(weight.shape, weight.strides)
     if offset < 0 or offset + nbytes > len(data):
         raise UnusableForm(f"{CONSTANTS} ends before a constant of {nbytes} bytes at {offset}")
     owner, address = _aligned(memoryview(data)[offset : offset + nbytes])
-    return Array(address, dtype, shape, contiguous_strides(shape), owner)
+    return Array(address, weight.dtype, weight.shape, weight.strides, owner)
 
 
 def _aligned(data: Any) -> tuple[Any, int]:
@@ -411,6 +453,16 @@ def _aligned(data: Any) -> tuple[Any, int]:
     at = address - ctypes.addressof(memory)
     memoryview(memory).cast("B")[at : at + len(data)] = data
     return memory, address
+
+
+def _places(tree: Any) -> Iterator[int]:
+    """The leaves of an output's tree."""
+    if isinstance(tree, int):
+        yield tree
+    elif isinstance(tree, dict):
+        inside = tree["v"]
+        for each in inside.values() if isinstance(inside, dict) else inside:
+            yield from _places(each)
 
 
 def _tree(tree: Any, results: Sequence[Array], kind: Kind) -> Any:

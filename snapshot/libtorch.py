@@ -63,6 +63,20 @@ def contiguous_strides(shape: Sequence[int]) -> Shape:
     return tuple(reversed(strides))
 
 
+def same_layout(shape: Sequence[int], one: Sequence[int], two: Sequence[int]) -> bool:
+    """Whether strides mean the same: those of a size of 1 mean nothing."""
+    return len(one) == len(two) and all(
+        size == 1 or a == b for size, a, b in zip(shape, one, two, strict=True)
+    )
+
+
+def reach(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many elements there are from the first to the last, gaps included."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+
+
 class LibTorch:
     """``libtorch_cpu.so``. Raises UnusableForm when it cannot be loaded or lacks a function."""
 
@@ -187,7 +201,6 @@ class Library:
             self._error = lib.AOTInductorGetLastError
             self._run = lib.AOTInductorModelContainerRun
             self._container = c_void_p()
-            self._error.restype = c_char_p
             create = lib.AOTInductorModelContainerCreateWithDevice
             self._checked(create(byref(self._container), c_size_t(1), b"cpu", None), "load")
             self.inputs = self._number(lib.AOTInductorModelContainerGetNumInputs)
@@ -225,8 +238,9 @@ class Library:
         failed = self._run(self._container, given, self.inputs, found, self.outputs, None, None)
         if failed:
             raise RuntimeError(self._message())
-        owned = [Owned(self._torch, handle or 0, arrays) for handle in found]
-        return [self._torch.array(each._handle, each) for each in owned]
+        # A result that is returned twice has one handle, and one that is a weight its memory.
+        owned = {handle: Owned(self._torch, handle or 0, (self, arrays)) for handle in {*found}}
+        return [self._torch.array(handle or 0, owned[handle]) for handle in found]
 
     def _constants(self) -> int:
         return self._number(self._lib.AOTInductorModelContainerGetNumConstants)
@@ -241,7 +255,7 @@ class Library:
             (lib.AOTInductorModelContainerGetConstantDtype, code),
         ):
             self._checked(read(container, at, byref(found)), "name its weights")
-        dtype = self._torch._names[code.value]
+        dtype = self._torch._names.get(code.value, f"dtype {code.value}")
         return Constant(name.value or b"", (fqn.value or b"").decode(), dtype)
 
     def _number(self, read: Any) -> int:
@@ -254,7 +268,9 @@ class Library:
             raise UnusableForm(f"the compiled library cannot {what}: {self._message()}")
 
     def _message(self) -> str:
-        return (self._error() or b"no reason given").decode(errors="replace").strip()
+        text = c_char_p()
+        self._error(byref(text))
+        return (text.value or b"no reason given").decode(errors="replace").strip()
 
 
 def _check(failed: int, what: str) -> None:

@@ -104,7 +104,8 @@ def compare(proof: Proof, found: list[Answers]) -> None:
 def distance(proof: Proof, found: list[Answers]) -> float:
     """How far ``found`` is from the proof's answers: the largest error of a field.
 
-    The error of a list of numbers is its cosine distance, of a number the relative one. Raises
+    The error of a list of numbers is its cosine distance or the relative error of its length, of a
+    number the relative one. Raises
     ProofFailed where answers differ in anything but numbers.
     """
     if len(found) != len(proof.answers):
@@ -129,10 +130,16 @@ def _error(old: Any, new: Any) -> float | None:
         scale = math.hypot(*old) * math.hypot(*new)
         if scale == 0.0:
             return math.dist(old, new)
-        return abs(1.0 - math.fsum(a * b for a, b in zip(old, new, strict=True)) / scale)
+        cosine = math.fsum(a * b for a, b in zip(old, new, strict=True)) / scale
+        # The cosine alone knows no length: [0.1] and [0.9] point the same way.
+        return max(abs(1.0 - cosine), _relative(math.hypot(*old), math.hypot(*new)))
     if _is_number(old) and _is_number(new):
-        return float(abs(old - new) / max(abs(old), abs(new), 1e-6))
+        return _relative(old, new)
     return None
+
+
+def _relative(old: float, new: float) -> float:
+    return float(abs(old - new) / max(abs(old), abs(new), 1e-6))
 
 
 def _is_number(value: Any) -> bool:

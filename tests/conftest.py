@@ -1,6 +1,7 @@
 """What all tests share: a state directory of their own, frozen functions, running gateways."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,6 +44,25 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[target]
 
     return freeze
+
+
+@pytest.fixture(scope="session")
+def compiled(
+    frozen: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """``compiled("nets.py:Nets")``: a copy of the frozen snapshot with its compiled form, made once."""
+    made: dict[str, Path] = {}
+
+    def compile_(target: str) -> Path:
+        if target not in made:
+            path = tmp_path_factory.mktemp("compiled") / frozen(target).name
+            shutil.copytree(frozen(target), path)
+            run = zerowake("compile", path)
+            assert run.returncode == 0, run.stderr
+            made[target] = path
+        return made[target]
+
+    return compile_
 
 
 @pytest.fixture(scope="session")

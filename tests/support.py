@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.error
 import urllib.request
@@ -43,6 +44,14 @@ def zerowake(
     return subprocess.run(
         command, check=False, capture_output=True, text=True, timeout=PATIENCE_S * 3, **options
     )
+
+
+def run_python(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, which has imported nothing; it must end well."""
+    command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
+    run = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert run.returncode == 0, run.stderr
+    return run
 
 
 @dataclass

@@ -73,8 +73,11 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
 
 def _looks_torch_free(target: str) -> bool:
     """A quick look, before anything is imported that could tell: it only decides what is begun."""
-    forms = Path(target).glob("compiled/*/form.json")
-    return any(b'"torch_free": true' in form.read_bytes() for form in forms)
+    try:
+        forms = Path(target).glob("compiled/*/form.json")
+        return any(b'"torch_free": true' in form.read_bytes() for form in forms)
+    except OSError:  # what is wrong is said later
+        return False
 
 
 def check_device(device: Device, devices: Path = Path("/dev")) -> None:

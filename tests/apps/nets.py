@@ -1,0 +1,39 @@
+"""Two modules with what makes compiling hard: one compile serves many tests."""
+
+import os
+import sys
+from typing import Any, TypedDict
+
+from zerowake import function
+
+
+class Ask(TypedDict):
+    net: str
+    x: Any
+
+
+@function(
+    examples=[
+        {"net": "text", "x": [[1, 2, 3], [4, 5, 6]]},
+        {"net": "text", "x": [[7, 8, 9, 1]]},
+        {"net": "image", "x": [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2},
+    ]
+)
+class Nets:
+    def load(self) -> None:
+        import modules
+        import torch
+
+        torch.manual_seed(3)
+        self.text = modules.Text().eval()
+        self.image = modules.Image().eval()
+
+    def predict(self, ask: Ask) -> dict[str, Any]:
+        if ask["net"] == "process":
+            return {"torch": "torch" in sys.modules, "pid": os.getpid()}
+        if ask["net"] == "text":
+            found = self.text(ask["x"])
+            return {"logits": found.logits, "first": found[0], "rows": found["rows"]}
+        found = self.image(x=ask["x"])
+        again, total = found["more"]
+        return {"all": found["all"], "again": again, "total": total, "none": found["none"]}

@@ -1,0 +1,282 @@
+"""Compiled forms from the command line to HTTP: how they are made, what they answer, when they are not used."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import PATIENCE_S, Gateway, zerowake
+
+TEXT = [
+    [[1, 2, 3], [4, 5, 6]],
+    [[0, 10]],
+    [[1, 2, 3, 4, 5, 6]] * 5,
+]
+IMAGES = [
+    [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2,
+    [[[[0.25, -2.0, 3.0]] * 7] * 3] * 3,
+]
+
+
+@pytest.fixture(scope="module")
+def nets(compiled: Callable[[str], Path], launch: Callable[..., Gateway]) -> Gateway:
+    return launch(compiled("nets.py:Nets"), "--depth", "cold", "--idle-s", "3600")
+
+
+@pytest.fixture(scope="module")
+def eager(frozen: Callable[[str], Path], launch: Callable[..., Gateway]) -> Gateway:
+    return launch(frozen("nets.py:Nets"), "--depth", "prewarmed", "--idle-s", "3600")
+
+
+def ask(gateway: Gateway, net: str, x: Any) -> Any:
+    reply = gateway.call("nets", {"net": net, "x": x})
+    assert reply.status == 200, (reply.body, gateway.log)
+    return reply.json()
+
+
+def about(value: Any) -> Any:
+    """The same with room for rounding, for ``==``."""
+    if isinstance(value, dict):
+        return {key: about(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [about(each) for each in value]
+    return value if value is None else pytest.approx(value, rel=1e-4, abs=1e-5)
+
+
+def forms(snapshot: Path) -> list[Path]:
+    return sorted(snapshot.glob("compiled/*/form.json"))
+
+
+@pytest.mark.parametrize("depth", ["cold", "zygote", "prewarmed", "hot"])
+def test_it_answers_as_the_original_without_torch(
+    nets: Gateway, eager: Gateway, depth: str
+) -> None:
+    if depth == "hot":
+        ask(nets, "process", None)
+    else:
+        assert nets.sleep("nets", depth).status == 200
+    reply = nets.call("nets", {"net": "text", "x": TEXT[0]})
+    assert reply.headers["zerowake-depth"] == depth
+    assert reply.json() == about(ask(eager, "text", TEXT[0]))
+    for x in TEXT:
+        assert ask(nets, "text", x) == about(ask(eager, "text", x))
+    for x in IMAGES:
+        assert ask(nets, "image", x) == about(ask(eager, "image", x))
+    assert ask(nets, "process", None)["torch"] is False
+    assert ask(eager, "process", None)["torch"] is True
+
+
+@pytest.mark.parametrize(
+    "net, x, said",
+    [
+        ("text", [[1, 11]], "text: ids holds values from 1 to 11; wanted 0 to 10"),
+        ("text", [[1, -1]], "text: ids holds values from -1 to 1; wanted 0 to 10"),
+        ("text", [[1, 2, 3, 4, 5, 6, 7]], "ids has 7 entries in dimension 1"),
+        ("text", [[1, 2], [3]], "lists of unequal lengths"),
+        ("text", [[1.0, 2.0]], "text: ids: "),
+        ("text", [1, 2], "numbers and lists, mixed"),
+        ("text", [[]], "ids has 0 entries in dimension 1"),
+        (
+            "image",
+            [[[[1.0] * 4] * 4] * 2] * 2,
+            "x has 2 entries in dimension 1; the compiled form takes 3",
+        ),
+        ("image", [[["a"]]], "image: x: "),
+    ],
+)
+def test_what_it_does_not_take_is_that_calls_error(
+    nets: Gateway, net: str, x: Any, said: str
+) -> None:
+    before = ask(nets, "process", None)["pid"]
+    reply = nets.call("nets", {"net": net, "x": x})
+    assert reply.status == 500 and said in reply.json()["detail"]
+    assert ask(nets, "process", None)["pid"] == before
+
+
+def test_without_a_compiled_form_it_says_so_and_runs_eagerly(
+    frozen: Callable[[str], Path], eager: Gateway
+) -> None:
+    assert not (frozen("nets.py:Nets") / "compiled").exists()  # --no-compile
+    assert any("nets runs eagerly: it has no compiled form" in line for line in eager.log)
+
+
+def planted(snapshot: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """A copy whose libraries, when they are loaded, touch a file; and that file."""
+    canary = tmp_path / "canary"
+    copy = tmp_path / snapshot.name
+    shutil.copytree(snapshot, copy)
+    source = tmp_path / "evil.c"
+    source.write_text(
+        "#include <fcntl.h>\n__attribute__((constructor)) static void go(void)"
+        f' {{ open("{canary}", O_CREAT | O_WRONLY, 0600); }}\n'
+    )
+    for library in copy.glob("compiled/*/*.so"):
+        subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", library], check=True)
+    return copy, canary
+
+
+def test_a_planted_library_is_never_loaded(
+    compiled: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    from hashlib import sha256
+
+    copy, canary = planted(compiled("nets.py:Nets"), tmp_path)
+    (form,) = forms(copy)
+    plain = json.loads(form.read_bytes())
+    plain["files"] = {
+        name: sha256((form.parent / name).read_bytes()).hexdigest() for name in plain["files"]
+    }
+    form.write_text(json.dumps(plain))
+    gateway = launch(copy, "--depth", "prewarmed")
+    assert ask(gateway, "process", None)["torch"] is True
+    assert ask(gateway, "text", TEXT[0])["rows"]
+    assert any("was not compiled by this user on this machine" in line for line in gateway.log)
+    assert not canary.exists()
+
+
+def test_a_library_in_place_of_the_trusted_one_is_not_loaded(
+    compiled: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    copy, canary = planted(compiled("nets.py:Nets"), tmp_path)
+    gateway = launch(copy, "--depth", "cold")
+    assert ask(gateway, "process", None)["torch"] is True
+    assert any("does not have the digest that form.json names" in line for line in gateway.log)
+    assert not canary.exists()
+
+
+def test_a_form_that_fails_only_when_it_is_bound_gives_way_to_the_eager_one(
+    compiled: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    from hashlib import sha256
+
+    copy = tmp_path / "snapshot"
+    shutil.copytree(compiled("nets.py:Nets"), copy)
+    (form,) = forms(copy)
+    plain = json.loads(form.read_bytes())
+    for module in plain["modules"]:
+        for weight in module["constants"].values():
+            weight[1] = [2 * size for size in weight[1]]
+    form.write_text(json.dumps(plain))
+    named = "sha256:" + sha256(form.read_bytes()).hexdigest()
+    gateway = launch(copy, "--depth", "prewarmed", "--trust", named)
+    assert ask(gateway, "process", None)["torch"] is True
+    assert ask(gateway, "text", TEXT[0])["rows"]
+    assert any("the compiled form cannot be used" in line for line in gateway.log)
+
+
+def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "from zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
+        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+        "    def predict(self, rows: list[list[float]]) -> list:\n"
+        "        return [self.model(rows), self.model.in_features]\n"
+    )
+    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
+    assert run.returncode == 0
+    assert "note: not compiled: " in run.stderr
+    assert "predict reads self.model.in_features; a compiled module is only called" in run.stderr
+    snapshot = Path(run.stdout.splitlines()[-1])
+    assert not any((snapshot / "compiled").iterdir())
+
+
+@pytest.mark.parametrize(
+    "options, environ, said",
+    [
+        (["--compile-timeout", "1"], {}, "longer than 1 s (--compile-timeout) and was ended"),
+        ([], {"CXX": "/nonexistent"}, "self.model does not compile: "),
+    ],
+)
+def test_a_compile_that_fails_leaves_nothing(
+    frozen: Callable[[str], Path],
+    tmp_path: Path,
+    options: list[str],
+    environ: dict[str, str],
+    said: str,
+) -> None:
+    copy = tmp_path / "snapshot"
+    shutil.copytree(frozen("tiny.py:Tiny"), copy)
+    fresh = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    run = zerowake("compile", copy, *options, env={**os.environ, **environ, **fresh})
+    assert run.returncode == 1 and said in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not any((copy / "compiled").iterdir())
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def start_compile(snapshot: Path, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "zerowake", "compile", str(snapshot), *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_compiler_is_told(frozen: Callable[[str], Path], tmp_path: Path) -> None:
+    copy = tmp_path / "snapshot"
+    shutil.copytree(frozen("tiny.py:Tiny"), copy)
+    compiling = start_compile(copy)
+    while not (found := children(compiling.pid)):
+        assert compiling.poll() is None
+    os.kill(found[0], signal.SIGKILL)  # as the kernel does when memory runs out
+    _out, said = compiling.communicate(timeout=PATIENCE_S)
+    assert compiling.returncode == 1 and "the compiling process ended: killed by SIGKILL" in said
+    assert not any((copy / "compiled").iterdir())
+
+
+def test_killed_then_two_at_once(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    copy = tmp_path / "snapshot"
+    shutil.copytree(frozen("tiny.py:Tiny"), copy)
+    killed = start_compile(copy)
+    while not (found := children(killed.pid)):
+        assert killed.poll() is None
+    killed.kill()
+    killed.communicate()
+    (left,) = (copy / "compiled").iterdir()  # half-made, and under a name that nobody reads
+    assert left.name.startswith(".zerowake-staging-") and forms(copy) == []
+    while Path(f"/proc/{found[0]}").exists() and "Z" not in state_of(found[0]):
+        pass  # it ends with whoever has started it
+
+    both = [start_compile(copy), start_compile(copy, "--dtype", "bfloat16", "--tolerance", "1e-2")]
+    for each in both:
+        _out, said = each.communicate(timeout=PATIENCE_S * 3)
+        assert each.returncode == 0, said
+        assert "still needs torch: tiny.py:17 imports torch in predict" in said
+    assert [entry.name[0] == "." for entry in (copy / "compiled").iterdir()] == [False]
+    gateway = launch(copy, "--depth", "cold")
+    x = [[1.0, -2.0, 0.5]]
+    answer = gateway.call("tiny", x).json()
+    assert not any("runs eagerly" in line or "cannot be used" in line for line in gateway.log)
+    gateway.stop()
+
+    refused = zerowake("compile", copy, "--dtype", "bfloat16", "--tolerance", "1e-5")
+    assert refused.returncode == 1
+    assert "differs from the original by" in refused.stderr and "--tolerance" in refused.stderr
+    assert len(forms(copy)) == 1
+    original = launch(frozen("tiny.py:Tiny"), "--depth", "cold")
+    assert answer[0] == pytest.approx(original.call("tiny", x).json()[0], rel=5e-2, abs=5e-2)
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_a_plain_snapshot_is_not_compiled(frozen: Callable[[str], Path]) -> None:
+    run = zerowake("compile", frozen("zoo.py:Add"))
+    assert run.returncode == 1 and "it holds no module" in run.stderr
+
+
+def test_options_out_of_range() -> None:
+    for wrong in (["--tolerance", "nan"], ["--tolerance", "-1"], ["--compile-timeout", "soon"]):
+        run = zerowake("compile", "nowhere", *wrong)
+        assert run.returncode == 2 and wrong[0] in run.stderr

@@ -1,0 +1,453 @@
+"""Compiled forms: what compiles and what says why not, what a form must be before it is used."""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support import run_python
+from torch import nn
+
+from zerowake.runtime.forms import FormName, choose
+from zerowake.snapshot import compiled as forms
+from zerowake.snapshot import proof, skeleton, state
+from zerowake.snapshot.compile import Calls, compile_module, recorded
+from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
+from zerowake.snapshot.store import open_snapshot
+
+# ---- what is compiled, and what is not
+
+
+class Target:
+    def __init__(self, module: Any) -> None:
+        self.net = module
+
+
+def record(module: nn.Module, *calls: tuple[Any, ...] | dict[str, Any]) -> Calls:
+    target = Target(module.eval())
+    (found,) = recorded(target)
+    with torch.inference_mode():  # as predict runs
+        for call in calls:
+            target.net(**call) if isinstance(call, dict) else target.net(*call)
+    return found
+
+
+def refusal(module: nn.Module, out: Path, *calls: tuple[Any, ...] | dict[str, Any]) -> str:
+    with pytest.raises(CannotCompile) as caught:
+        compile_module(record(module, *calls), out, None)
+    return str(caught.value)
+
+
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return x + self.seen
+
+
+class Overwrites(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.add_(1)
+
+
+class Gives(nn.Module):
+    """Returns whatever ``made`` makes of its input."""
+
+    def __init__(self, made: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: torch.Tensor, *more: Any, scale: Any = None, **options: Any) -> Any:
+        return self.made(x)
+
+
+X = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    "module, calls, said",
+    [
+        (Branches(), [(X,)], "self.net does not export: .*[Dd]ata"),
+        (Counts(), [(X,)], "the forward of self.net writes into module.seen"),
+        (Overwrites(), [(X,)], "the forward of self.net writes into"),
+        (Gives(abs), [], "self.net is not called on the probe"),
+        (Gives(abs), [(X, X)], r"self.net is called with \*args"),
+        (Gives(abs), [{"x": X, "k": 1}], r"self.net is called with \*\*options"),
+        (Gives(abs), [(X,), {"x": X, "scale": 2.0}], "called in different ways"),
+        (Gives(abs), [(X,), {"x": X, "scale": X}], "called in different ways"),
+        (Gives(abs), [{"x": X, "scale": {"a": 1}}], r"self.net\(scale=...\) is a dict"),
+        (Gives(lambda x: {x}), [(X,)], "returns a set; wanted tensors in containers"),
+        (Gives(lambda x: (x, 5)), [(X,)], "returns a int"),
+        (Gives(lambda x: x.shape), [(X,)], "returns a Size"),
+    ],
+)
+def test_what_stands_against_compiling_is_said(
+    tmp_path: Path, module: nn.Module, calls: list[Any], said: str
+) -> None:
+    import re
+
+    assert re.search(said, refusal(module, tmp_path, *calls))
+    assert not any(tmp_path.glob("*.so"))
+
+
+def test_training_mode_is_refused(tmp_path: Path) -> None:
+    calls = record(nn.Dropout(), (X,))
+    calls.module.train()
+    with pytest.raises(CannotCompile, match="in training mode; call eval"):
+        compile_module(calls, tmp_path, None)
+
+
+def test_a_recorder_can_only_be_called() -> None:
+    calls = record(nn.Linear(3, 2))
+    for read in (lambda: calls.weight, lambda: calls.eval(), lambda: hasattr(calls, "config")):
+        with pytest.raises(CannotCompile, match=r"predict reads self.net\.\w+; a compiled module"):
+            read()
+    with pytest.raises(TypeError):
+        calls(X, X, X)
+
+
+class Slots:
+    __slots__ = ("net",)
+
+
+@pytest.mark.parametrize("target", [None, Target(3), Slots(), {"net": nn.ReLU()}])
+def test_an_object_without_a_module(target: Any) -> None:
+    with pytest.raises(CannotCompile, match="no attribute that is a module"):
+        recorded(target)
+
+
+class Rows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Embedding(9, 4), nn.Embedding(7, 4)
+
+    def forward(self, ids: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        found = self.a(ids) + self.b(torch.arange(ids.shape[1]))
+        return found + self.a.weight.index_select(0, more)[None, : ids.shape[1]]
+
+
+def test_sizes_and_values_that_are_row_numbers_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zerowake.snapshot import compile as compiler
+
+    monkeypatch.setattr(compiler, "_build", lambda *given: ("net.so", {}))  # only the analysis
+    calls = record(
+        Rows(),
+        (torch.tensor([[1, 2, 3]]), torch.arange(4)),
+        (torch.tensor([[1, 2], [3, 4]]), torch.arange(2)),
+    )
+    form = compile_module(calls, tmp_path, None)
+    ids, more = form["inputs"]
+    assert (ids["dtype"], ids["below"], more["below"]) == ("int64", 9, 9)
+    batch, length = ids["shape"]
+    assert form["ranges"][length] == (2, 7)
+    assert form["ranges"][batch] == (1, None)
+
+
+def test_a_module_that_takes_one_size_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from zerowake.snapshot import compile as compiler
+
+    monkeypatch.setattr(compiler, "_build", lambda *given: ("net.so", {}))
+    form = compile_module(record(nn.Linear(3, 2), (X,)), tmp_path, None)
+    assert form["inputs"][0]["shape"][1] == 3 and form["output"] == 0
+
+
+# ---- what a form must be before it is used
+
+
+@pytest.fixture
+def copy(compiled: Callable[[str], Path], tmp_path: Path) -> Path:
+    """Ours to spoil: a snapshot with its form."""
+    path = tmp_path / "snapshot"
+    shutil.copytree(compiled("nets.py:Nets"), path)
+    return path
+
+
+def form_file(snapshot: Path) -> Path:
+    (found,) = snapshot.glob("compiled/*/form.json")
+    return found
+
+
+def reason(snapshot: Path, *trusted: str) -> str:
+    chosen = choose(open_snapshot(snapshot), trusted, "cpu")
+    assert chosen.name is FormName.EAGER and chosen.compiled is None and chosen.needs_torch
+    return chosen.reason
+
+
+def rewrite(snapshot: Path, change: Callable[[Any], Any]) -> str:
+    """Change form.json and everything that vouches for it; its digest."""
+    file = form_file(snapshot)
+    plain = json.loads(file.read_bytes())
+    changed = change(plain)
+    file.write_text(json.dumps(plain if changed is None else changed))
+    digest = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    state.record_trust(digest)
+    return digest
+
+
+def test_a_good_form_is_chosen(copy: Path) -> None:
+    chosen = choose(open_snapshot(copy), (), "cpu")
+    assert chosen.name is FormName.TORCH_FREE and not chosen.needs_torch and chosen.reason == ""
+    assert choose(open_snapshot(copy), (), "cuda").reason == "compiled forms are for the CPU"
+
+
+def test_without_a_form(copy: Path) -> None:
+    shutil.rmtree(copy / "compiled")
+    assert "it has no compiled form; `zerowake compile` makes one" in reason(copy)
+
+
+def test_a_form_for_another_machine(copy: Path) -> None:
+    form_file(copy).parent.rename(copy / "compiled" / "0123456789abcdef")
+    assert "for other machines, torch versions or devices" in reason(copy)
+
+
+def test_the_fingerprint_tells_torch_and_processor_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = forms.fingerprint_id()
+    assert forms.fingerprint()["torch"] == str(torch.__version__)
+    monkeypatch.setattr(forms, "_torch", lambda: "9.9")
+    other = forms.fingerprint_id()
+    monkeypatch.setattr(forms, "_cpu", lambda: "another")
+    assert len({here, other, forms.fingerprint_id()}) == 3
+
+
+def test_a_form_that_nobody_vouches_for(copy: Path) -> None:
+    file = form_file(copy)
+    file.write_bytes(file.read_bytes() + b"\n")
+    said = reason(copy)
+    assert "was not compiled by this user on this machine" in said
+    digest = "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+    assert digest in said
+    assert choose(open_snapshot(copy), (digest,), "cpu").name is FormName.TORCH_FREE
+
+
+@pytest.mark.parametrize("name", ["text.so", "constants.bin"])
+def test_a_file_that_was_changed(copy: Path, name: str) -> None:
+    file = form_file(copy).with_name(name)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert f"{name} does not have the digest that form.json names" in reason(copy)
+
+
+def test_files_missing_or_too_many(copy: Path) -> None:
+    (form_file(copy).parent / "more.so").touch()
+    assert "more.so is not listed in form.json" in reason(copy)
+    (form_file(copy).parent / "more.so").unlink()
+    form_file(copy).with_name("image.so").unlink()
+    assert "image.so" in reason(copy)
+
+
+def test_a_form_of_another_snapshot(copy: Path) -> None:
+    rewrite(copy, lambda plain: plain.update(snapshot="sha256:" + "0" * 64))
+    assert "belongs to another snapshot" in reason(copy)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"format": 1}',
+        b'{"format": 99}',
+        b'{"format": 1, "modules": [], "torch_free": true, "error": 0}',
+        b'{"format": 1, "modules": [], "torch_free": true, "error": 0, "snapshot": "x", "files": 1}',
+    ],
+)
+def test_a_form_file_that_is_none(copy: Path, data: bytes) -> None:
+    form_file(copy).write_bytes(data)
+    assert "form.json" in reason(copy)
+
+
+def test_a_form_file_that_is_a_directory(copy: Path) -> None:
+    form_file(copy).unlink()
+    (next((copy / "compiled").iterdir()) / "form.json").mkdir()
+    assert reason(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda module: module.update(library="../../evil.so"),
+        lambda module: module.update(library="/evil.so"),
+        lambda module: module["inputs"][0].update(dtype="complex64"),
+        lambda module: module["inputs"][0].update(shape=["a", "b"]),
+        lambda module: module.update(signature=[["x", "NO_KIND", []]]),
+        lambda module: module.update(signature=[["not a name", "POSITIONAL_ONLY", []]]),
+        lambda module: module.update(ranges=5),
+        lambda module: module["constants"].update(x=["float33", [1], [1], 0]),
+        lambda module: module["constants"].update(x=["float32", [-1], [1], 0]),
+        lambda module: module["constants"].update(x=["float32", [1, 1], [1], 0]),
+        lambda module: module.pop("output"),
+    ],
+)
+def test_a_field_that_is_not_as_it_should_be(copy: Path, change: Callable[[Any], Any]) -> None:
+    rewrite(copy, lambda plain: [change(plain["modules"][0]), plain][1])
+    assert "form.json does not hold a form" in reason(copy)
+
+
+LIES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "wrong shape": (
+        lambda text: text["constants"]["positions.weight"].__setitem__(1, [600, 4]),
+        "the library wants float32 (600, 4)",
+    ),
+    "wrong strides": (
+        lambda text: text["constants"]["positions.weight"].__setitem__(2, [1, 6]),
+        "with strides (1, 6)",
+    ),
+    "wrong dtype": (
+        lambda text: text["constants"]["positions.weight"].__setitem__(0, "int32"),
+        "the library wants float32",
+    ),
+    "a constant less": (
+        lambda text: text["constants"].pop("positions.weight"),
+        "which nothing holds",
+    ),
+    "past the end": (
+        lambda text: text["constants"]["positions.weight"].__setitem__(3, 10**6),
+        "constants.bin ends before a constant",
+    ),
+    "before the start": (
+        lambda text: text["constants"]["positions.weight"].__setitem__(3, -64),
+        "constants.bin ends before a constant",
+    ),
+    "one input more": (
+        lambda text: text["inputs"].append(text["inputs"][0]),
+        "takes 1 inputs, not 2",
+    ),
+    "no such module": (lambda text: text.update(path="audio"), "the object has no module 'audio'"),
+    "another library": (lambda text: text.update(library="image.so"), "which nothing holds"),
+    "an output too many": (lambda text: text.update(output=7), "output"),
+    "fixed, and no such argument": (lambda text: text.update(fixed={"z": 1}), "z"),
+    "an input that is no argument": (lambda text: text["inputs"][0].update(name="z"), "z"),
+}
+
+
+def test_a_form_that_lies_is_found_out_before_it_runs(copy: Path, tmp_path: Path) -> None:
+    """Each by somebody whom the operator trusts, and all in one process: none of them ends it."""
+    copies = []
+    for place, (lie, _said) in enumerate(LIES.values()):
+        other = tmp_path / str(place)
+        shutil.copytree(copy, other)
+        rewrite(other, lambda plain, lie=lie: [lie(plain["modules"][0]), plain][1])
+        copies.append(other)
+    said = run_python(
+        """
+        import sys
+        from pathlib import Path
+        from zerowake.snapshot import compiled
+        from zerowake.snapshot.errors import UnusableForm
+        from zerowake.snapshot.mapping import map_file
+        from zerowake.snapshot.store import open_snapshot
+        for path in sys.argv[1:]:
+            snapshot = open_snapshot(Path(path))
+            mapped = [map_file(snapshot.path / s.file, s.nbytes) for s in snapshot.manifest.segments]
+            try:
+                compiled.load(compiled.find(snapshot), snapshot, mapped)
+                print("it was loaded")
+            except UnusableForm as error:
+                print(str(error).replace("\\n", " "))
+        """,
+        *copies,
+    ).stdout.splitlines()
+    for (name, (_lie, wanted)), line in zip(LIES.items(), said, strict=True):
+        assert wanted in line, name
+
+
+# ---- the pieces
+
+
+def test_pruning_leaves_out_what_only_the_module_needed() -> None:
+    full = skeleton.Skeleton(
+        root=[4],
+        nodes=[
+            {"t": "tensor", "i": 0},
+            {"t": "module", "c": 0, "s": {}, "p": {"w": [0]}},
+            {"t": "list", "v": [[3], 1]},
+            {"t": "class", "c": 1},
+            {"t": "object", "c": 2, "s": {"net": [1], "again": [1], "rest": [2]}},
+        ],
+        early=[1, 2],
+        names=[("class", "torch.nn:Linear"), ("class", "app:Kept"), ("class", "app:App")],
+    )
+    small = skeleton.prune(full, {1: "net"})
+    assert [node["t"] for node in small.nodes] == ["unused", "compiled", "list", "class", "object"]
+    assert small.early == [2] and small.root == [4] and not small.needs_torch
+    assert small.names == [("", ""), ("class", "app:Kept"), ("class", "app:App")]
+    assert full.needs_torch and full.nodes[1]["t"] == "module"  # as it was
+    assert skeleton.prune(full, {}).needs_torch
+
+
+def evidence(answer: Any) -> proof.Proof:
+    return proof.Proof([[b"1"]], [[[json.dumps(answer).encode()]]], [[]])
+
+
+def found(answer: Any) -> list[proof.Answers]:
+    return [[[json.dumps(answer).encode()]]]
+
+
+@pytest.mark.parametrize(
+    "old, new, error",
+    [
+        (1.0, 1.0, 0.0),
+        (1.0, 1.1, 0.1 / 1.1),
+        ([1.0, 0.0], [0.0, 1.0], 1.0),
+        ([3.0, 4.0], [4.0, 3.0], 1 - 24 / 25),
+        ([1.0, 2.0], [2.0, 4.0], 0.5),  # the same direction, and not the same
+        ([0.1], [0.9], 8 / 9),
+        ([1.0], [-1.0], 2.0),
+        ([0.0, 0.0], [3.0, 4.0], 5.0),
+        ({"a": [[1.0, 1.0], [1.0, 1.0]]}, {"a": [[1.0, 1.0], [1.0, 0.0]]}, 1 - 1 / math.sqrt(2)),
+        ("same", "same", 0.0),
+    ],
+)
+def test_distance(old: Any, new: Any, error: float) -> None:
+    assert proof.distance(evidence(old), found(new)) == pytest.approx(error, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("cat", "dog"),
+        (True, False),
+        (1.0, None),
+        ([1.0, 2.0], [1.0]),
+        ([1.0], 1.0),
+        ({"a": 1}, {"b": 1}),
+        (["a"], ["b"]),
+        ([1.0], ["x"]),
+    ],
+)
+def test_what_is_no_number_must_be_the_same(old: Any, new: Any) -> None:
+    with pytest.raises(ProofFailed):
+        proof.distance(evidence(old), found(new))
+    with pytest.raises(ProofFailed, match="asked"):
+        proof.distance(evidence(old), [])
+
+
+def test_unsteady_fields_count_for_nothing() -> None:
+    unsteady = proof.Proof([[b"1"]], [[[b'{"a": 1, "b": 2}']]], [["items[0].a"]])
+    assert proof.distance(unsteady, found({"a": 5, "b": 2})) == 0.0
+
+
+def test_a_compiled_module_that_is_not_there(compiled: Callable[[str], Path]) -> None:
+    snapshot = open_snapshot(compiled("nets.py:Nets"))
+    with pytest.raises(UnusableForm, match="no module"):
+        forms.module_node(snapshot, "forget")

@@ -1,0 +1,236 @@
+"""libtorch and compiled modules through ctypes, each time in a process of its own without torch."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import run_python
+
+from zerowake.snapshot.libtorch import (
+    contiguous_strides,
+    reach,
+    same_layout,
+)
+
+# text and image: the modules of nets.py, bound; library: text's own
+LOAD = """
+import gc, sys
+from pathlib import Path
+from zerowake.snapshot import compiled
+from zerowake.snapshot.arrays import take
+from zerowake.snapshot.mapping import map_file
+from zerowake.snapshot.store import open_snapshot
+
+snapshot = open_snapshot(Path(sys.argv[1]))
+mapped = [map_file(snapshot.path / s.file, s.nbytes) for s in snapshot.manifest.segments]
+modules = compiled.load(compiled.find(snapshot), snapshot, mapped)
+text, image = modules["text"], modules["image"]
+IDS = [[1, 2, 3], [4, 5, 6]]
+IMAGE = [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2
+"""
+
+
+def run(compiled: Callable[[str], Path], script: str) -> str:
+    return run_python(LOAD + script, compiled("nets.py:Nets")).stdout
+
+
+def test_no_leak_over_100_000_calls(compiled: Callable[[str], Path]) -> None:
+    said = run(
+        compiled,
+        """
+def rss():
+    with open("/proc/self/statm") as file:
+        return 4096 * int(file.read().split()[1])
+
+def calls(count):
+    for _ in range(count):
+        library.run([taken])
+
+from zerowake.runtime import process
+process.set_threads(1)  # those of a parallel loop wait for each other, where cores are busy
+library, taken = text._library, take(IDS, "int64", 2)
+calls(2_000)
+image(IMAGE)
+before = rss()
+calls(100_000)
+for _ in range(2_000):
+    text(IDS)
+    image(IMAGE)  # a result that it returns twice
+    try:
+        text([[99, 1]])
+    except IndexError:
+        pass
+print(rss() - before)
+""",
+    )
+    assert int(said) < 3 << 20
+
+
+def test_results_outlive_the_module_and_its_inputs(compiled: Callable[[str], Path]) -> None:
+    said = run(
+        compiled,
+        """
+import numpy
+wanted = image(IMAGE)["all"]
+x = numpy.array(IMAGE, numpy.float32)
+results = [image(x) for _ in range(50)]
+kept = [r["all"] for r in results]
+again = [r["more"][0] for r in results]
+del x, results, modules, text, image, mapped
+gc.collect()
+trash = [numpy.full(22, 7.0, numpy.float32) for _ in range(10_000)]
+assert all(numpy.array_equal(each, numpy.array(wanted, numpy.float32)) for each in kept)
+kept.clear()
+gc.collect()  # one handle, two results: the other one still has its memory
+trash += [numpy.full(22, 7.0, numpy.float32) for _ in range(10_000)]
+assert all(numpy.array_equal(each, numpy.array(wanted, numpy.float32)) for each in again)
+again[0][:] = 1.0  # theirs to write to
+print("torch" in sys.modules)
+""",
+    )
+    assert said == "False\n"
+
+
+def test_inputs_are_not_kept(compiled: Callable[[str], Path]) -> None:
+    run(
+        compiled,
+        """
+import numpy, weakref
+class Watched(numpy.ndarray): pass
+x = numpy.array(IDS).view(Watched)
+end = weakref.ref(x)
+result = text(x)
+del x, result
+gc.collect()
+assert end() is None
+""",
+    )
+
+
+def test_errors_are_exceptions_with_the_librarys_own_words(
+    compiled: Callable[[str], Path],
+) -> None:
+    said = run(
+        compiled,
+        """
+nothing = take(IDS, "float32", 2)
+# past the checks of sizes: an image smaller than the convolution's kernel
+nothing = compiled.Array(nothing.address, "float32", (2, 3, 0, 0), (1, 1, 1, 1), nothing)
+for _ in range(20):
+    try:
+        image._library.run([nothing])
+    except RuntimeError as error:
+        said = str(error)
+print(said.splitlines()[0])
+print(image(IMAGE)["none"])
+""",
+    )
+    words, after = said.splitlines()
+    assert "aoti_torch_cpu_convolution" in words and after == "None"  # and it goes on
+
+
+def test_threads_are_set(compiled: Callable[[str], Path]) -> None:
+    said = run(
+        compiled,
+        """
+from zerowake.runtime import process
+from zerowake.snapshot.libtorch import libtorch
+for count in (1, 3):
+    process.set_threads(count)
+    text(IDS)
+    print(libtorch()._get_threads())
+""",
+    )
+    assert said.split() == ["1", "3"]
+
+
+def test_calls_by_keyword_and_what_else_python_does(compiled: Callable[[str], Path]) -> None:
+    said = run(
+        compiled,
+        """
+def fails(call, *words):
+    try:
+        call()
+    except Exception as error:
+        for word in words:
+            assert word in str(error), (word, error)
+        print(type(error).__name__)
+    else:
+        raise AssertionError(words)
+
+found = text(ids=IDS)
+assert found.rows == found["rows"] == found[1] and found.logits == found[0]
+assert found[:1] == [found.logits] and list(found) == ["logits", "rows"]
+fails(lambda: found.hidden, "hidden")
+fails(lambda: found["hidden"], "hidden")
+fails(lambda: text(), "ids")
+fails(lambda: text(IDS, IDS), "too many")
+fails(lambda: text(IDS, more=1), "more")
+fails(lambda: image(IMAGE, twice=True), "image(twice=True", "compiled for twice=False", "--no-compile")
+fails(lambda: image(IMAGE, twice=IMAGE), "twice")
+fails(lambda: text.embed, "can only be called", "text.embed", "--no-compile")
+fails(lambda: text(7), "text: ids")
+assert image(IMAGE, False)["all"] == image(x=IMAGE, twice=False)["all"]
+""",
+    )
+    assert said.split() == [
+        *("AttributeError", "KeyError", "TypeError", "TypeError", "TypeError"),
+        *("TypeError", "TypeError", "AttributeError", "ValueError"),
+    ]
+
+
+@pytest.mark.parametrize("source", ["", "int aoti_torch_dtype_float32() { return 6; }"])
+def test_a_libtorch_without_the_symbols(tmp_path: Path, source: str) -> None:
+    (tmp_path / "fake.c").write_text(source)
+    fake = tmp_path / "libtorch_cpu.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", tmp_path / "fake.c", "-o", fake], check=True)
+    said = run_python(  # in a process of its own: the symbols of this one would be found too
+        """
+        import sys
+        from pathlib import Path
+        from zerowake.snapshot.errors import UnusableForm
+        from zerowake.snapshot.libtorch import LibTorch
+        for path in map(Path, sys.argv[1:]):
+            try:
+                LibTorch(path)
+            except UnusableForm as error:
+                print(error)
+        """,
+        fake,
+        tmp_path / "missing.so",
+        tmp_path / "fake.c",
+    ).stdout
+    assert said.count("cannot be used without torch") == 3
+    assert "undefined symbol: aoti_torch_dtype_" in said
+
+
+def test_a_compiled_library_without_the_symbols(tmp_path: Path) -> None:
+    (tmp_path / "fake.c").write_text("")
+    fake = tmp_path / "model.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", tmp_path / "fake.c", "-o", fake], check=True)
+    said = run_python(
+        """
+        import sys
+        from pathlib import Path
+        from zerowake.snapshot.errors import UnusableForm
+        from zerowake.snapshot.libtorch import Library, libtorch
+        for path in map(Path, sys.argv[1:]):
+            try:
+                Library(path, libtorch())
+            except UnusableForm as error:
+                print(error)
+        """,
+        fake,
+        tmp_path / "missing.so",
+    ).stdout
+    assert said.count("cannot be loaded") == 2 and "AOTInductor" in said
+
+
+def test_layouts() -> None:
+    assert contiguous_strides((2, 3, 4)) == (12, 4, 1)
+    assert contiguous_strides(()) == () and contiguous_strides((2, 0)) == (1, 1)
+    assert reach((2, 3), (3, 1)) == 6 and reach((2, 3), (1, 2)) == 6
+    assert reach((2, 3), (0, 1)) == 3 and reach((), ()) == 1 and reach((4, 0), (1, 1)) == 0
+    assert same_layout((1, 3), (77, 1), (3, 1)) and not same_layout((2, 3), (1, 2), (3, 1))
+    assert not same_layout((2, 3), (3, 1), (1,))
