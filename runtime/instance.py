@@ -5,6 +5,7 @@ function's object (a ``Kit``), says ``ready`` on its socket and then answers bat
 gateway says ``stop`` or is gone. Knows nothing of queues, depths or other instances.
 """
 
+import contextlib
 import logging
 import os
 import select
@@ -30,6 +31,7 @@ from zerowake.snapshot.errors import SnapshotError, UnusableForm
 from zerowake.snapshot.restore import Restored, restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
+RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
 WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
 
 
@@ -158,6 +160,7 @@ class Loop:
         self._executor = executor
         self._function = function
         self._output = output
+        self._settled_s = 0.0
         self._waiting: list[Frame] = []  # frames that arrived while a stream was looked after
 
     def run(self) -> None:
@@ -177,13 +180,16 @@ class Loop:
         process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])
         if not self._function.settings.retry:
             self._connection.send({"kind": "began"})
-        with self._output.during(*(work.id for work in works)):
+        rested = now - self._settled_s > RESTED_S
+        apart = process.spread_threads() if rested else contextlib.nullcontext()
+        with self._output.during(*(work.id for work in works)), apart:
             if self._function.kind is Kind.STREAM:
                 for index, work in enumerate(works):
                     self._stream(index, work)
                 self._connection.send({"kind": "settled"})
             else:
                 self._unary(works)
+        self._settled_s = time.monotonic()
 
     def _unary(self, works: list[Work]) -> None:
         started = time.perf_counter()
