@@ -30,6 +30,8 @@ from zerowake.snapshot.publish import publish, staged
 from zerowake.snapshot.restore import restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
 Note = Callable[[str], None]
 
 
@@ -69,7 +71,7 @@ def compile_snapshot(
         _write(staging, form)
         evidence = proof.parse(read_file(snapshot, "proof.json"))
         try:
-            answers, torch_by = prove_compiled(snapshot.path, staging)
+            answers, torch_by = prove_compiled(snapshot.path, staging, timeout_s)
             error = proof.distance(evidence, answers)
         except ProofFailed as failure:
             raise CannotCompile(f"the compiled form does not answer the probe: {failure}") from None
@@ -97,10 +99,12 @@ def _in_new_process(
     command = [sys.executable, "-P", "-m", "zerowake.runtime.compiling"]
     command += [str(snapshot.path), str(out), *([dtype] if dtype else [])]
     said = out / FILE
+    # Inductor keeps what it has compiled, below /tmp by default, where others could put it first.
+    environ = {INDUCTOR_CACHE: str(state.state_dir() / "inductor"), **os.environ}
     # A session of its own: a compiler that hangs or takes too long goes with its children.
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        start_new_session=True, text=True, errors="replace",
+        start_new_session=True, text=True, errors="replace", env=environ,
     ) as child:  # fmt: skip
         try:
             _out, log = child.communicate(timeout=timeout_s)

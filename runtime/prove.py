@@ -35,16 +35,21 @@ def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
     return _in_new_process(path, code_dir=code_dir)[0]
 
 
-def prove_compiled(path: Path, form: Path) -> tuple[list[proof.Answers], str | None]:
+def prove_compiled(
+    path: Path, form: Path, timeout_s: float
+) -> tuple[list[proof.Answers], str | None]:
     """The same with the compiled form that lies in ``form``; and what has imported torch, if any.
 
     The caller vouches for both.
     """
-    return _in_new_process(path, form=form)
+    return _in_new_process(path, form=form, timeout_s=timeout_s)
 
 
 def _in_new_process(
-    path: Path, code_dir: Path | None = None, form: Path | None = None
+    path: Path,
+    code_dir: Path | None = None,
+    form: Path | None = None,
+    timeout_s: float | None = None,
 ) -> tuple[list[proof.Answers], str | None]:
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         job = {
@@ -54,7 +59,12 @@ def _in_new_process(
             "form": str(form) if form else None,
         }
         command = [sys.executable, "-P", "-m", "zerowake.runtime.prove", json.dumps(job)]
-        run = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False)
+        try:
+            run = subprocess.run(
+                command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False, timeout=timeout_s
+            )
+        except subprocess.TimeoutExpired:
+            raise ProofFailed(f"it has not answered after {timeout_s:g} s") from None
         text = out.read()
     if run.returncode or not text:
         said = json.loads(text)["error"] if text else process.code_reason(run.returncode)

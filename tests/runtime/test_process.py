@@ -110,3 +110,18 @@ def test_wait_statuses_are_told_in_words() -> None:
 def test_private_memory_is_counted_while_the_process_lives() -> None:
     assert (process.private_nbytes(os.getpid()) or 0) > 1 << 20
     assert process.private_nbytes(1 << 22) is None
+
+
+def test_other_threads_keep_off_this_core_for_a_while() -> None:
+    usable, done = os.sched_getaffinity(0), threading.Event()
+    thread = threading.Thread(target=done.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        with process.spread_threads():
+            inside = os.sched_getaffinity(thread.native_id)
+        assert inside < usable if len(usable) > 1 else inside == usable
+        assert os.sched_getaffinity(thread.native_id) == usable
+    finally:
+        done.set()
+        thread.join()
