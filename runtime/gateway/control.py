@@ -7,6 +7,7 @@ that wants one of these routes, not by a gateway that is starting.
 import asyncio
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -57,6 +58,13 @@ async def _order(request: Request) -> SleepOrder:
         raise RequestValidationError(found) from error
 
 
+async def _same_origin(request: Request) -> None:
+    """A page of another site must not give orders through a browser that can reach us."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise problems.CrossOrigin(f"orders are not taken from pages of {origin:.200}")
+
+
 def create_control(functions: Functions, version: str) -> FastAPI:
     app = FastAPI(title="Zerowake", version=version, docs_url=None, redoc_url=None)
 
@@ -75,8 +83,9 @@ def create_control(functions: Functions, version: str) -> FastAPI:
         "/functions/{name}/sleep",
         tags=["operation"],
         summary="Put a function to sleep",
-        responses=_documented(404, 409, 422, 503),
+        responses=_documented(403, 404, 409, 422, 503),
         openapi_extra=_JSON_ORDER,
+        dependencies=[Depends(_same_origin)],
     )
     async def sleep(name: str, order: Annotated[SleepOrder, Depends(_order)]) -> Standing:
         depth = Depth(order.depth)
@@ -87,7 +96,8 @@ def create_control(functions: Functions, version: str) -> FastAPI:
         "/functions/{name}/wake",
         tags=["operation"],
         summary="Wake a function",
-        responses=_documented(404, 422, 503),
+        responses=_documented(403, 404, 422, 503),
+        dependencies=[Depends(_same_origin)],
     )
     async def wake(name: str) -> Standing:
         await functions.wake(name)

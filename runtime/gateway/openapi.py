@@ -18,6 +18,7 @@ _NAMED = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperti
 
 _PROBLEMS = {
     400: "The body does not parse.",
+    403: "The order came from a page of another site.",
     404: "There is no such function; the known ones are named.",
     409: "It cannot sleep there: calls or its settings keep it awake, or it cannot be forked.",
     413: "The body is over the limit.",
@@ -96,7 +97,7 @@ def _operation(info: FunctionInfo, schemas: Json) -> Json:
                 "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS},
                 "content": _output(info, schemas),
             },
-            **problem_responses(*(status for status in _PROBLEMS if status != 409)),
+            **problem_responses(*(status for status in _PROBLEMS if status not in (403, 409))),
         },
     }
 

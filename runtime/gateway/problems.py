@@ -57,6 +57,10 @@ class MethodNotAllowed(InvocationError):
         self.allow = allow
 
 
+class CrossOrigin(InvocationError):
+    status, code = 403, "cross_origin"
+
+
 class NotReady(InvocationError):
     status, code = 503, "not_ready"
 

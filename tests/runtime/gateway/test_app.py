@@ -66,6 +66,15 @@ def test_sleep_and_wake_are_carried_out(edge: Any) -> None:
     assert edge.functions.orders == [("f", Depth.ZYGOTE), ("f", Depth.HOT)]
 
 
+def test_pages_of_other_sites_give_no_orders(edge: Any) -> None:
+    edge.functions.serve("f")
+    reply = edge.post("/functions/f/wake", headers={"Origin": "http://evil.example"})
+    assert (reply.status_code, reply.json()["code"]) == (403, "cross_origin")
+    assert edge.functions.orders == []
+    own = f"http://{reply.request.headers['host']}"
+    assert edge.post("/functions/f/wake", headers={"Origin": own}).status_code == 200
+
+
 def test_orders_that_cannot_be_carried_out_say_why(edge: Any) -> None:
     edge.functions.serve("f")
     edge.functions.refusal = FunctionFailed("its wake raised", retry_after_s=3)
