@@ -11,7 +11,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from zerowake.snapshot.errors import DamagedSnapshot, ProofFailed
 from zerowake.snapshot.manifest import canonical, parse_json
@@ -124,8 +124,9 @@ def distance(proof: Proof, found: list[Answers]) -> float:
 
 def _error(old: Any, new: Any) -> float | None:
     """None: these cannot be compared as numbers."""
-    if isinstance(old, list) and isinstance(new, list):
-        if len(old) != len(new) or not all(map(_is_number, (*old, *new))):
+    if isinstance(old, list) or isinstance(new, list):
+        same = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+        if not same or not all(map(_is_number, (*old, *new))):
             return None
         scale = math.hypot(*old) * math.hypot(*new)
         if scale == 0.0:
@@ -142,7 +143,7 @@ def _relative(old: float, new: float) -> float:
     return float(abs(old - new) / max(abs(old), abs(new), 1e-6))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

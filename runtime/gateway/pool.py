@@ -121,7 +121,7 @@ class Pool:
 
     def digest(self, name: str) -> str:
         """The snapshot that is served under ``name``."""
-        return self._find(name).snapshot.digest
+        return self._find(name).digest
 
     def describe(self) -> list[dict[str, Any]]:
         return [served.describe() for served in self._served.values()]

@@ -91,7 +91,7 @@ class Processes:
         self.last_failure = ""
         self._slow: list[str] = []  # what is said of starts that take long
         self._counted: ZerowakeError | None = None  # the error that last_failure tells
-        self._snapshot = snapshot
+        self._path, self._digest = snapshot.path, snapshot.digest
         self._config = config
         self._base = base
         self._metrics = metrics
@@ -374,12 +374,12 @@ class Processes:
     async def _check_snapshot(self) -> None:
         """After a death: a snapshot that has changed under us must not be mapped again."""
         try:
-            found = (await asyncio.to_thread(open_snapshot, self._snapshot.path)).digest
+            found = (await asyncio.to_thread(open_snapshot, self._path)).digest
         except (SnapshotError, OSError) as error:
             self._quarantine(str(error))
         else:
-            if found != self._snapshot.digest:
-                self._quarantine(f"another one lies at {self._snapshot.path} now: {found}")
+            if found != self._digest:
+                self._quarantine(f"another one lies at {self._path} now: {found}")
 
     def _quarantine(self, reason: str) -> None:
         self.quarantined = f"the snapshot of {self.name} is quarantined: {reason}"
@@ -393,8 +393,8 @@ class Processes:
         code_dir = self._config.code_dir
         return InstanceSpec(
             name=self.name,
-            digest=self._snapshot.digest,
-            snapshot=str(self._snapshot.path),
+            digest=self._digest,
+            snapshot=str(self._path),
             trusted=self._config.trusted,
             code_dir=str(code_dir) if code_dir else None,
             device=self._config.device,

@@ -61,9 +61,8 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
     for flavour, base in bases.items():
-        mine = [each for each in opened if each.flavour is flavour]
-        base.share(shared_modules(flavour, mine))
-        if mine and not base.started:
+        base.share(shared_modules(flavour, [each for each in opened if each.flavour is flavour]))
+        if not base.started and any(each.flavour is flavour for each in opened):
             base.start()
     from zerowake.runtime.gateway.server import run
 

@@ -50,14 +50,17 @@ class Served:
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.snapshot = opened.snapshot
-        self.form = opened.form
+        # Not the snapshot itself: its tables are megabytes, and most functions sleep.
+        snapshot = opened.snapshot
+        self.digest, self.path = snapshot.digest, snapshot.path
+        self._weights = tuple(snapshot.path / s.file for s in snapshot.manifest.segments)
+        self.form, self._eager_because = opened.form.name, opened.form.reason
         self.info = opened.info
         self.name = self.info.name
         self._settings = self.info.settings
         self._metrics = metrics
         self._clock = clock
-        self._processes = Processes(opened.snapshot, config, base, metrics, self, clock)
+        self._processes = Processes(snapshot, config, base, metrics, self, clock)
         self._depths = Depths(self.info, config, self._processes, self, clock)
         batch = self._settings.batch
         self._rule = BatchRule(
@@ -151,11 +154,11 @@ class Served:
             "reason": self.failed
             or self._processes.slow
             or self._processes.reason
-            or self.form.reason
+            or self._eager_because
             or None,
-            "form": self.form.name,
-            "digest": self.snapshot.digest,
-            "snapshot": str(self.snapshot.path),
+            "form": self.form,
+            "digest": self.digest,
+            "snapshot": str(self.path),
             "queued": len(self._queue),
             "depths": [depth for depth in Depth if depth in self._processes.allowed],
             "processes": self._processes.describe(),
@@ -168,8 +171,7 @@ class Served:
             if instance.is_ready:
                 instances[Depth.HOT if instance.hot else Depth.PREWARMED] += 1
         instances[Depth.ZYGOTE] = int(self._processes.zygote_is_up)
-        weights = [self.snapshot.path / s.file for s in self.snapshot.manifest.segments]
-        return FunctionGauges(self.name, instances, len(self._queue), tuple(weights))
+        return FunctionGauges(self.name, instances, len(self._queue), self._weights)
 
     # ---------------------------------------------------------------- decisions carried out
 

@@ -67,8 +67,8 @@ async def _serve(
     )
     metrics = Metrics()
     pool = Pool(config, bases, metrics)
-    for each in opened:
-        pool.serve(each)
+    while opened:
+        pool.serve(opened.pop(0))  # its tables are of no use any more
     app: Any = create_app(
         pool, metrics, max_body_nbytes=config.max_body_nbytes, version=zerowake.__version__
     )
