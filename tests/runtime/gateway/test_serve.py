@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 from scripted import GOOD
+from support import function_info
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.forms import Chosen, FormName
+from zerowake.runtime.gateway import opening
 from zerowake.runtime.gateway import serve as serving
+from zerowake.runtime.gateway.opening import Opened
 from zerowake.snapshot.store import open_snapshot
 
 
@@ -21,7 +25,7 @@ class FakePool:
     def digest(self, name: str) -> str:
         return "sha256:old"
 
-    def serve(self, snapshot: Any) -> None:
+    def serve(self, opened: Opened) -> None:
         self.served.set()
 
 
@@ -45,10 +49,10 @@ def test_no_failure_of_one_round_ends_the_watcher(
             yield set()
         await asyncio.Event().wait()
 
-    def open_again(text: str, config: ServeConfig) -> Any:
+    def open_again(text: str, config: ServeConfig, *, reload: bool) -> Opened:
         if isinstance(found := rounds.pop(0), Exception):
             raise found
-        return open_snapshot(GOOD)
+        return Opened(open_snapshot(GOOD), function_info("good"), Chosen(FormName.PLAIN))
 
     async def watch() -> None:
         pool = FakePool()
@@ -59,7 +63,7 @@ def test_no_failure_of_one_round_ends_the_watcher(
         watching.cancel()
 
     monkeypatch.setattr("watchfiles.awatch", awatch)
-    monkeypatch.setattr(serving, "_open", open_again)
+    monkeypatch.setattr(opening, "open_target", open_again)
     monkeypatch.setattr(serving, "WATCH_AGAIN_S", 0.0)
     asyncio.run(watch())
     for said in ("cannot be watched: no inotify", "stays: it is gone", "stays: a surprise"):
