@@ -69,7 +69,6 @@ def clone(first: Path, home: Path, number: int) -> Path:
         file.write_bytes(content)
     state.record_trust(digest)
     state.record_trust("sha256:" + hashlib.sha256(form).hexdigest())
-    store.check_digests(store.open_snapshot(path))
     return path
 
 
@@ -117,6 +116,8 @@ def main() -> None:
     shutil.rmtree(home, ignore_errors=True)
     first = first_snapshot(home)
     paths = [clone(first, home, number) for number in range(args.functions)]
+    for path in paths:  # only now: each link to a file changes the times by which it is known
+        store.check_digests(store.open_snapshot(path))
     print(f"{len(paths)} snapshots", flush=True)
     alone = measure(paths[:1], [paths[0].name] * (CALLED + 1))
     chosen = random.Random(7).sample([path.name for path in paths], CALLED)

@@ -3,6 +3,7 @@
 Uses only the command line and the HTTP interface of the project's own venv.
 """
 
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -48,7 +49,10 @@ def freeze(name: str) -> Path:
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         raise SystemExit(f"freeze failed ({done.returncode}):\n{done.stdout}{done.stderr}")
-    return (ROOT / lines[-1].strip()).resolve()
+    path = (ROOT / lines[-1].strip()).resolve()
+    if "--no-compile" in FORMS[name]:  # somebody may have compiled it since
+        shutil.rmtree(path / "compiled", ignore_errors=True)
+    return path
 
 
 def serve_argv(snapshot: Path, port: int) -> list[str]:

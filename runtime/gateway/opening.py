@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zerowake.runtime.config import ServeConfig
@@ -12,7 +12,9 @@ from zerowake.runtime.gateway.inputs import check_schemas
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target
 from zerowake.snapshot import code, compiled, names
+from zerowake.snapshot.compiled import Form
 from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.skeleton import Skeleton
 from zerowake.snapshot.store import open_snapshot
 
 # What instances import; libraries that skeletons name come on top.
@@ -23,11 +25,17 @@ LIBTORCH_MODULE = "zerowake.snapshot.libtorch"
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A snapshot whose structure, code and description were checked, and its form here."""
+    """A snapshot whose structure, code and description were checked, and its form here.
+
+    Its large tables (skeleton, tensors, a form's constants) are left out, for hundreds of functions
+    may be served. modules: what its base zygote shares with it. digests: its own and its form's.
+    """
 
     snapshot: Snapshot
     info: FunctionInfo
     form: Chosen
+    modules: tuple[str, ...] = ()
+    digests: tuple[str, ...] = ()
 
     @property
     def flavour(self) -> Flavour:
@@ -48,23 +56,36 @@ def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Open
     info = FunctionInfo.of(snapshot.manifest)
     check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
-    return Opened(snapshot, info, choose(snapshot, config.trusted, config.device))
+    chosen = choose(snapshot, config.trusted, config.device)
+    form = chosen.compiled
+    return Opened(
+        snapshot=replace(
+            snapshot,
+            manifest=replace(snapshot.manifest, tensors=()),
+            skeleton=Skeleton(None, [], [], []),
+        ),
+        info=info,
+        form=replace(chosen, compiled=None),
+        modules=tuple(_modules(snapshot, form)),
+        digests=(snapshot.digest, *([form.digest] if form is not None else [])),
+    )
 
 
 def shared_modules(flavour: Flavour, functions: Iterable[Opened]) -> list[str]:
-    """The modules for the base zygote of ``flavour``, which these functions share.
-
-    Model libraries are taken from the skeletons, whose names have passed the allow-list.
-    """
+    """The modules for the base zygote of ``flavour``, which these functions share."""
     modules = [*COMMON_MODULES, *(TORCH_MODULES if flavour is Flavour.TORCH else ())]
     for each in functions:
-        skeleton = each.snapshot.skeleton
-        if each.form.compiled is not None:
-            modules.append(LIBTORCH_MODULE)
-            skeleton = compiled.prune(each.form.compiled, each.snapshot)
-        own = names.own_modules(each.snapshot.manifest.code.files)
-        named = {name.partition(":")[0] for _kind, name in skeleton.names}
-        modules += sorted(named - own - {"builtins", ""})
-        if any(node["t"] == "tokenizer" for node in skeleton.nodes):
-            modules.append("tokenizers")
+        modules += each.modules
     return list(dict.fromkeys(modules))
+
+
+def _modules(snapshot: Snapshot, form: Form | None) -> list[str]:
+    """What an instance imports for its object, from the skeleton: allow-listed names only."""
+    skeleton = snapshot.skeleton if form is None else compiled.prune(form, snapshot)
+    own = names.own_modules(snapshot.manifest.code.files)
+    named = {name.partition(":")[0] for _kind, name in skeleton.names}
+    modules = [] if form is None else [LIBTORCH_MODULE]
+    modules += sorted(named - own - {"builtins", ""})
+    if any(node["t"] == "tokenizer" for node in skeleton.nodes):
+        modules.append("tokenizers")
+    return modules

@@ -51,9 +51,8 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
             "or leave --reload out"
         )
     opened = [open_target(text, config, reload=reload) for text in targets]
-    known = {each.snapshot.digest for each in opened}
-    known |= {each.form.compiled.digest for each in opened if each.form.compiled is not None}
-    for digest in sorted(set(config.trusted) - known):
+    known = [digest for each in opened for digest in each.digests]
+    for digest in sorted(set(config.trusted).difference(known)):
         log.warning("--trust %s: no snapshot that is served has this digest", digest)
     names = [each.info.name for each in opened]
     if twice := {name for name in names if names.count(name) > 1}:
