@@ -26,7 +26,7 @@ from zerowake.snapshot import code, compiled, proof, state
 from zerowake.snapshot.compiled import DIRECTORY, FILE, FORMAT, Form
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.publish import publish, staged
+from zerowake.snapshot.publish import publish, staged, sync
 from zerowake.snapshot.restore import restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
@@ -83,7 +83,7 @@ def compile_snapshot(
         form |= {"torch_free": torch_by is None, "error": error}
         state.record_trust(_write(staging, form))
         for entry in staging.iterdir():
-            _sync(entry)
+            sync(entry)
         # The newer form replaces an older one: who has mapped its files keeps them.
         publish(staging, home / compiled.fingerprint_id(), lambda old: False)
     if torch_by is None:
@@ -101,6 +101,7 @@ def _in_new_process(
     said = out / FILE
     # Inductor keeps what it has compiled, below /tmp by default, where others could put it first.
     environ = {INDUCTOR_CACHE: str(state.state_dir() / "inductor"), **os.environ}
+    environ[process.PARENT] = str(os.getpid())
     # A session of its own: a compiler that hangs or takes too long goes with its children.
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
@@ -136,14 +137,6 @@ def _no_space(home: Path) -> Iterator[None]:
         raise CannotCompile(f"{home} cannot be written to: {error.strerror}") from error
 
 
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _write(staging: Path, form: dict[str, Any]) -> str:
     data = json.dumps(form, indent=1, sort_keys=True).encode()
     (staging / FILE).write_bytes(data)
@@ -170,7 +163,7 @@ def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
 
 
 def main(arguments: list[str]) -> int:
-    process.die_with_parent()
+    process.end_with_parent(os.environ)
     path, out, *dtype = arguments
     plain: dict[str, Any]
     try:

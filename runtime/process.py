@@ -86,7 +86,10 @@ PARENT = "ZEROWAKE_PARENT"  # the process that this one is to end with
 
 
 def end_with_parent(environ: MutableMapping[str, str]) -> None:
-    """Have the kernel end this process when the one that ``environ`` names has ended, if any."""
+    """Have the kernel end this process when the one that ``environ`` names has ended, if any.
+
+    For work that is of no use to anybody else. The thread that has started us counts.
+    """
     if (parent := environ.pop(PARENT, "")).isdigit():
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent):  # it went before
@@ -96,11 +99,6 @@ def end_with_parent(environ: MutableMapping[str, str]) -> None:
 def set_name(name: str) -> None:
     """Show this process as ``name`` (its first 15 bytes) in ``ps`` and ``top``."""
     _prctl(PR_SET_NAME, name.encode()[:15])
-
-
-def die_with_parent() -> None:
-    """End when the thread that has started us does: for work that is of no use to anybody else."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def become_subreaper() -> None:

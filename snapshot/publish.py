@@ -43,7 +43,7 @@ def publish(staging: Path, final: Path, is_sound: Callable[[Path], bool]) -> Non
     makes room, and who has mapped its files keeps them.
     """
     for directory, _, _ in os.walk(staging):
-        _sync_directory(Path(directory))
+        sync(Path(directory))
     with _locked(final.parent):
         if os.path.lexists(final):
             if is_sound(final):
@@ -52,7 +52,7 @@ def publish(staging: Path, final: Path, is_sound: Callable[[Path], bool]) -> Non
             os.rename(final, Path(aside, final.name))
             shutil.rmtree(aside, ignore_errors=True)
         os.rename(staging, final)
-        _sync_directory(final.parent)
+        sync(final.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:
@@ -91,7 +91,8 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _sync_directory(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have what was written to a file or a directory reach the disk."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
