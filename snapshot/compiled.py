@@ -33,6 +33,7 @@ from zerowake.snapshot.libtorch import (
     reach,
     same_layout,
 )
+from zerowake.snapshot.mapping import map_file
 from zerowake.snapshot.opened import Snapshot
 
 DIRECTORY = "compiled"
@@ -362,7 +363,8 @@ def _weights(
     """An array for each of the library's constants, in its order, of the dtype it wants."""
     nodes = _tensors(snapshot, module.path)
     in_file = any(each.offset is not None for each in module.constants.values())
-    stored = (form.path / CONSTANTS).read_bytes() if in_file else b""
+    nbytes = (form.path / CONSTANTS).stat().st_size if in_file else 0
+    stored = map_file(form.path / CONSTANTS, nbytes) if nbytes else None  # shared by all instances
     arrays = []
     for constant in library.constants:
         fqn = constant.fqn.removeprefix("module.")  # the wrapper's name for what was compiled
@@ -432,19 +434,25 @@ def _in_snapshot(snapshot: Snapshot, mapped: Sequence[mmap.mmap], node: dict[str
     if "v" in node:
         dtype, shape, strides, offset = node["v"]
     start = segment.data_offset + entry.offset
-    owner: Any = ctypes.c_char.from_buffer(mapped[entry.segment])  # holds on to the mapping
-    address = ctypes.addressof(owner) + start
-    if address % ALIGN_NBYTES:  # as torch's own memory is: kernels take wider loads for granted
-        owner, address = _aligned(memoryview(mapped[entry.segment])[start : start + entry.nbytes])
+    owner, address = _mapped(mapped[entry.segment], start, entry.nbytes)
     return Array(address + offset * ELEMENTS[dtype][0], dtype, tuple(shape), tuple(strides), owner)
 
 
-def _in_file(data: bytes, weight: Weight, offset: int) -> Array:
+def _in_file(mapping: mmap.mmap | None, weight: Weight, offset: int) -> Array:
     nbytes = ELEMENTS[weight.dtype][0] * reach(weight.shape, weight.strides)
-    if offset < 0 or offset + nbytes > len(data):
+    if offset < 0 or offset + nbytes > (len(mapping) if mapping is not None else 0):
         raise UnusableForm(f"{CONSTANTS} ends before a constant of {nbytes} bytes at {offset}")
-    owner, address = _aligned(memoryview(data)[offset : offset + nbytes])
+    owner, address = _aligned(b"") if mapping is None else _mapped(mapping, offset, nbytes)
     return Array(address, weight.dtype, weight.shape, weight.strides, owner)
+
+
+def _mapped(mapping: mmap.mmap, start: int, nbytes: int) -> tuple[Any, int]:
+    """An owner and the address of bytes where they are mapped; copied only if they must be."""
+    owner = ctypes.c_char.from_buffer(mapping)  # holds on to the mapping
+    address = ctypes.addressof(owner) + start
+    if address % ALIGN_NBYTES:  # as torch's own memory is: kernels take wider loads for granted
+        return _aligned(memoryview(mapping)[start : start + nbytes])
+    return owner, address
 
 
 def _aligned(data: Any) -> tuple[Any, int]:
