@@ -440,6 +440,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from zerowake.runtime.gateway.http import HttpIngress
     from zerowake.runtime.gateway.serve import serve
 
     if options.max_queue < 1 or options.max_body_mb <= 0:
@@ -462,7 +463,7 @@ def _serve(options: argparse.Namespace) -> int:
         environment=tuple(options.env),
     )
     try:
-        serve(options.targets, config, reload=options.reload)
+        serve(options.targets, config, HttpIngress(config), reload=options.reload)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
     return 0

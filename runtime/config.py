@@ -54,6 +54,8 @@ class ServeConfig:
     wait. max_body_nbytes: the largest body of a call. start_timeout_s: how long a restore, ``wake``
     included, may take. log_format: of the gateway's lines and of what functions print.
     environment: names of variables that functions may see besides the harmless ones.
+    alone: the platform stops the whole container, so there is one function with one instance, which
+    is started from nothing and is not forked.
     """
 
     host: str = "127.0.0.1"
@@ -69,3 +71,4 @@ class ServeConfig:
     start_timeout_s: float = 300.0
     log_format: LogFormat = "text"
     environment: tuple[str, ...] = ()
+    alone: bool = False

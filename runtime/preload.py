@@ -1,4 +1,4 @@
-"""Starts a base zygote: ``CONTROL_FD ALIVE_FD [libtorch]``.
+"""Starts a base zygote: ``CONTROL_FD ALIVE_FD [libtorch] [once]``.
 
 Loading libtorch takes as long as importing all the rest, so a thread does it meanwhile. It has ended
 before the zygote looks whether it may be forked.

@@ -28,15 +28,22 @@ from zerowake.runtime.wire import Connection
 from zerowake.snapshot.errors import ZerowakeError
 
 ALONE = "alone"  # a base that imports nothing for its functions
+ONCE = "once"  # a base that is not to be forked from
 
 
 class Zygote:
-    """Serves forks until the gateway's end of ``control`` is closed."""
+    """Serves forks until the gateway's end of ``control`` is closed.
 
-    def __init__(self, control: Connection, alive_fd: int, kit: Kit | None = None) -> None:
+    once: it becomes the first child that it is asked for itself.
+    """
+
+    def __init__(
+        self, control: Connection, alive_fd: int, kit: Kit | None = None, *, once: bool = False
+    ) -> None:
         self._control = control
         self._alive_fd = alive_fd
         self._kit = kit
+        self._once = once
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
         self._pids: dict[int, int] = {}  # pidfd -> pid
@@ -57,6 +64,10 @@ class Zygote:
 
     def _fork(self, request: dict[str, Any]) -> None:
         child_fd = self._control.descriptors.pop(0)
+        if self._once:
+            told = {"kind": "forked", "ticket": request["ticket"], "pid": os.getpid()}
+            self._control.send(told)
+            self._become_child(request, child_fd)
         try:
             _assert_device_untouched()
         except ZerowakeError as error:
@@ -140,7 +151,7 @@ def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> No
 
 
 def main(arguments: list[str]) -> None:
-    """The base: ``CONTROL_FD ALIVE_FD``, started by the gateway, which then says what to import."""
+    """The base: ``CONTROL_FD ALIVE_FD [alone | once]``, which the gateway tells what to import."""
     control_fd, alive_fd = int(arguments[0]), int(arguments[1])
     os.set_inheritable(control_fd, False)
     os.set_inheritable(alive_fd, False)
@@ -152,6 +163,10 @@ def main(arguments: list[str]) -> None:
     control = Connection(socket.socket(fileno=control_fd))
     modules = [] if ALONE in arguments else _modules(control)
     _import(modules)
+    if ONCE in arguments:
+        control.send({"kind": "up", "report": {}})
+        Zygote(control, alive_fd, once=True).serve()
+        return
     if modules and (reason := process.unforkable_reason("importing them", process.sockets())):
         # A library that cannot be shared stays out of the base; functions import it themselves.
         print(

@@ -56,6 +56,7 @@ class ZygoteLink:
         self.up.add_done_callback(mark_seen)
         self.closing = False
         self.lost = False
+        self.became = False  # it has not forked the child, it has become it
         self._socket = sock
         self._on_lost = on_lost
         self._tickets: dict[int, asyncio.Future[tuple[int, asyncio.Future[int | None]]]] = {}
@@ -129,8 +130,11 @@ class ZygoteLink:
             case "unforkable":
                 self.up.set_exception(Unforkable(header["reason"], rehearsed=header["rehearsed"]))
             case "forked":
-                exited = asyncio.get_running_loop().create_future()
-                self._children[header["pid"]] = exited
+                if header["pid"] == self.pid:
+                    self.became, exited = True, self.exited
+                else:
+                    exited = asyncio.get_running_loop().create_future()
+                    self._children[header["pid"]] = exited
                 if (answer := self._tickets.get(header["ticket"])) and not answer.done():
                     answer.set_result((header["pid"], exited))
             case "refused":

@@ -54,6 +54,8 @@ def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Open
         path = ensure_snapshot(text, cache_directory(os.environ), compiled=not reload)
     snapshot = open_snapshot(path)
     info = FunctionInfo.of(snapshot.manifest)
+    if config.alone:
+        info = replace(info, settings=replace(info.settings, instances=(1, 1)))
     check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     chosen = choose(snapshot, config.trusted, config.device)

@@ -37,7 +37,7 @@ class Base:
         """The base zygote, once it is up. Raises ZygoteLost when it ends before."""
         async with self._restarting:
             if self._link is None or self._link.lost:
-                if self._link is not None:
+                if self._link is not None and not self._link.became:
                     self._losses += 1
                     await asyncio.sleep(start_delay_s(self._losses))
                 if self._link is not None or not self._process.started:
@@ -58,7 +58,8 @@ class Base:
         self._process.close()
 
     def _lost(self, link: ZygoteLink) -> None:
-        log.error("the base zygote has ended; it is started again when it is needed")
+        if not link.became:
+            log.error("the base zygote has ended; it is started again when it is needed")
 
 
 class Pool:

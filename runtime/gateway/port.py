@@ -1,14 +1,18 @@
-"""What the HTTP edge asks of whoever runs the functions.
+"""What lies between whoever brings calls and whoever runs the functions.
 
-Knows neither HTTP nor processes: the edge is written against ``Functions``, the pool behind it is one
-implementation, a test's fake another. Everything runs on the gateway's event loop.
+Knows neither HTTP nor processes: an ``Ingress`` (HTTP, a platform's) is written against ``Functions``,
+the pool behind that is one implementation, a test's fake another. Everything runs on the gateway's
+event loop.
 """
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
+
+if TYPE_CHECKING:
+    from zerowake.runtime.metrics import Metrics
 
 
 class Functions(Protocol):
@@ -67,3 +71,19 @@ class Functions(Protocol):
         and processes: a list of {pid, role, state}, its zygote included.
         """
         ...
+
+
+class Ingress(Protocol):
+    """Where calls come from: an HTTP server, or a platform that is asked for them."""
+
+    def open(self) -> None:
+        """Listen, before anything slow is imported; raises ConfigError when it cannot."""
+
+    async def serve(self, functions: Functions, metrics: "Metrics") -> None:
+        """Bring calls until ``close``; ends earlier, or raises, when no more can come."""
+
+    def drain(self) -> None:
+        """Take no more calls; those under way are still to be answered."""
+
+    def close(self) -> None:
+        """They are: ``serve`` ends once their answers have been sent."""

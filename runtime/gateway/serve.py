@@ -1,21 +1,20 @@
 """``zerowake serve``: from targets on the command line to a running gateway.
 
-The order is the point: listen (early callers wait in the socket's backlog), start the base zygote,
-look at the snapshots while it loads, and import the HTTP stack while it still does.
+The order is the point: open the ingress (early callers wait in the socket's backlog), start the base
+zygote, look at the snapshots while it loads, and import what serves while it still does.
 """
 
 import contextlib
-import errno
 import logging
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerowake.runtime import logs
-from zerowake.runtime.config import BACKLOG, Device, ServeConfig
+from zerowake.runtime.config import Device, ServeConfig
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
+from zerowake.runtime.gateway.port import Ingress
 
 if TYPE_CHECKING:
     from zerowake.runtime.gateway.pool import Pool
@@ -26,8 +25,10 @@ GPU_FILES = ("nvidia[0-9]*", "dxg", "nvhost-gpu", "nvgpu")  # a card, WSL, Jetso
 WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
-def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> None:
-    """Serve targets and snapshots until SIGTERM.
+def serve(
+    targets: list[str], config: ServeConfig, ingress: Ingress, *, reload: bool = False
+) -> None:
+    """Serve targets and snapshots until SIGTERM, or until ``ingress`` ends.
 
     Raises what is wrong with a target or a snapshot: TargetError, SnapshotError, UntrustedCode,
     ConfigError (two functions of one name, an address that is taken).
@@ -37,8 +38,11 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
     check_device(config.device)
-    sock = listen(config)
-    bases = {flavour: BaseProcess(flavour, os.environ, config.environment) for flavour in Flavour}
+    ingress.open()
+    bases = {
+        flavour: BaseProcess(flavour, os.environ, config.environment, once=config.alone)
+        for flavour in Flavour
+    }
     if all(map(_looks_torch_free, targets)):
         bases[Flavour.LIGHT].start(libtorch=True)
     from zerowake.runtime.gateway.opening import open_target, shared_modules
@@ -66,7 +70,7 @@ def serve(targets: list[str], config: ServeConfig, *, reload: bool = False) -> N
     from zerowake.runtime.gateway.server import run
 
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None
-    run(opened, config, sock, bases, watch)
+    run(opened, config, ingress, bases, watch)
 
 
 def _looks_torch_free(target: str) -> bool:
@@ -88,32 +92,6 @@ def check_device(device: Device, devices: Path = Path("/dev")) -> None:
             f"--device cuda, but there is no GPU here: no {devices}/{GPU_FILES[0]}; check the driver "
             "(nvidia-smi), or take --device cpu or auto"
         )
-
-
-def listen(config: ServeConfig) -> socket.socket:
-    """Bind and listen. Raises ConfigError when the address is taken, not ours or unknown."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((config.host, config.port))
-    except socket.gaierror as error:
-        sock.close()
-        raise ConfigError(
-            f"there is no host {config.host}: {error.strerror}; give --host an address of this "
-            "machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
-        ) from error
-    except OSError as error:
-        sock.close()
-        another = "--port (0 takes a free one)"
-        if error.errno == errno.EADDRNOTAVAIL:
-            another = "--host (127.0.0.1, or 0.0.0.0 for all addresses of this machine)"
-        raise ConfigError(
-            f"cannot listen on {config.host} port {config.port}: {error.strerror}; "
-            f"choose another with {another}"
-        ) from error
-    sock.listen(BACKLOG)
-    return sock
 
 
 async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None:

@@ -12,7 +12,7 @@ from support import function_info
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName
-from zerowake.runtime.gateway import opening
+from zerowake.runtime.gateway import http, opening
 from zerowake.runtime.gateway import serve as serving
 from zerowake.runtime.gateway.opening import Opened
 from zerowake.snapshot.store import open_snapshot
@@ -81,9 +81,10 @@ def test_a_gpu_that_is_not_there_is_refused_before_torch_is_asked(tmp_path: Path
 
 def test_an_address_of_another_machine_is_a_matter_of_the_host() -> None:
     with pytest.raises(ConfigError, match="choose another with --host"):
-        serving.listen(ServeConfig(host="192.0.2.1", port=0))
+        http.listen(ServeConfig(host="192.0.2.1", port=0))
 
 
 def test_reload_of_nothing_but_snapshots_says_what_to_name() -> None:
+    config = ServeConfig(port=0)
     with pytest.raises(ConfigError, match=r"name path/app\.py:Class, or leave --reload out"):
-        serving.serve([str(GOOD)], ServeConfig(), reload=True)
+        serving.serve([str(GOOD)], config, http.HttpIngress(config), reload=True)
