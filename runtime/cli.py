@@ -7,7 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,23 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 TARGET_HELP = "path/app.py:Class or package.module:Class"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; errors of ours are one line on standard error and exit code 1."""
+Verb = Callable[..., argparse.ArgumentParser]
+
+
+def main(
+    arguments: Sequence[str] | None = None, *, more: Callable[[Verb], None] = lambda verb: None
+) -> int:
+    """Run one command; errors of ours are one line on standard error and exit code 1.
+
+    more: adds the verbs of higher floors; it is given ``verb(name, run, about, more)``.
+    """
     # As Ctrl-C: what is open is closed and child processes are ended on the way out.
     signal.signal(signal.SIGTERM, _terminate)
     if "ZEROWAKE_PARENT" in os.environ:  # a gateway has started us
         from zerowake.runtime.process import end_with_parent
 
         end_with_parent(os.environ)
-    options = _parser().parse_args(arguments)
+    options = _parser(more).parse_args(arguments)
     code = _run(options)
     if options.verb == "freeze":  # threads that load has started must not keep us
         from zerowake.runtime.process import leave
@@ -69,7 +78,7 @@ def _terminate(signum: int, _frame: object) -> None:
     raise Terminated
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(more_verbs: Callable[[Verb], None]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zerowake",
         description="Serverless functions for models: frozen once, asleep for nothing, awake in "
@@ -168,26 +177,6 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds without calls after which a function sinks one step (%(default)s)",
     )
     serve.add_argument(
-        "--drain-s",
-        type=_seconds,
-        default=defaults.drain_s,
-        help="seconds that calls may still take after SIGTERM (%(default)s)",
-    )
-    serve.add_argument(
-        "--start-timeout-s",
-        type=_seconds,
-        default=defaults.start_timeout_s,
-        metavar="S",
-        help="seconds that a start may take, wake() included, before it is given up (%(default)s)",
-    )
-    serve.add_argument(
-        "--device",
-        choices=["auto", "cpu", "cuda"],
-        default=defaults.device,
-        help="where weights go; auto takes a GPU if there is one (%(default)s)",
-    )
-    _add_trust(serve)
-    serve.add_argument(
         "--reload", action="store_true", help="freeze again when a source file changes"
     )
     serve.add_argument(
@@ -198,19 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="environment variable that functions may see (repeatable); others are held back",
     )
-    serve.add_argument(
-        "--max-queue",
-        type=int,
-        default=defaults.max_queued,
-        help="calls of one function that may wait before 429 (%(default)s)",
-    )
-    serve.add_argument(
-        "--max-body-mb",
-        type=float,
-        default=defaults.max_body_nbytes / 2**20,
-        help="largest body in MiB before 413 (%(default)s)",
-    )
-    serve.add_argument("--log-format", choices=["text", "json"], default=defaults.log_format)
+    add_serving(serve)
 
     invoke = verb("invoke", _invoke, "call a function and print its result")
     _add_client(invoke, name=True)
@@ -234,7 +211,64 @@ def _parser() -> argparse.ArgumentParser:
         "wake a function, also one that has failed",
     )
     _add_client(wake, name=True)
+    more_verbs(verb)
     return parser
+
+
+def add_serving(parser: argparse.ArgumentParser) -> None:
+    """The options of whatever serves functions; ``serving`` reads them."""
+    defaults = ServeConfig()
+    parser.add_argument(
+        "--drain-s",
+        type=_seconds,
+        default=defaults.drain_s,
+        help="seconds that calls may still take after SIGTERM (%(default)s)",
+    )
+    parser.add_argument(
+        "--start-timeout-s",
+        type=_seconds,
+        default=defaults.start_timeout_s,
+        metavar="S",
+        help="seconds that a start may take, wake() included, before it is given up (%(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default=defaults.device,
+        help="where weights go; auto takes a GPU if there is one (%(default)s)",
+    )
+    _add_trust(parser)
+    parser.add_argument(
+        "--max-queue",
+        type=int,
+        default=defaults.max_queued,
+        help="calls of one function that may wait before 429 (%(default)s)",
+    )
+    parser.add_argument(
+        "--max-body-mb",
+        type=float,
+        default=defaults.max_body_nbytes / 2**20,
+        help="largest body in MiB before 413 (%(default)s)",
+    )
+    parser.add_argument("--log-format", choices=["text", "json"], default=defaults.log_format)
+
+
+def serving(options: argparse.Namespace) -> ServeConfig:
+    """What the options of ``add_serving`` say. Raises ConfigError."""
+    if options.max_queue < 1 or options.max_body_mb <= 0:
+        raise ConfigError("--max-queue and --max-body-mb must be greater than 0")
+    if not options.start_timeout_s:
+        raise ConfigError("--start-timeout-s must be greater than 0")
+    return ServeConfig(
+        drain_s=options.drain_s,
+        start_timeout_s=options.start_timeout_s,
+        device=options.device,
+        trusted=tuple(options.trust),
+        code_dir=options.code.resolve() if options.code else None,
+        max_queued=options.max_queue,
+        max_body_nbytes=int(options.max_body_mb * 2**20),
+        log_format=options.log_format,
+    )
 
 
 def _add_trust(parser: argparse.ArgumentParser) -> None:
@@ -443,23 +477,12 @@ def _serve(options: argparse.Namespace) -> int:
     from zerowake.runtime.gateway.http import HttpIngress
     from zerowake.runtime.gateway.serve import serve
 
-    if options.max_queue < 1 or options.max_body_mb <= 0:
-        raise ConfigError("--max-queue and --max-body-mb must be greater than 0")
-    if not options.start_timeout_s:
-        raise ConfigError("--start-timeout-s must be greater than 0")
-    config = ServeConfig(
+    config = replace(
+        serving(options),
         host=options.host,
         port=options.port,
         depth=options.depth,
         idle_s=options.idle_s,
-        drain_s=options.drain_s,
-        start_timeout_s=options.start_timeout_s,
-        device=options.device,
-        trusted=tuple(options.trust),
-        code_dir=options.code.resolve() if options.code else None,
-        max_queued=options.max_queue,
-        max_body_nbytes=int(options.max_body_mb * 2**20),
-        log_format=options.log_format,
         environment=tuple(options.env),
     )
     try:

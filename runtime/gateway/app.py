@@ -14,6 +14,7 @@ from functools import partial
 from zerowake.runtime.errors import Draining, UnknownFunction
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp, Headers, Receive, Scope, Send, lifespan, respond
+from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.invoke import Invoke
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.metrics import Metrics
@@ -28,7 +29,7 @@ def create_app(
     clock: Callable[[], float] = time.monotonic,
 ) -> ASGIApp:
     """The gateway as an ASGI app. ``clock`` gives monotonic seconds, as in ``Invocation.arrived_s``."""
-    invoke = Invoke(functions, metrics, max_body_nbytes=max_body_nbytes, clock=clock)
+    invoke = Invoke(Caller(functions, metrics, clock), max_body_nbytes=max_body_nbytes)
     return Edge(functions, metrics, invoke, version)
 
 

@@ -7,10 +7,6 @@ has not started until its first byte is known, so that an error before it has it
 import asyncio
 import json
 import logging
-import re
-import time
-from collections.abc import Callable
-from weakref import WeakValueDictionary
 
 from zerowake.runtime.errors import Cancelled, Draining, RemoteError, TooLarge
 from zerowake.runtime.gateway import problems
@@ -24,13 +20,12 @@ from zerowake.runtime.gateway.asgi import (
     respond_and_close,
     until_disconnect,
 )
-from zerowake.runtime.gateway.inputs import Inputs
-from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.reply import Reply
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.logs import invocation_fields
-from zerowake.runtime.metrics import Metrics, Outcome
+from zerowake.runtime.metrics import Outcome
 from zerowake.snapshot.errors import ZerowakeError
 
 log = logging.getLogger("zerowake.gateway")
@@ -39,8 +34,6 @@ JSON = b"application/json"
 RAW = b"application/octet-stream"
 NDJSON = b"application/x-ndjson"
 SSE = b"text/event-stream"
-
-_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
 
 class StreamBroken(RemoteError):
@@ -51,27 +44,18 @@ class StreamBroken(RemoteError):
 
 
 class Invoke:
-    """The endpoint. ``clock`` gives monotonic seconds."""
+    """The endpoint."""
 
-    def __init__(
-        self,
-        functions: Functions,
-        metrics: Metrics,
-        *,
-        max_body_nbytes: int,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._functions = functions
-        self._metrics = metrics
+    def __init__(self, caller: Caller, *, max_body_nbytes: int) -> None:
+        self._caller = caller
+        self._functions = caller.functions
         self._max_body_nbytes = max_body_nbytes
-        self._clock = clock
-        self._inputs = Inputs()
-        self._given_ids: WeakValueDictionary[str, Reply] = WeakValueDictionary()
 
     async def __call__(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         sink = Reply()
-        call = self._new_call(name, sink, headers)
+        given = headers.get(b"x-request-id") or headers.get(b"traceparent") or b""
+        call = self._caller.new(name, sink, given.decode("latin-1"))
         known_as = ""  # in the metrics: names that callers make up would be labels without end
         outcome, read, submitted = Outcome.CANCELLED, False, False
         try:
@@ -85,8 +69,7 @@ class Invoke:
                 receive, headers.get(b"content-length"), self._max_body_nbytes
             )
             read = True
-            self._inputs.check(info, call.body)
-            self._functions.submit(call)
+            self._caller.submit(info, call)
             submitted = True
             watch = asyncio.create_task(_leave_on_disconnect(receive, sink))
             try:
@@ -112,10 +95,9 @@ class Invoke:
             else:
                 await respond(send, status, told, body)
         finally:
-            if submitted and not sink.ended:
-                sink.leave()
-                self._functions.cancel(call)
-            self._observe(known_as, call, outcome)
+            if submitted:
+                self._caller.end(call, sink)
+            self._caller.observe(known_as, call, outcome)
 
     async def _unary(self, call: Invocation, sink: Reply, info: FunctionInfo, send: Send) -> None:
         chunks = await sink.read()
@@ -165,21 +147,8 @@ class Invoke:
         await send({"type": "http.response.body", "body": last})
         return outcome
 
-    def _new_call(self, name: str, sink: Reply, headers: dict[bytes, bytes]) -> Invocation:
-        """A call under the id that its caller gave, if it is one and no call still alive has it.
-
-        Frames to instances are told apart by these ids. A client that gave up may come again with
-        the same id while its first call runs: its sink lives as long as anybody can answer it.
-        """
-        call = Invocation(name, b"", sink, self._clock())
-        given = headers.get(b"x-request-id") or headers.get(b"traceparent")
-        if given and _ID.fullmatch(given) and (text := given.decode()) not in self._given_ids:
-            call.id = text
-            self._given_ids[text] = sink
-        return call
-
     def _headers(self, call: Invocation, submitted: bool) -> Headers:
-        total_ms = (self._clock() - call.arrived_s) * 1e3
+        total_ms = (self._caller.clock() - call.arrived_s) * 1e3
         timings = [f"{name};dur={ms:.3f}" for name, ms in call.timings_ms.items()]
         headers = [
             (b"server-timing", ", ".join([*timings, f"total;dur={total_ms:.3f}"]).encode()),
@@ -188,16 +157,6 @@ class Invoke:
         if submitted:
             headers.append((b"zerowake-depth", call.depth.encode()))
         return headers
-
-    def _observe(self, known_as: str, call: Invocation, outcome: Outcome) -> None:
-        queue_ms, predict_ms = call.timings_ms.get("queue"), call.timings_ms.get("predict")
-        self._metrics.observe_call(
-            known_as,
-            outcome,
-            total_s=self._clock() - call.arrived_s,
-            queue_s=None if queue_ms is None else queue_ms / 1e3,
-            predict_s=None if predict_ms is None else predict_ms / 1e3,
-        )
 
 
 async def _leave_on_disconnect(receive: Receive, sink: Reply) -> None:

@@ -1,0 +1,64 @@
+"""What an adapter is: an ingress of a platform, and what that platform can do.
+
+``docs/adapters.md`` teaches writing one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.gateway.port import Ingress
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a platform offers and demands; the table in docs/adapters.md is made of these.
+
+    platform: as its vendor calls it. shape: whether the platform is asked for calls, or asks us.
+    streaming, mid_stream_error: how chunks, and an error after the first of them, reach the caller;
+    "" where they cannot. events: kinds of calls beside a plain request. partial_batch: whether items
+    of a batch can fail alone. concurrency: calls at a time for one container. cancel: whether we
+    learn that a caller has left. request_nbytes, response_nbytes: the platform's limits, None where
+    it has none. timeout: how long a call may take, in words. start_s: seconds that a start may take.
+    drain_s: seconds between the word that we are to end and the end. hooks: what the platform does
+    with a started container beside calling it.
+    """
+
+    platform: str
+    shape: Literal["pull", "push"]
+    streaming: str = ""
+    mid_stream_error: str = ""
+    events: tuple[str, ...] = ()
+    partial_batch: bool = False
+    concurrency: str = "as many as come"
+    cancel: bool = True
+    request_nbytes: int | None = None
+    response_nbytes: int | None = None
+    timeout: str = ""
+    start_s: float | None = None
+    drain_s: float = 30.0
+    hooks: str = ""
+
+
+class Adapter(Ingress, Protocol):
+    """An ``Ingress`` of one platform. ``run`` makes one, and calls its methods in this order.
+
+    ``configure`` (from a class), then the object: ``open``, ``serve``, ``drain``, ``close``; and
+    ``report_init_error`` instead of what follows, once something has gone wrong before ``serve``.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    @staticmethod
+    def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
+        """``config`` as the platform's environment wants it: address, limits, drain.
+
+        Raises ConfigError naming the variable that makes no sense.
+        """
+        ...
+
+    def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None: ...
+
+    def report_init_error(self, error: BaseException) -> None:
+        """Tell the platform why there will be no calls; the process ends with exit code 1 after it."""

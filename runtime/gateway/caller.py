@@ -1,0 +1,96 @@
+"""One call from its body to its end: an id, the schema check, the pool, the metrics.
+
+Knows no HTTP and no platform: the invoke endpoint and the adapters' events come through here.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from zerowake.runtime.gateway.inputs import Inputs
+from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.gateway.problems import describe
+from zerowake.runtime.gateway.reply import Reply
+from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.invocation import Invocation
+from zerowake.runtime.metrics import Metrics, Outcome
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Caller:
+    """Brings calls to ``functions``. ``clock`` gives monotonic seconds."""
+
+    def __init__(
+        self,
+        functions: Functions,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.functions = functions
+        self.clock = clock
+        self._metrics = metrics
+        self._inputs = Inputs()
+        self._given_ids: WeakValueDictionary[str, Reply] = WeakValueDictionary()
+
+    async def call(self, name: str, body: bytes, given_id: str = "") -> list[bytes]:
+        """One call from start to end: the chunks of its result, one for a unary function.
+
+        Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
+        UnknownFunction, FunctionFailed, or RemoteError with what became of it.
+        """
+        sink = Reply()
+        call = self.new(name, sink, given_id)
+        outcome, submitted, known_as = Outcome.CANCELLED, False, ""
+        try:
+            info = self.functions.find(name)
+            known_as, call.body = info.name, body
+            self.submit(info, call)
+            submitted = True
+            chunks: list[bytes] = []
+            while more := await sink.read():
+                chunks += more
+            outcome = Outcome.OK
+            return chunks
+        except Exception as error:
+            outcome = Outcome.of(describe(error, f"{name} {call.id}"))
+            raise
+        finally:
+            if submitted:
+                self.end(call, sink)
+            self.observe(known_as, call, outcome)
+
+    def new(self, name: str, sink: Reply, given_id: str = "") -> Invocation:
+        """A call under the id that its caller gave, if it is one and no call still alive has it.
+
+        Frames to instances are told apart by these ids. A client that gave up may come again with
+        the same id while its first call runs: its sink lives as long as anybody can answer it.
+        """
+        call = Invocation(name, b"", sink, self.clock())
+        if _ID.fullmatch(given_id) and given_id not in self._given_ids:
+            call.id = given_id
+            self._given_ids[given_id] = sink
+        return call
+
+    def submit(self, info: FunctionInfo, call: Invocation) -> None:
+        """Check the body and queue the call. Raises BadRequest, InvalidInput, or as ``Functions``."""
+        self._inputs.check(info, call.body)
+        self.functions.submit(call)
+
+    def end(self, call: Invocation, sink: Reply) -> None:
+        """Nobody waits for it any more: give it up if it has not ended by itself."""
+        if not sink.ended:
+            sink.leave()
+            self.functions.cancel(call)
+
+    def observe(self, known_as: str, call: Invocation, outcome: Outcome) -> None:
+        """Count it. known_as: "" for a name that a caller has made up: labels must have an end."""
+        queue_ms, predict_ms = call.timings_ms.get("queue"), call.timings_ms.get("predict")
+        self._metrics.observe_call(
+            known_as,
+            outcome,
+            total_s=self.clock() - call.arrived_s,
+            queue_s=None if queue_ms is None else queue_ms / 1e3,
+            predict_s=None if predict_ms is None else predict_ms / 1e3,
+        )
