@@ -1,0 +1,173 @@
+"""AWS Lambda: one process, one model, and as many invocations at a time as the platform allows.
+
+Each slot is a ``Line`` of its own to the Runtime API that asks for an invocation, has it answered and
+asks again. All slots feed one queue, so concurrent invocations and the records of their batches run
+as batches of one model (the official Python client forks a process for each slot instead).
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from zerowake.adapters.aws.invocations import Invocations
+from zerowake.adapters.aws.runtime_api import Event, Line, RuntimeApiError
+from zerowake.adapters.port import Capabilities
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError, to_problem
+from zerowake.runtime.gateway.caller import Caller
+from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.metrics import Metrics
+from zerowake.snapshot.errors import ZerowakeError
+
+log = logging.getLogger("zerowake.adapters")
+
+ADDRESS = "AWS_LAMBDA_RUNTIME_API"
+CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
+MODE = "ZEROWAKE_LAMBDA_INVOKE_MODE"  # as the function URL's InvokeMode, which no event tells
+INIT_S = 9.0  # of the 10 s that an on-demand start may take; after them the first call pays
+
+
+class Lambda:
+    """The ``Adapter`` of AWS Lambda, on-demand and Managed Instances."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        platform="AWS Lambda",
+        shape="pull",
+        streaming="response streaming",
+        mid_stream_error="error trailers",
+        events=(
+            "function URL",
+            "API Gateway (HTTP, REST)",
+            "ALB",
+            "SQS",
+            "SNS",
+            "S3",
+            "EventBridge",
+            "Kinesis",
+            "DynamoDB",
+            "MSK",
+        ),
+        partial_batch=True,
+        concurrency="1; on Managed Instances AWS_LAMBDA_MAX_CONCURRENCY",
+        cancel=False,
+        request_nbytes=6 << 20,
+        response_nbytes=6 << 20,
+        timeout="15 min",
+        start_s=10.0,
+        drain_s=0.5,
+        hooks="SnapStart",
+    )
+
+    @staticmethod
+    def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
+        is_json = environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+        return replace(
+            config,
+            max_body_nbytes=64 << 20,  # the platform has its own limit, and we are told no other
+            log_format="json" if is_json else config.log_format,
+        )
+
+    def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:
+        self._config = config
+        self._address = environ.get(ADDRESS, "")
+        if not self._address:
+            raise ConfigError(f"{ADDRESS} is not set: this is no Lambda environment")
+        self._slots = _number(environ, CONCURRENCY, 1)
+        mode = environ.get(MODE, "buffered").lower()
+        if mode not in ("buffered", "response_stream"):
+            raise ConfigError(f"{MODE} is {mode!r:.40}; it is BUFFERED or RESPONSE_STREAM")
+        self._streaming = mode == "response_stream"
+        self._draining = False
+        self._polls: dict[asyncio.Task[Event], Line] = {}
+        self._extension: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Nothing listens; the Runtime API is asked when there is something to answer with."""
+
+    async def serve(self, functions: Functions, metrics: Metrics) -> None:
+        import zerowake
+        from zerowake.runtime.gateway.app import create_app
+
+        (name,) = functions.names()
+        limit_nbytes = self._config.max_body_nbytes
+        app = create_app(
+            functions, metrics, max_body_nbytes=limit_nbytes, version=zerowake.__version__
+        )
+        caller = Caller(functions, metrics)
+        invocations = Invocations(caller, name, app, streaming=self._streaming)
+        self._extension = asyncio.create_task(self._be_extension())
+        await self._wait_until_ready(functions, name)
+        log.info("serving %s on AWS Lambda, %d at a time", name, self._slots)
+        await asyncio.gather(*(self._slot(invocations) for _ in range(self._slots)))
+
+    def drain(self) -> None:
+        self._draining = True
+        for poll, line in list(self._polls.items()):
+            if line.idle:
+                poll.cancel()
+
+    def close(self) -> None:
+        if self._extension is not None:
+            self._extension.cancel()
+
+    def report_init_error(self, error: BaseException) -> None:
+        async def report() -> None:
+            line = Line(self._address)
+            problem = to_problem(error)
+            await line.post_error("/runtime/init/error", problem)
+
+        if isinstance(error, RuntimeApiError):
+            return  # it is the one that is broken
+        with contextlib.suppress(ZerowakeError):
+            asyncio.run(report())
+
+    # ---------------------------------------------------------------- start and slots
+
+    async def _wait_until_ready(self, functions: Functions, name: str) -> None:
+        """The first poll ends the start: until then the platform gives us all its cores.
+
+        Raises FunctionFailed when the function cannot start.
+        """
+        try:
+            async with asyncio.timeout(INIT_S):
+                await functions.wake(name)
+        except TimeoutError:
+            log.warning("%s is not up after %g s: its first call waits for it", name, INIT_S)
+
+    async def _be_extension(self) -> None:
+        """Be an internal extension: without one the platform ends us without a SIGTERM."""
+        line = Line(self._address)
+        try:
+            await line.extension_next(await line.register_extension("zerowake"))
+        except ZerowakeError as error:
+            log.info("no extension, so no SIGTERM before the end: %s", error)
+        finally:
+            line.close()
+
+    async def _slot(self, invocations: Invocations) -> None:
+        line = Line(self._address)
+        try:
+            while not self._draining:
+                poll = asyncio.create_task(line.next())
+                self._polls[poll] = line
+                try:
+                    event = await poll
+                except asyncio.CancelledError:
+                    if not self._draining:
+                        raise
+                    return
+                finally:
+                    del self._polls[poll]
+                await invocations.answer(line, event)
+        finally:
+            line.close()
+
+
+def _number(environ: Mapping[str, str], name: str, default: int) -> int:
+    text = environ.get(name, str(default))
+    if not text.isdecimal() or not int(text):
+        raise ConfigError(f"{name} is {text!r:.40}; it must be a number of 1 or more")
+    return int(text)

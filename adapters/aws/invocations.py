@@ -1,0 +1,235 @@
+"""One Lambda invocation: from its event to the answer on its line, whatever is in it."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Iterable
+
+from zerowake.adapters.aws import events
+from zerowake.adapters.aws.events import Batch, Direct, HttpRequest, Item
+from zerowake.adapters.aws.http import PRELUDE_TYPE, Exchange, Reply, encode, prelude
+from zerowake.adapters.aws.runtime_api import (
+    RESPONSE_NBYTES,
+    Event,
+    Line,
+    Refused,
+    RuntimeApiError,
+    Stream,
+)
+from zerowake.runtime.errors import (
+    BadRequest,
+    InvocationError,
+    PredictTimeout,
+    QueueFull,
+    RemoteError,
+)
+from zerowake.runtime.gateway import problems
+from zerowake.runtime.gateway.asgi import ASGIApp
+from zerowake.runtime.gateway.caller import Caller
+from zerowake.runtime.info import Kind
+from zerowake.snapshot.errors import ZerowakeError
+
+log = logging.getLogger("zerowake.adapters")
+
+JSON, RAW, NDJSON = "application/json", "application/octet-stream", "application/x-ndjson"
+MARGIN_S = 0.1  # to answer before the platform ends the whole environment
+AT_ONCE = 256  # records of one event in the queue; it is shared with other invocations
+FULL_S = 0.02  # pause of a record that has found the queue full
+
+
+class AnswerTooLarge(InvocationError):
+    status, code = 502, "answer_too_large"
+
+
+class Invocations:
+    """Answers the invocations of one function.
+
+    app: the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
+    function, in chunks; the caller must have asked for that, and no event tells.
+    """
+
+    def __init__(self, caller: Caller, name: str, app: ASGIApp, *, streaming: bool) -> None:
+        self._caller = caller
+        self._name = name
+        self._app = app
+        self._streaming = streaming
+
+    async def answer(self, line: Line, event: Event) -> None:
+        """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""
+        try:
+            await self._answer(line, event)
+        except Refused as error:  # our answer: too large, or there is one already
+            log.error("invocation %s: %s", event.id, error)
+            if error.http_status == 413:
+                await self._fail(line, event, AnswerTooLarge(str(error)))
+        except RuntimeApiError:
+            raise
+        except Exception as error:
+            await self._fail(line, event, error)
+
+    async def _answer(self, line: Line, event: Event) -> None:
+        match events.read(event.body):
+            case HttpRequest() as request if self._streaming:
+                await self._stream(line, event, request)
+            case HttpRequest() as request:
+                await line.respond(event, await self._http(event, request), JSON)
+            case Batch() as batch:
+                failed = await self._run(batch, event)
+                told = events.response(batch, failed) if batch.partial else None
+                await line.respond(event, json.dumps(told).encode(), JSON)
+            case Direct():
+                await self._direct(line, event)
+
+    async def _fail(self, line: Line, event: Event, error: Exception) -> None:
+        problem = problems.describe(error, f"{self._name} {event.id}")
+        try:
+            await line.fail(event, problem)
+        except Refused as refused:
+            log.error("invocation %s: its error: %s", event.id, refused)
+
+    async def _direct(self, line: Line, event: Event) -> None:
+        """The event is the function's input, its result the answer."""
+        info = self._caller.functions.find(self._name)
+        if self._streaming and info.kind is Kind.STREAM:
+            await self._stream(line, event, HttpRequest("", "POST", "/", "", (), event.body))
+            return
+        async with _until(event.deadline_s):
+            chunks = await self._caller.call(self._name, event.body, event.id)
+        if info.kind is Kind.STREAM and not info.raw_output:
+            chunks = [b"[", b",".join(chunks), b"]"]
+        content_type = RAW if info.raw_output else JSON
+        await line.respond(event, _fitting(b"".join(chunks)), content_type)
+
+    # ---------------------------------------------------------------- HTTP, and chunks
+
+    async def _http(self, event: Event, request: HttpRequest) -> bytes:
+        """The reply in one piece, as the event's source wants it."""
+        try:
+            if request.problem:
+                raise BadRequest(request.problem)
+            async with _until(event.deadline_s):
+                reply = await Exchange(self._app, request, event.id).whole()
+            return _fitting(encode(reply, request.shape))
+        except ZerowakeError as error:  # nothing of a reply has reached the caller
+            return encode(self._told(error, event), request.shape)
+
+    async def _stream(self, line: Line, event: Event, request: HttpRequest) -> None:
+        """The reply in chunks as they come.
+
+        An error before the first is a reply of its own, one after it stands in the trailers.
+        """
+        exchange = Exchange(self._app, request, event.id)
+        stream: Stream | None = None
+        try:
+            async with contextlib.aclosing(exchange.chunks()) as chunks, _until(event.deadline_s):
+                if request.problem:
+                    raise BadRequest(request.problem)
+                async for chunk in chunks:
+                    if not request.shape and exchange.reply.status >= 400:
+                        rest = [chunk, *[part async for part in chunks]]
+                        raise RemoteError(json.loads(b"".join(rest)))
+                    stream = stream or await self._begin(line, event, request, exchange)
+                    await stream.write(chunk)
+            assert stream is not None  # the app has replied
+            await stream.finish()
+        except (Refused, OSError) as error:
+            log.info("invocation %s: the reader has left: %s", event.id, error)
+            if stream is not None:
+                stream.abandon()
+        except ZerowakeError as error:
+            problem = problems.describe(error, f"{self._name} {event.id}")
+            if stream is not None:
+                await stream.fail(problem)
+            elif not request.shape:
+                raise
+            else:
+                exchange.reply = self._told(error, event)
+                stream = await self._begin(line, event, request, exchange)
+                await stream.write(exchange.reply.body)
+                await stream.finish()
+
+    async def _begin(
+        self, line: Line, event: Event, request: HttpRequest, exchange: Exchange
+    ) -> Stream:
+        if request.shape:
+            stream = await line.stream(event, PRELUDE_TYPE)
+            await stream.write(prelude(exchange.reply))
+        else:  # a direct caller sees chunks only
+            stream = await line.stream(event, dict(exchange.reply.headers)["content-type"])
+        stream.gone.add_done_callback(lambda _answer: exchange.leave())
+        return stream
+
+    def _told(self, error: ZerowakeError, event: Event) -> Reply:
+        problem = problems.describe(error, f"{self._name} {event.id}")
+        status, headers, body = problems.reply(problem, error)
+        return Reply(status, [(n.decode(), v.decode()) for n, v in headers], body)
+
+    # ---------------------------------------------------------------- batches of records
+
+    async def _run(self, batch: Batch, event: Event) -> list[str]:
+        """Call the function with each record, all at once; returns the ids of those that failed.
+
+        Records of one group go one by one, and after the first that fails no more of it. What has
+        not ended by the deadline has failed. Raises why, where the source does not take ids.
+        """
+        undone = dict.fromkeys(range(len(batch.items)))
+        groups: dict[str, list[int]] = {}
+        for place, item in enumerate(batch.items):
+            groups.setdefault(item.group or f"\0{place}", []).append(place)
+        room = asyncio.Semaphore(AT_ONCE)
+        errors: list[ZerowakeError] = []
+
+        async def run(places: Iterable[int]) -> None:
+            for place in places:
+                item = batch.items[place]
+                try:
+                    async with room:
+                        await self._item(item, f"{event.id}-{place}")
+                except ZerowakeError as error:
+                    errors.append(error)
+                    log.error("invocation %s: record %s: %s", event.id, item.id or place, error)
+                    return
+                del undone[place]
+
+        try:
+            async with _until(event.deadline_s):
+                await asyncio.gather(*map(run, groups.values()))
+        except PredictTimeout as error:
+            errors.append(error)
+            log.error("invocation %s: %d records: %s", event.id, len(undone), error)
+        if undone and not batch.partial:
+            raise errors[0]
+        return [batch.items[place].id for place in undone]
+
+    async def _item(self, item: Item, call_id: str) -> None:
+        if item.problem:
+            raise BadRequest(item.problem)
+        while True:
+            try:
+                await self._caller.call(self._name, item.body, call_id)
+                return
+            except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
+                await asyncio.sleep(FULL_S)
+
+
+@contextlib.asynccontextmanager
+async def _until(deadline_s: float) -> AsyncIterator[None]:
+    """Give up shortly before ``deadline_s`` (unix seconds). Raises PredictTimeout."""
+    try:
+        async with asyncio.timeout(max(0.0, deadline_s - MARGIN_S - time.time())):
+            yield
+    except TimeoutError:
+        raise PredictTimeout(
+            "the invocation's deadline has come; give the function more time, or fewer records"
+        ) from None
+
+
+def _fitting(answer: bytes) -> bytes:
+    if len(answer) > RESPONSE_NBYTES:
+        raise AnswerTooLarge(
+            f"the answer has {len(answer)} bytes, and Lambda takes {RESPONSE_NBYTES} in one piece; "
+            "stream it (InvokeMode RESPONSE_STREAM), or put it into S3 and answer with its place"
+        )
+    return answer

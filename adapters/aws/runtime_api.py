@@ -1,0 +1,385 @@
+"""AWS Lambda's Runtime API (2018-06-01), spoken over asyncio.
+
+https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. Each ``Line`` is one connection that is
+kept open and used for one request at a time: a slot polls on its own and answers on it. Many lines in
+one process are what Lambda wants of a multi-concurrent runtime, and what lets their calls share a
+batch. Knows no function and no event.
+"""
+
+import asyncio
+import contextlib
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from zerowake.snapshot.errors import ZerowakeError
+
+VERSION = "2018-06-01"
+RESPONSE_NBYTES = 6 * 1024 * 1024 + 100  # the largest answer in one piece
+RETRIES_S = (0.0, 0.05, 0.2, 1.0)  # pauses before a request is sent again on a new connection
+ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
+ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
+
+
+class RuntimeApiError(ZerowakeError):
+    """The Runtime API is gone or says that this environment is broken: the process has to end."""
+
+    status, code = 500, "runtime_api"
+
+
+class Refused(ZerowakeError):
+    """The Runtime API did not take an answer: it is too large, it came twice, or too late."""
+
+    status, code = 500, "runtime_api_refused"
+
+    def __init__(self, http_status: int, said: str) -> None:
+        super().__init__(f"the Runtime API answers {http_status}: {said}")
+        self.http_status = http_status
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One invocation as ``/next`` gives it. deadline_s: unix seconds; headers: with lower-case names."""
+
+    id: str
+    body: bytes
+    deadline_s: float
+    headers: Mapping[str, str]
+
+    @property
+    def invocation_id(self) -> str:
+        """Only where several invocations run at a time; goes back with the answer."""
+        return self.headers.get("lambda-runtime-invocation-id", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An HTTP response, whole. headers: with lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Line:
+    """One connection to the Runtime API."""
+
+    def __init__(self, address: str) -> None:
+        self._host = address
+        host, _, port = address.rpartition(":")
+        self._address = (host or address, int(port) if port.isdecimal() and host else 80)
+        self._wire: _Wire | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether a ``next`` that waits may be cancelled: nothing of an event has arrived yet."""
+        return self._wire is None or not self._wire.begun
+
+    async def next(self) -> Event:
+        """Wait for an invocation, for as long as it takes. Raises RuntimeApiError."""
+        response = await self._request("GET", "/runtime/invocation/next")
+        if response.status != 200:
+            raise RuntimeApiError(f"/next answers {response.status}: {_said(response)}")
+        headers = response.headers
+        try:
+            deadline_s = int(headers["lambda-runtime-deadline-ms"]) / 1e3
+            id_ = headers["lambda-runtime-aws-request-id"]
+        except (KeyError, ValueError) as error:
+            raise RuntimeApiError(f"/next gives an invocation without {error}") from None
+        return Event(id_, response.body, deadline_s, headers)
+
+    async def respond(self, event: Event, body: bytes, content_type: str) -> None:
+        """Answer. Raises Refused (413: too large) or RuntimeApiError."""
+        headers = {"Content-Type": content_type, **_echo(event)}
+        await self._answer(f"/runtime/invocation/{event.id}/response", headers, body)
+
+    async def fail(self, event: Event, problem: Mapping[str, Any]) -> None:
+        """Answer with an error (RFC 9457 members). Raises as ``respond``."""
+        headers = {**_error_headers(problem), **_echo(event)}
+        await self._answer(f"/runtime/invocation/{event.id}/error", headers, error_body(problem))
+
+    async def stream(self, event: Event, content_type: str) -> "Stream":
+        """Begin to answer in chunks. Raises RuntimeApiError."""
+        wire = await self._connected()
+        headers = {
+            "Content-Type": content_type,
+            "Lambda-Runtime-Function-Response-Mode": "streaming",
+            "Transfer-Encoding": "chunked",
+            "Trailer": f"{ERROR_TYPE}, {ERROR_BODY}",
+            **_echo(event),
+        }
+        path = f"/{VERSION}/runtime/invocation/{event.id}/response"
+        answer = wire.send(_head("POST", path, self._host, headers))
+        return Stream(self, wire, answer)
+
+    async def restore_next(self) -> None:
+        """Returns when this process goes on after having been snapshotted and restored."""
+        response = await self._request("GET", "/runtime/restore/next")
+        if response.status != 200:
+            raise RuntimeApiError(f"/restore/next answers {response.status}: {_said(response)}")
+
+    async def post_error(self, path: str, problem: Mapping[str, Any]) -> None:
+        """``/runtime/init/error`` or ``/runtime/restore/error``; raises RuntimeApiError."""
+        await self._request("POST", path, _error_headers(problem), error_body(problem))
+
+    async def register_extension(self, name: str) -> str:
+        """Register an internal extension, which is why SIGTERM reaches us; returns its id."""
+        response = await self._request(
+            "POST",
+            "/2020-01-01/extension/register",
+            {"Lambda-Extension-Name": name, "Content-Type": "application/json"},
+            b'{"events":[]}',
+        )
+        if response.status != 200:
+            raise RuntimeApiError(f"/extension/register answers {response.status}")
+        return response.headers.get("lambda-extension-identifier", "")
+
+    async def extension_next(self, identifier: str) -> None:
+        """Say that the extension is ready; it has asked for no events, so this never returns."""
+        headers = {"Lambda-Extension-Identifier": identifier}
+        await self._request("GET", "/2020-01-01/extension/event/next", headers)
+
+    def close(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+
+    async def _answer(self, path: str, headers: dict[str, str], body: bytes) -> None:
+        response = await self._request("POST", path, headers, body)
+        if response.status >= 500:
+            raise RuntimeApiError(f"the Runtime API answers {response.status}: {_said(response)}")
+        if response.status >= 300:
+            raise Refused(response.status, _said(response))
+
+    async def _request(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Response:
+        """Send, and send again where the connection breaks off.
+
+        An answer that had arrived all the same is refused as the second one, which does no harm.
+        """
+        path = path if path.startswith("/20") else f"/{VERSION}{path}"
+        head = _head(
+            method, path, self._host, {**(headers or {}), "Content-Length": str(len(body))}
+        )
+        for pause_s in (*RETRIES_S, None):
+            try:
+                wire = await self._connected()
+                return await wire.send(head + body)
+            except OSError as error:
+                self.close()
+                if pause_s is None:
+                    raise RuntimeApiError(f"the Runtime API at {self._host}: {error}") from error
+                await asyncio.sleep(pause_s)
+            except asyncio.CancelledError:
+                self.close()  # its answer must not be taken for the next one's
+                raise
+        raise AssertionError("unreachable")
+
+    async def _connected(self) -> "_Wire":
+        if self._wire is None or self._wire.closed:
+            loop = asyncio.get_running_loop()
+            _, self._wire = await loop.create_connection(_Wire, *self._address)
+        return self._wire
+
+
+class Stream:
+    """An answer in chunks; ended by ``finish`` or ``fail``."""
+
+    def __init__(self, line: Line, wire: "_Wire", answer: "asyncio.Future[Response]") -> None:
+        self._line = line
+        self._wire = wire
+        self._answer = answer
+
+    @property
+    def gone(self) -> "asyncio.Future[Response]":
+        """Done when nobody takes chunks any more: the connection has broken off, or was answered."""
+        return self._answer
+
+    async def write(self, chunk: bytes) -> None:
+        """One chunk; waits while the reader is slow. Raises Refused or OSError when it has left."""
+        if chunk:
+            await self._send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+
+    async def finish(self) -> None:
+        """The end, which was a good one."""
+        await self._end(b"0\r\n\r\n")
+
+    async def fail(self, problem: Mapping[str, Any]) -> None:
+        """The end, with an error (RFC 9457 members) in the trailers."""
+        body = b64encode(error_body(problem)).decode()
+        trailers = f"{ERROR_TYPE}: {error_type(problem)}\r\n{ERROR_BODY}: {body}\r\n"
+        await self._end(b"0\r\n" + trailers.encode() + b"\r\n")
+
+    def abandon(self) -> None:
+        """Break off."""
+        mark_seen(self._answer)
+        self._line.close()
+
+    async def _send(self, data: bytes) -> None:
+        if self._answer.done():
+            response = self._answer.result()  # or why the connection broke off
+            raise Refused(response.status, _said(response))
+        self._wire.write(data)
+        await self._wire.drained()
+
+    async def _end(self, data: bytes) -> None:
+        await self._send(data)
+        response = await self._answer
+        if response.status >= 300:
+            raise Refused(response.status, _said(response))
+
+
+def mark_seen(future: "asyncio.Future[Any]") -> None:
+    """Whoever was interested has left."""
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+class _Wire(asyncio.Protocol):
+    """HTTP/1.1 of one connection: requests out, one response at a time in."""
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.closed = False
+        self._data = bytearray()
+        self._answer: asyncio.Future[Response] | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def send(self, data: bytes) -> "asyncio.Future[Response]":
+        """Send a request, or its beginning; the future is its response."""
+        assert self._answer is None or self._answer.done()
+        self.begun = False
+        self._answer = asyncio.get_running_loop().create_future()
+        self.write(data)
+        return self._answer
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    async def drained(self) -> None:
+        await self._writable.wait()
+
+    def close(self) -> None:
+        self.closed = True
+        self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        self.begun = True
+        self._data += data
+        try:
+            found = _parse(self._data)
+        except ValueError as error:
+            self._fail(ConnectionError(f"no HTTP response: {error}"))
+            return
+        if found is None:
+            return
+        response, nbytes = found
+        if response.status == 100:  # Continue: we have not asked for it
+            del self._data[:nbytes]
+            return
+        del self._data[:nbytes]
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(response)
+        if response.headers.get("connection", "").lower() == "close":
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or ConnectionResetError("it has closed the connection"))
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _fail(self, error: Exception) -> None:
+        self.closed = True
+        self._writable.set()
+        self._transport.close()
+        if self._answer is not None and not self._answer.done():
+            if not isinstance(error, OSError):
+                error = ConnectionError(str(error))
+            self._answer.set_exception(error)
+
+
+def _parse(data: bytearray) -> tuple[Response, int] | None:
+    """The response at the beginning of ``data`` and its length, None while it is not complete.
+
+    Raises ValueError for what is no HTTP.
+    """
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    status_line, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
+    protocol, status, *_ = status_line.split(" ", 2)
+    if not protocol.startswith("HTTP/1.") or not status.isdecimal():
+        raise ValueError(status_line[:80])
+    pairs = (line.partition(":") for line in lines)
+    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    at = end + 4
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        found = _parse_chunks(data, at)
+        if found is None:
+            return None
+        body, at = found
+    else:
+        nbytes = int(headers.get("content-length", "0"))
+        if len(data) < at + nbytes:
+            return None
+        body = bytes(data[at : at + nbytes])
+        at += nbytes
+    return Response(int(status), headers, body), at
+
+
+def _parse_chunks(data: bytearray, at: int) -> tuple[bytes, int] | None:
+    chunks: list[bytes] = []
+    while (line_end := data.find(b"\r\n", at)) >= 0:
+        nbytes = int(data[at:line_end].partition(b";")[0], 16)
+        at = line_end + 2
+        if nbytes == 0:
+            end = data.find(b"\r\n", at)  # no trailers are expected, an empty line is
+            return None if end < 0 else (b"".join(chunks), end + 2)
+        if len(data) < at + nbytes + 2:
+            return None
+        chunks.append(bytes(data[at : at + nbytes]))
+        at += nbytes + 2
+    return None
+
+
+def _head(method: str, path: str, host: str, headers: Mapping[str, str]) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "User-Agent: zerowake"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def _echo(event: Event) -> dict[str, str]:
+    given = event.invocation_id
+    return {"Lambda-Runtime-Invocation-Id": given} if given else {}
+
+
+def error_type(problem: Mapping[str, Any]) -> str:
+    """``Category.Reason``, as Lambda wants it: ``Function.HandlerFailed``."""
+    words = str(problem["code"]).split("_")
+    return f"Function.{''.join(word.capitalize() for word in words)}"
+
+
+def error_body(problem: Mapping[str, Any]) -> bytes:
+    """An error as Lambda tells it to the caller; what else we know stands in ``problem``."""
+    told = {"errorMessage": problem["detail"], "errorType": error_type(problem)}
+    return json.dumps({**told, "stackTrace": [], "problem": problem}).encode()
+
+
+def _error_headers(problem: Mapping[str, Any]) -> dict[str, str]:
+    return {ERROR_TYPE: error_type(problem), "Content-Type": "application/json"}
+
+
+def _said(response: Response) -> str:
+    with contextlib.suppress(ValueError, AttributeError):
+        return str(json.loads(response.body).get("errorMessage", ""))[:300]
+    return response.body[:300].decode(errors="replace")
