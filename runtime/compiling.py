@@ -110,8 +110,7 @@ def _in_new_process(
         try:
             _out, log = child.communicate(timeout=timeout_s)
         except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, 9)
+            process.end_group(child)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             raise CannotCompile(
