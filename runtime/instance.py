@@ -79,7 +79,8 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     except UnusableForm as error:
         print(f"the compiled form cannot be used, the eager one is: {error}", file=sys.stderr)
         restored = imported.restore(device=device)
-    return Kit(imported.function, warm_up, restored, {"import": import_ms, **restored.report})
+    report_ms = {**restored.report, "import": import_ms + restored.report["import"]}
+    return Kit(imported.function, warm_up, restored, report_ms)
 
 
 def rehearse(kit: Kit, output: FunctionOutput) -> bool:
