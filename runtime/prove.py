@@ -98,7 +98,7 @@ class _TorchWatch(MetaPathFinder):
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         if name == "torch" and self.by is None:
             stack = [f for f in traceback.extract_stack() if not f.filename.startswith("<")][:-1]
-            if stack[-1].name == "library_path":  # asks where torch is, does not import it
+            if stack[-1].name == "find_library":  # asks where torch is, does not import it
                 return
             own = [f for f in stack if "/code/" in f.filename] or stack  # the author's, if it is
             line = own[-1]
