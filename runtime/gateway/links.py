@@ -92,9 +92,7 @@ class ZygoteLink:
 
     def kill(self) -> None:
         """End the zygote now; its other children live on."""
-        if not self.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        _kill(self.pid, self.exited)
 
     def close(self) -> None:
         """End the zygote by closing its socket; its other children live on."""
@@ -152,6 +150,13 @@ class ZygoteLink:
             adopt(pid, exited)
         if not self.closing:
             self._on_lost(self)
+
+
+def _kill(pid: int, exited: "asyncio.Future[int | None]") -> None:
+    """Kill a process that has not ended. It is ours or our zygote's to reap: its pid is its own."""
+    if not exited.done():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def mark_seen(future: "asyncio.Future[Any]") -> None:
@@ -212,10 +217,8 @@ class InstanceLink:
             self._writer.write(data)
 
     def kill(self) -> None:
-        """End the process now. Its pid is ours or our zygote's to reap, so it cannot be reused."""
-        if not self.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        """End the process now."""
+        _kill(self.pid, self.exited)
 
     async def drained(self, limit_s: float) -> None:
         """Wait until what the instance has sent is handled: until its socket's end, or the limit."""
