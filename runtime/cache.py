@@ -3,13 +3,11 @@
 A target is frozen by a process of its own, so that the gateway stays free of torch.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +22,6 @@ from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.store import open_snapshot
 
 SPEAKING = (1, 130, 143)  # exit codes of a freeze that has said why: an error, interrupted
-GRACE_S = 2.0  # how long a freeze may take to end before it is killed
 
 _stopped = threading.Event()
 _freezing: set[subprocess.Popen[bytes]] = set()
@@ -86,7 +83,7 @@ def stop_freezing() -> None:
     """End freezes that still run, and any that begin; whoever waits for one gets a TargetError."""
     _stopped.set()
     for child in list(_freezing):
-        _end(child)
+        process.end_group(child)
 
 
 def _freeze(command: list[str]) -> tuple[int, bytes]:
@@ -103,22 +100,12 @@ def _freeze(command: list[str]) -> tuple[int, bytes]:
         _freezing.add(child)
         try:
             if _stopped.is_set():
-                _end(child)
+                process.end_group(child)
             said, _ = child.communicate()
         except BaseException:  # a signal for us
-            _end(child)
+            process.end_group(child)
             raise
         finally:
             _freezing.discard(child)
             process.AWAITED.discard(child.pid)
     return child.returncode, said
-
-
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Ask it to end, and kill it where native code does not let the question through."""
-    for signum, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signum)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(patience_s)
-            return

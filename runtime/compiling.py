@@ -18,16 +18,14 @@ from typing import Any
 from zerowake.runtime import process
 from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
 from zerowake.runtime.errors import to_problem
-from zerowake.runtime.executor import Executor
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.imported import import_function
 from zerowake.runtime.prove import prove_compiled
-from zerowake.runtime.target import load_function
-from zerowake.snapshot import code, compiled, proof, state
+from zerowake.snapshot import compiled, proof, state
 from zerowake.snapshot.compiled import DIRECTORY, FILE, FORMAT, Form
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.publish import publish, staged, sync
-from zerowake.snapshot.restore import restore, wake_up
+from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -110,8 +108,7 @@ def _in_new_process(
         try:
             _out, log = child.communicate(timeout=timeout_s)
         except BaseException as error:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, 9)
+            process.end_group(child)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             raise CannotCompile(
@@ -146,19 +143,15 @@ def _write(staging: Path, form: dict[str, Any]) -> str:
 def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
     """Entries of form.json for the modules of the snapshot, their libraries written to ``out``."""
     snapshot = open_snapshot(path)
-    files = code.load_code(snapshot, trusted=frozenset((snapshot.digest,)), code_dir=None)
-    code.install(files)
-    function = load_function(FunctionInfo.of(snapshot.manifest).target)
     if not snapshot.skeleton.needs_torch:
         raise CannotCompile("it holds no module")
-    restored = restore(snapshot, files)
-    wake_up(restored.object, snapshot.manifest.name)
+    imported = import_function(snapshot, trusted=(snapshot.digest,))
+    target = imported.restore().object
+    wake_up(target, snapshot.manifest.name)
     from zerowake.snapshot.compile import compile_module, recorded
 
-    calls = recorded(restored.object)
-    executor = Executor(function, restored.object)
-    cases = proof.parse(read_file(snapshot, "proof.json")).cases
-    proof.answer_all(restored.object, cases, lambda _target, case: executor.answer(case))
+    calls = recorded(target)
+    imported.answer_probe(target)
     return [compile_module(each, out, dtype) for each in calls]
 
 

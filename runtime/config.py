@@ -1,8 +1,11 @@
 """Settings of a gateway and of the processes that it has started.
 
-Values only: who reads them from a command line checks them.
+Values only: who reads them from a command line checks them. And what one of them, a device, means
+on this machine, as far as its device files tell.
 """
 
+import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +17,12 @@ Device = Literal["auto", "cpu", "cuda"]
 COMPILE_TOLERANCE = 1e-4  # largest error of a compiled form on the probe
 COMPILE_TIMEOUT_S = 900.0
 BACKLOG = 2048  # connections that may wait until the event loop runs
+_GPU_FILE = re.compile("nvidia[0-9]+|dxg|nvhost-gpu|nvgpu")  # a card, WSL, Jetson
+
+
+def shows_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether this machine has a GPU's device file; what torch makes of it, instances find out."""
+    return any(map(_GPU_FILE.fullmatch, os.listdir(devices)))
 
 
 @dataclass(frozen=True, slots=True)

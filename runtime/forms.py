@@ -3,12 +3,11 @@
 Gateway and instances ask the same question and get the same answer. Imports no torch.
 """
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zerowake.runtime.config import Device
+from zerowake.runtime.config import Device, shows_gpu
 from zerowake.snapshot import compiled
 from zerowake.snapshot.compiled import Form
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
@@ -39,7 +38,7 @@ def choose(snapshot: Snapshot, trusted: Iterable[str], device: Device) -> Chosen
     """The best form that may run here. ``trusted``: digests that the operator vouches for."""
     if not snapshot.skeleton.needs_torch:
         return Chosen(FormName.PLAIN)
-    if device == "cuda" or (device == "auto" and os.path.exists("/dev/nvidia0")):
+    if device == "cuda" or (device == "auto" and shows_gpu()):
         return Chosen(FormName.EAGER, reason="compiled forms are for the CPU")
     try:
         form = compiled.find(snapshot, frozenset(trusted))

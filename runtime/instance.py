@@ -22,14 +22,13 @@ from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.executor import Executor, Work
 from zerowake.runtime.forms import FormName, choose
 from zerowake.runtime.function import Function
-from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.imported import import_function
+from zerowake.runtime.info import Kind
 from zerowake.runtime.logs import FunctionOutput
-from zerowake.runtime.target import load_function
 from zerowake.runtime.wire import Connection, Frame, encode
-from zerowake.snapshot import code, proof
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
-from zerowake.snapshot.restore import Restored, restore, wake_up
-from zerowake.snapshot.store import open_snapshot, read_file
+from zerowake.snapshot.restore import Restored, wake_up
+from zerowake.snapshot.store import open_snapshot
 
 RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
 WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
@@ -60,8 +59,6 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
             f"{snapshot.path} held {spec.digest} when it was opened and holds {snapshot.digest} now; "
             "snapshots are immutable, serve the new one by its own path"
         )
-    code_dir = Path(spec.code_dir) if spec.code_dir else None
-    files = code.load_code(snapshot, trusted=frozenset(spec.trusted), code_dir=code_dir)
     device, chosen = "cpu", choose(snapshot, spec.trusted, spec.device)
     if chosen.name is FormName.EAGER:
         from zerowake.snapshot import staging  # imports torch
@@ -70,20 +67,20 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
         device = resolve_device(spec.device)
         if device != "cpu" and not in_zygote:
             staging.begin(device)  # the context takes longer than the imports: side by side
-    code.install(files)
     started = time.perf_counter()
-    function = load_function(FunctionInfo.of(snapshot.manifest).target)
+    code_dir = Path(spec.code_dir) if spec.code_dir else None
+    imported = import_function(snapshot, trusted=spec.trusted, code_dir=code_dir)
     import_ms = 1e3 * (time.perf_counter() - started)
-    cases = proof.parse(read_file(snapshot, "proof.json")).cases
-    warm_up = max(cases, key=lambda case: sum(map(len, case)))
+    warm_up = max(imported.cases, key=lambda case: sum(map(len, case)))
     if in_zygote and device != "cpu":
-        return Kit(function, warm_up, None, {"import": import_ms})
+        return Kit(imported.function, warm_up, None, {"import": import_ms})
     try:
-        restored = restore(snapshot, files, device=device, form=chosen.compiled)
+        restored = imported.restore(device=device, form=chosen.compiled)
     except UnusableForm as error:
         print(f"the compiled form cannot be used, the eager one is: {error}", file=sys.stderr)
-        restored = restore(snapshot, files, device=device)
-    return Kit(function, warm_up, restored, {"import": import_ms, **restored.report})
+        restored = imported.restore(device=device)
+    report_ms = {**restored.report, "import": import_ms + restored.report["import"]}
+    return Kit(imported.function, warm_up, restored, report_ms)
 
 
 def rehearse(kit: Kit, output: FunctionOutput) -> bool:

@@ -213,16 +213,15 @@ def enum_node(cls: type[enum.Enum], values: Sequence[Any]) -> Node:
     return Node({"title": cls.__name__, **node.schema}, node.decode, node.wanted, node.types)
 
 
-def _items(value: Any, item: Callable[[Any], Any], wanted: str) -> list[Any]:
-    if type(value) is not list:
-        _misfit(wanted, value)
+def _made(elements: Iterable[tuple[str | int, Any]], make: Callable[[Any], Any]) -> list[Any]:
+    """What ``make`` makes of each, given with its place. Raises Misfit with all their faults."""
     made: list[Any] = []
     faults: list[tuple[Path, str]] = []
-    for index, element in enumerate(value):
+    for place, element in elements:
         try:
-            made.append(item(element))
+            made.append(make(element))
         except Misfit as misfit:
-            faults += misfit.under(index)
+            faults += misfit.under(place)
             if len(faults) >= MAX_FAULTS:
                 break
     if faults:
@@ -238,7 +237,9 @@ def array_node(item: Node, make: Callable[[list[Any]], Any], *, unique: bool = F
         schema["uniqueItems"] = True
 
     def decode(value: Any) -> Any:
-        made = make(_items(value, item.decode, wanted))
+        if type(value) is not list:
+            _misfit(wanted, value)
+        made = make(_made(enumerate(value), item.decode))
         if unique and len(made) < len(value):
             raise Misfit("wanted each item once, found duplicates")
         return made
@@ -257,7 +258,7 @@ def tuple_node(items: Sequence[Node]) -> Node:
         if type(value) is not list or len(value) != len(items):
             _misfit(wanted, value)
         readers = iter(items)
-        return tuple(_items(value, lambda element: next(readers).decode(element), wanted))
+        return tuple(_made(enumerate(value), lambda element: next(readers).decode(element)))
 
     return Node(schema, decode, wanted, frozenset({"array"}))
 
@@ -269,18 +270,7 @@ def map_node(item: Node) -> Node:
     def decode(value: Any) -> dict[str, Any]:
         if type(value) is not dict:
             _misfit(wanted, value)
-        made: dict[str, Any] = {}
-        faults: list[tuple[Path, str]] = []
-        for name, element in value.items():
-            try:
-                made[name] = item.decode(element)
-            except Misfit as misfit:
-                faults += misfit.under(name)
-                if len(faults) >= MAX_FAULTS:
-                    break
-        if faults:
-            raise Misfit(faults)
-        return made
+        return dict(zip(value, _made(value.items(), item.decode), strict=True))
 
     schema = {"type": "object", "additionalProperties": item.schema}
     return Node(schema, decode, wanted, frozenset({"object"}))

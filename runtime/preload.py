@@ -11,13 +11,12 @@ import threading
 def _load_libtorch() -> None:
     """Only dlopen: ``snapshot.libtorch`` finds it loaded, and says what is wrong if it is not."""
     import ctypes
-    import importlib.util
     import os
 
-    spec = importlib.util.find_spec("torch")  # looks, does not import
-    if spec is None or spec.origin is None:
+    from zerowake.snapshot.torchlib import find_library
+
+    if (path := find_library()) is None:
         return
-    path = os.path.join(os.path.dirname(spec.origin), "lib", "libtorch_cpu.so")
     # A call through ctypes gives up the interpreter lock; ctypes.CDLL would hold it.
     dlopen = ctypes.CDLL(None).dlopen
     dlopen.argtypes, dlopen.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_void_p

@@ -15,9 +15,14 @@ import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 F_SETSIG = 10  # <fcntl.h>; Python's fcntl does not name it on every build
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prctl.h>
+GRACE_S = 2.0  # how long a child that was asked to end may take before it is killed
 
 # What a function's process inherits of the gateway's environment. The rest may hold secrets and
 # is passed on only when it is named (``--env NAME``).
@@ -121,6 +126,24 @@ def reap_orphans() -> None:
         for pid in children - AWAITED:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
+
+
+def end_group(child: "Popen[Any]") -> None:
+    """End a child that leads a group of its own, and all of that group.
+
+    It is asked first, and killed where native code does not let the question through.
+    """
+    import subprocess  # instances do without it
+
+    def send(signum: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signum)
+
+    send(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(GRACE_S)
+    send(signal.SIGKILL)
+    child.wait()
 
 
 def raise_descriptor_limit() -> None:

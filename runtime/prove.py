@@ -17,13 +17,11 @@ from typing import Any
 
 from zerowake.runtime import process
 from zerowake.runtime.errors import to_problem
-from zerowake.runtime.executor import Executor
-from zerowake.runtime.info import FunctionInfo
-from zerowake.runtime.target import load_function
-from zerowake.snapshot import code, compiled, proof
+from zerowake.runtime.imported import import_function
+from zerowake.snapshot import compiled, proof
 from zerowake.snapshot.errors import ProofFailed
-from zerowake.snapshot.restore import restore, wake_up
-from zerowake.snapshot.store import open_snapshot, read_file
+from zerowake.snapshot.restore import wake_up
+from zerowake.snapshot.store import open_snapshot
 
 
 def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
@@ -85,15 +83,11 @@ def answer(path: Path, code_dir: Path | None, form_path: Path | None) -> list[pr
     if form_path is not None:
         form = compiled.parse(form_path, (form_path / compiled.FILE).read_bytes())
     trusted = frozenset() if code_dir else frozenset((snapshot.digest,))
-    files = code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
-    code.install(files)
-    function = load_function(FunctionInfo.of(snapshot.manifest).target)
-    restored = restore(snapshot, files, form=form)
-    process.set_threads(function.settings.threads)  # after restore, which imports torch if need be
-    wake_up(restored.object, snapshot.manifest.name)
-    executor = Executor(function, restored.object)
-    cases = proof.parse(read_file(snapshot, "proof.json")).cases
-    return proof.answer_all(restored.object, cases, lambda _target, case: executor.answer(case))
+    imported = import_function(snapshot, trusted=trusted, code_dir=code_dir)
+    target = imported.restore(form=form).object
+    process.set_threads(imported.function.settings.threads)  # after restore, which imports torch
+    wake_up(target, snapshot.manifest.name)
+    return imported.answer_probe(target)
 
 
 class _TorchWatch(MetaPathFinder):
@@ -104,7 +98,7 @@ class _TorchWatch(MetaPathFinder):
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         if name == "torch" and self.by is None:
             stack = [f for f in traceback.extract_stack() if not f.filename.startswith("<")][:-1]
-            if stack[-1].name == "library_path":  # asks where torch is, does not import it
+            if stack[-1].name == "find_library":  # asks where torch is, does not import it
                 return
             own = [f for f in stack if "/code/" in f.filename] or stack  # the author's, if it is
             line = own[-1]

@@ -9,7 +9,6 @@ ends the process, so callers check those first (``compiled``).
 
 import ctypes
 import functools
-import importlib.util
 import math
 from collections.abc import Iterable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int32, c_int64, c_size_t, c_void_p
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from zerowake.snapshot.errors import UnusableForm
+from zerowake.snapshot.torchlib import find_library
 
 Shape = tuple[int, ...]
 
@@ -286,7 +286,6 @@ def libtorch() -> LibTorch:
 
 def library_path() -> Path:
     """Where the installed torch keeps its library. Raises UnusableForm without one."""
-    spec = importlib.util.find_spec("torch")  # looks, does not import
-    if spec is None or spec.origin is None:
+    if (path := find_library()) is None:
         raise UnusableForm("torch is not installed")
-    return Path(spec.origin).parent / "lib" / "libtorch_cpu.so"
+    return Path(path)

@@ -194,12 +194,11 @@ def differences(
                 continue
             try:
                 plain = json.loads(a), json.loads(b)
-            except (ValueError, RecursionError):
-                yield where, f"{a[:40]!r} ({len(a)} bytes)", f"{b[:40]!r} ({len(b)} bytes)"
-                continue
-            inside = list(_differences(where, *plain, apart))
-            if not inside and json.dumps(plain[0]) != json.dumps(plain[1]):  # the order of keys
-                inside = [(where, f"{a[:40]!r}", f"{b[:40]!r}")]
+                inside = list(_differences(where, *plain, apart))
+                if not inside and json.dumps(plain[0]) != json.dumps(plain[1]):  # the order of keys
+                    inside = [(where, f"{a[:40]!r}", f"{b[:40]!r}")]
+            except (ValueError, RecursionError):  # no JSON, or too deep to be looked into
+                inside = [(where, f"{a[:40]!r} ({len(a)} bytes)", f"{b[:40]!r} ({len(b)} bytes)")]
             yield from inside  # spacing and the spelling of numbers (1e5, 100000.0) are no difference
 
 

@@ -93,9 +93,7 @@ class ZygoteLink:
 
     def kill(self) -> None:
         """End the zygote now; its other children live on."""
-        if not self.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        _kill(self.pid, self.exited)
 
     def close(self) -> None:
         """End the zygote by closing its socket; its other children live on."""
@@ -158,6 +156,13 @@ class ZygoteLink:
             self._on_lost(self)
 
 
+def _kill(pid: int, exited: "asyncio.Future[int | None]") -> None:
+    """Kill a process that has not ended. It is ours or our zygote's to reap: its pid is its own."""
+    if not exited.done():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def mark_seen(future: "asyncio.Future[Any]") -> None:
     """Mark a failure as seen: whoever needs the result asks again and gets it again."""
     if not future.cancelled():
@@ -216,10 +221,8 @@ class InstanceLink:
             self._writer.write(data)
 
     def kill(self) -> None:
-        """End the process now. Its pid is ours or our zygote's to reap, so it cannot be reused."""
-        if not self.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
+        """End the process now."""
+        _kill(self.pid, self.exited)
 
     async def drained(self, limit_s: float) -> None:
         """Wait until what the instance has sent is handled: until its socket's end, or the limit."""

@@ -22,6 +22,7 @@ _PROBLEMS = {
     404: "There is no such function; the known ones are named.",
     409: "It cannot sleep there: calls or its settings keep it awake, or it cannot be forked.",
     413: "The body is over the limit.",
+    415: "The body is compressed.",
     422: "The input does not fit the schema, or the function refused it.",
     429: "The queue is full; come again after Retry-After.",
     500: "The function raised.",

@@ -57,6 +57,16 @@ class MethodNotAllowed(InvocationError):
         self.allow = allow
 
 
+class UnsupportedEncoding(InvocationError):
+    status, code = 415, "unsupported_encoding"
+
+    def __init__(self, found: bytes) -> None:
+        super().__init__(
+            f"the body has Content-Encoding {found.decode('latin-1'):.30}; it must be sent as it is, "
+            "without that header and not compressed"
+        )
+
+
 class CrossOrigin(InvocationError):
     status, code = 403, "cross_origin"
 
@@ -84,4 +94,6 @@ def reply(problem: Mapping[str, Any], error: Exception | None = None) -> tuple[i
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(retry_after_s))))
     if isinstance(error, MethodNotAllowed):
         headers.append((b"allow", error.allow.encode()))
+    if isinstance(error, UnsupportedEncoding):
+        headers.append((b"accept-encoding", b"identity"))
     return problem["status"], headers, json.dumps(problem).encode()

@@ -386,6 +386,7 @@ class Processes:
         log.error("%s", self.quarantined)
         for instance in self.instances:
             self.retire_later(instance)
+        self._spawn(self.drop_zygote())
 
     # ---------------------------------------------------------------- small things
 

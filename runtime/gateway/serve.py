@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerowake.runtime import logs
-from zerowake.runtime.config import Device, ServeConfig
+from zerowake.runtime.config import Device, ServeConfig, shows_gpu
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.port import Ingress
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowake.gateway")
 
-GPU_FILES = ("nvidia[0-9]*", "dxg", "nvhost-gpu", "nvgpu")  # a card, WSL, Jetson
 WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
@@ -85,11 +84,11 @@ def _looks_torch_free(target: str) -> bool:
 def check_device(device: Device, devices: Path = Path("/dev")) -> None:
     """Raises ConfigError when a GPU is asked for and this machine shows none.
 
-    Looks for device files only, torch's own word comes in the instances. devices: where they are.
+    devices: where its device files are looked for.
     """
-    if device == "cuda" and not any(any(devices.glob(pattern)) for pattern in GPU_FILES):
+    if device == "cuda" and not shows_gpu(devices):
         raise ConfigError(
-            f"--device cuda, but there is no GPU here: no {devices}/{GPU_FILES[0]}; check the driver "
+            f"--device cuda, but there is no GPU here: no {devices}/nvidia0; check the driver "
             "(nvidia-smi), or take --device cpu or auto"
         )
 

@@ -4,7 +4,11 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
+
+import pytest
 
 from zerowake.runtime import process
 
@@ -125,3 +129,26 @@ def test_other_threads_keep_off_this_core_for_a_while() -> None:
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.parametrize("deaf", ["leader", "child"])
+def test_a_group_is_ended_with_those_that_do_not_listen(
+    deaf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_S", 0.0 if deaf == "leader" else 60.0)
+    code = f"""if True:
+        import os, signal
+        child = os.fork() == 0
+        if child is {deaf == "child"}:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(1, b"x")
+        signal.pause()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    ) as leader:
+        assert leader.stdout is not None
+        leader.stdout.read(2)
+        process.end_group(leader)
+        assert leader.stdout.read() == b""  # nobody has the other end any more
+    assert leader.returncode == -(signal.SIGKILL if deaf == "leader" else signal.SIGTERM)

@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from zerowake.snapshot import layout, names, proof, state
 from zerowake.snapshot.errors import (
     DamagedSnapshot,
     ForbiddenClass,
+    ProofFailed,
     SnapshotError,
     SnapshotNotFound,
     WakeFailed,
@@ -92,6 +95,24 @@ def test_differences_name_fields() -> None:
     assert fields('{"a":1}', '{"a": 1}') == [] and fields("1e-05", "1e-5") == []
     assert fields("x", "y") == ["items[0]"] and fields("1", "1") == []
     assert next(proof.differences([[b"1"]], [[b"1", b"2"]]))[1:] == ("1 chunks", "2 chunks")
+
+
+def test_answers_nested_too_deep_to_look_into_are_compared_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nested(leaf: int) -> Any:
+        value: Any = leaf
+        for _ in range(2 * sys.getrecursionlimit()):
+            value = [value]
+        return value
+
+    # Some releases of Python parse what no function can walk through.
+    monkeypatch.setattr(proof.json, "loads", lambda text: nested(int(text)))
+    wanted = proof.Proof([[b"1"]], [[[b"1"]]], [[]])
+    with pytest.raises(ProofFailed, match=r"items\[0\]: the original answered b'1' \(1 bytes\)"):
+        proof.compare(wanted, [[[b"2"]]])
+    with pytest.raises(ProofFailed, match=r"items\[0\]"):
+        proof.distance(wanted, [[[b"2"]]])
 
 
 def test_the_summary_counts_what_was_compared() -> None:

@@ -103,6 +103,16 @@ def test_other_methods_are_405(edge: Any, method: str) -> None:
     assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
 
 
+def test_a_compressed_body_is_refused_with_the_remedy(edge: Any) -> None:
+    edge.functions.serve("f")
+    reply = edge.post("/invoke/f", content=b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    problem = assert_problem(reply, 415, "unsupported_encoding")
+    assert "gzip" in problem["detail"] and "not compressed" in problem["detail"]
+    assert reply.headers["accept-encoding"] == "identity"
+    plain = edge.post("/invoke/f", content=b"1", headers={"content-encoding": "Identity"})
+    assert plain.status_code == 200 and len(edge.functions.calls) == 1
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_read(edge: Any) -> None:
     edge.functions.serve("f", raw_input=True)
     edge.options["max_body_nbytes"] = 10

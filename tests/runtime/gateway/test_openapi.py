@@ -115,7 +115,9 @@ def test_bodies_by_kind(functions: list[FunctionInfo]) -> None:
     assert set(words["responses"]["200"]["content"]) == {
         "application/x-ndjson", "text/event-stream",
     }  # fmt: skip
-    assert {"400", "404", "413", "422", "429", "500", "502", "503", "504"} <= set(tree["responses"])
+    assert {"400", "404", "413", "415", "422", "429", "500", "502", "503", "504"} <= set(
+        tree["responses"]
+    )
     assert "/" not in paths
     assert "/" in document(functions[:1], {}, "1")["paths"]
 

@@ -451,6 +451,23 @@ async def test_a_snapshot_that_has_changed_is_quarantined_after_a_death(
     assert ("another one lies" in made.quarantined) is (harm == "replaced")
 
 
+async def test_quarantine_ends_the_zygote(world: World) -> None:
+    snapshot = world.snapshot()
+    made, notes = processes(world, snapshot)
+    zygote = await with_zygote(world, made)
+    starts = [made.start(hot=True, warm=False) for _ in range(2)]
+    dying, idle = [await zygote.instance() for _ in starts]
+    for scripted in (dying, idle):
+        scripted.ready()
+    assert all([await start for start in starts])
+    os.truncate(snapshot.path / "skeleton.json", 0)
+    await dying.die()
+    for scripted in (zygote, idle):
+        await scripted.over()
+    await world.quiet()
+    assert made.quarantined and made.describe() == [] and len(notes.exits) == 2
+
+
 async def test_an_unharmed_snapshot_survives_a_death(world: World) -> None:
     made, _notes = processes(world)
     _instance, scripted = await ready(world, made)
