@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import DEFAULT_VENVS, MIN_COSINE, cosine, percentile
-from peers.registry import PEERS, VARIANTS, Peer
+from peers.registry import EMULATED, PEERS, VARIANTS, Peer
 from texts import load_texts, reference
 
 HOST = "127.0.0.1"
@@ -127,7 +127,7 @@ def check(
 
 
 async def run(job: Job) -> Result:
-    peer = next(peer for peer in (*PEERS, *VARIANTS) if peer.name == job.name)
+    peer = next(peer for peer in (*PEERS, *VARIANTS, *EMULATED) if peer.name == job.name)
     texts, wanted = load_texts(), reference(Path(job.venvs))
     requests = [encode(peer, job.port, text) for text in texts]
     await load(job.port, requests, job.clients, 0, job.warmup)
