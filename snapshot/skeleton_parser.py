@@ -14,6 +14,7 @@ from zerowake.snapshot.errors import DamagedSnapshot
 from zerowake.snapshot.layout import TORCH_DTYPES, array_item_nbytes
 from zerowake.snapshot.manifest import MAX_INT, MAX_RANK, Manifest, integer, parse_json
 from zerowake.snapshot.skeleton import ASSETS, FILE, KINDS, MAX_NODES, SHELLS, Skeleton
+from zerowake.snapshot.tokenizer import MOST_FILES
 
 _MAX_NESTED = 1000  # tuples in tuples
 _HOOKS = re.compile(r"_\w*hooks(_with_kwargs|_always_called)?")  # tables of nn.Module
@@ -380,6 +381,11 @@ class _Checker:
 
     def tokenizer(self, node: dict[str, Any]) -> None:
         self.asset(node["asset"])
+        files = node.get("files", [])
+        if type(files) is not list or len(files) > MOST_FILES:
+            self.refuse(f"holds {files!r:.60}; wanted at most {MOST_FILES} files of a tokenizer")
+        for path in files:
+            self.asset(path)
 
     def token(self, node: dict[str, Any]) -> None:
         v = node["v"]
