@@ -54,7 +54,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
 
     For an accelerator a zygote keeps only the imports: a device's context does not survive a fork.
     """
-    snapshot = open_snapshot(Path(spec.snapshot))
+    snapshot = open_snapshot(Path(spec.snapshot), checked=spec.digest)
     if snapshot.digest != spec.digest:
         raise SnapshotError(
             f"{snapshot.path} held {spec.digest} when it was opened and holds {snapshot.digest} now; "
