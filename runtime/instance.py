@@ -32,6 +32,7 @@ from zerowake.snapshot.restore import Restored, restore, wake_up
 from zerowake.snapshot.store import open_snapshot, read_file
 
 RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
+ROOM_NBYTES = 8 << 20  # for what a restore makes
 WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
 
 
@@ -128,6 +129,7 @@ def _start(
 ) -> tuple[Kit, Executor, dict[str, float]]:
     report_ms: dict[str, float] = {}
     if kit is None or kit.restored is None:
+        process.make_room(ROOM_NBYTES)
         kit = prepare(spec, in_zygote=False)
         report_ms |= kit.report_ms
     assert kit.restored is not None

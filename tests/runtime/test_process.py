@@ -4,7 +4,12 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
+
+import pytest
 
 from zerowake.runtime import process
 
@@ -125,3 +130,23 @@ def test_other_threads_keep_off_this_core_for_a_while() -> None:
     finally:
         done.set()
         thread.join()
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages"
+)
+def test_room_is_made_in_huge_pages() -> None:
+    """A process of its own, for the heap has only one end."""
+    source = """
+import re
+from zerowake.runtime import process
+process.make_room(8 << 20)
+process.make_room(8 << 20)  # where there is room nothing happens
+entries = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read(), flags=re.M)
+heap = [entry for entry in entries if "[heap]" in entry]
+huge = [entry for entry in heap if re.search(r"^VmFlags:.* hg\\b", entry, re.M)]
+sizes = [int(re.search(r"^Size: +(\\d+)", entry, re.M)[1]) << 10 for entry in huge]
+assert sum(sizes) % (2 << 20) == 0 and 6 << 20 <= sum(sizes) <= 16 << 20, sizes
+assert sum(int(re.search(r"^Rss: +(\\d+)", entry, re.M)[1]) for entry in huge) <= 2048
+"""
+    subprocess.run([sys.executable, "-c", source], check=True)
