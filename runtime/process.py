@@ -278,7 +278,7 @@ def make_room(nbytes: int) -> None:
     """Have the heap (glibc's) grow by ``nbytes``, in huge pages.
 
     For a restore in a fork, where each page of the heap is a fault of 1.5 us: MiniLM's took 2500 of
-    them less and 5 ms less, and 1 MB more. Where there are no huge pages only the faults stay.
+    them less and 5 ms less, and no more memory. Where there are no huge pages only the faults stay.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
