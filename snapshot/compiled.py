@@ -346,7 +346,8 @@ def _plain_name(name: str) -> str:
 
 def _check_files(path: Path, files: Mapping[str, str]) -> None:
     for name, sha256 in files.items():
-        found = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        with open(path / name, "rb") as file:  # not read at once: each page would be a fault
+            found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != sha256:
             raise UnusableForm(f"{path / name} does not have the digest that {FILE} names")
     if odd := {entry.name for entry in path.iterdir()} - {*files, FILE}:

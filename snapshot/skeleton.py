@@ -53,7 +53,7 @@ KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ("partial", "f a k", ""),
         ("method", "o v", ""),
         ("weakref", "o", ""),
-        ("tokenizer", "asset", ""),
+        ("tokenizer", "asset", "files"),
         ("token", "v", ""),
     )
 }
