@@ -15,8 +15,15 @@ from support import PATIENCE_S, Gateway, zerowake
 
 TEXT = [
     [[1, 2, 3], [4, 5, 6]],
+    [[10]],
+    [[1], [2], [0]],
     [[0, 10]],
     [[1, 2, 3, 4, 5, 6]] * 5,
+]
+PICKS = [
+    [[1, -9, 6], [4, -3, 0]],
+    [[-11], [6]],
+    [[-11, 6] * 8000] * 9,
 ]
 IMAGES = [
     [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2,
@@ -68,6 +75,8 @@ def test_it_answers_as_the_original_without_torch(
         assert ask(nets, "text", x) == about(ask(eager, "text", x))
     for x in IMAGES:
         assert ask(nets, "image", x) == about(ask(eager, "image", x))
+    for x in PICKS:
+        assert ask(nets, "picks", x) == about(ask(eager, "picks", x))
     assert ask(nets, "process", None)["torch"] is False
     assert ask(eager, "process", None)["torch"] is True
 
@@ -88,6 +97,10 @@ def test_it_answers_as_the_original_without_torch(
             "x has 2 entries in dimension 1; the compiled form takes 3",
         ),
         ("image", [[["a"]]], "image: x: "),
+        ("picks", [[0, 1]], "ids has 1 entries in dimension 0; the compiled form takes 2 to any"),
+        ("picks", [[0, 1], [2, 7]], "picks: index out of range in `found = self.table[ids + 2]`"),
+        ("picks", [[0, 1], [-12, 2]], "picks: index out of range in `found = self.table[ids + 2]`"),
+        ("picks", [[0] * 20_000, [10**12] * 20_000], "picks: index out of range in"),
     ],
 )
 def test_what_it_does_not_take_is_that_calls_error(

@@ -14,8 +14,8 @@ from support import run_python
 from torch import nn
 
 from zerowake.runtime.forms import FormName, choose
+from zerowake.snapshot import compile, proof, skeleton, state
 from zerowake.snapshot import compiled as forms
-from zerowake.snapshot import proof, skeleton, state
 from zerowake.snapshot.compile import Calls, compile_module, recorded
 from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
 from zerowake.snapshot.store import open_snapshot
@@ -139,12 +139,15 @@ class Rows(nn.Module):
         return found + self.a.weight.index_select(0, more)[None, : ids.shape[1]]
 
 
+def only_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile, "_build", lambda *given: ("net.so", {}))
+    monkeypatch.setattr(compile, "_try_ones", lambda *given: None)
+
+
 def test_sizes_and_values_that_are_row_numbers_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zerowake.snapshot import compile as compiler
-
-    monkeypatch.setattr(compiler, "_build", lambda *given: ("net.so", {}))  # only the analysis
+    only_analysed(monkeypatch)
     calls = record(
         Rows(),
         (torch.tensor([[1, 2, 3]]), torch.arange(4)),
@@ -159,11 +162,25 @@ def test_sizes_and_values_that_are_row_numbers_are_bounded(
 
 
 def test_a_module_that_takes_one_size_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zerowake.snapshot import compile as compiler
-
-    monkeypatch.setattr(compiler, "_build", lambda *given: ("net.so", {}))
+    only_analysed(monkeypatch)
     form = compile_module(record(nn.Linear(3, 2), (X,)), tmp_path, None)
     assert form["inputs"][0]["shape"][1] == 3 and form["output"] == 0
+
+
+class OneOfThemIsSpecial(nn.Module):
+    """With one row it has another answer; with one column it is as with many."""
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        found = x.mean(1) + more.std(0)
+        return found * 2 if x.shape[0] == 1 else found
+
+
+def test_a_size_of_1_is_taken_where_it_is_tried_and_right(tmp_path: Path) -> None:
+    form = compile_module(
+        record(OneOfThemIsSpecial(), (torch.randn(3, 4), torch.randn(5))), tmp_path, None
+    )
+    (rows, columns), (count,) = (each["shape"] for each in form["inputs"])
+    assert form["ranges"] == {rows: (2, None), columns: (1, None), count: (1, None)}
 
 
 # ---- what a form must be before it is used
