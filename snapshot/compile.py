@@ -80,13 +80,18 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
         module = module.to(getattr(torch, dtype))
     flat = _Flat(module, names, fixed)
     example = max(examples, key=_generality)
-    flat(*example)  # finds the output's structure
     try:
+        flat(*example)  # finds the output's structure
         program = torch.export.export(
             flat, tuple(example), dynamic_shapes=(_dynamic(examples),), strict=False
         )
+    except CannotCompile:
+        raise
     except Exception as error:
-        raise CannotCompile(f"self.{calls.path} does not export: {_first_lines(error)}") from error
+        kind = f" as {dtype}" if dtype else ""
+        raise CannotCompile(
+            f"self.{calls.path} does not export{kind}: {_first_lines(error)}"
+        ) from error
     # Only a program without writes in place says what those would have changed.
     signature = program.run_decompositions({}).graph_signature
     if changed := [

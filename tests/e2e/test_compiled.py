@@ -284,6 +284,44 @@ def state_of(pid: int) -> str:
         return "Z"
 
 
+HALVES = """
+import sys
+from zerowake import function
+
+@function(examples=[{"net": "half", "x": [[0.5, 1.0, 2.0]] * 2}, {"net": "full", "x": [[1.0, 2.0, 3.0]] * 2}])
+class Halves:
+    def load(self):
+        import torch
+        torch.manual_seed(2)
+        self.full = torch.nn.Sequential(torch.nn.Linear(3, 40), torch.nn.LayerNorm(40)).eval()
+        self.half = torch.nn.Linear(3, 40).half().eval()
+
+    def predict(self, item: dict) -> list:
+        if item["net"] == "torch":
+            return ["torch" in sys.modules]
+        return self.full(item["x"]) if item["net"] == "full" else self.half(item["x"])
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "float16", "--tolerance", "1e-2"]])
+def test_modules_of_half_precision(
+    tmp_path: Path, launch: Callable[..., Gateway], options: list[str]
+) -> None:
+    (tmp_path / "app.py").write_text(HALVES)
+    run = zerowake("freeze", tmp_path / "app.py:Halves", "--out", tmp_path / "out", *options)
+    assert run.returncode == 0 and "compiled, and it needs no torch" in run.stderr, run.stderr
+    snapshot = Path(run.stdout.splitlines()[-1])
+    compiled = launch(snapshot, "--depth", "cold")
+    shutil.rmtree(shutil.copytree(snapshot, tmp_path / "eager") / "compiled")
+    eager = launch(tmp_path / "eager", "--depth", "cold")
+    assert compiled.call("halves", {"net": "torch"}).json() == [False]
+    assert eager.call("halves", {"net": "torch"}).json() == [True]
+    for net in ("half", "full"):
+        asked = {"net": net, "x": [[-1.0, 0.25, 4.0], [2.0, 0.0, 1.0]]}
+        found, wanted = (each.call("halves", asked).json() for each in (compiled, eager))
+        assert found == [pytest.approx(row, rel=1e-2, abs=1e-2) for row in wanted]
+
+
 def test_a_plain_snapshot_is_not_compiled(frozen: Callable[[str], Path]) -> None:
     run = zerowake("compile", frozen("zoo.py:Add"))
     assert run.returncode == 1 and "it holds no module" in run.stderr
