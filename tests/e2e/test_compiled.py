@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -198,6 +199,17 @@ def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> 
     assert not any((snapshot / "compiled").iterdir())
 
 
+def test_what_of_the_object_keeps_torch_in_the_process_is_named(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "from zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
+        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+        "        self.labels = {'names': ['a'], 'means': torch.ones(3)}\n"
+        "    def predict(self, rows: list[list[float]]) -> list:\n        return self.model(rows)\n"
+    )
+    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
+    assert "it still needs torch: self.labels['means'] is a tensor; keep it in" in run.stderr
+
+
 @pytest.mark.parametrize(
     "options, environ, said",
     [
@@ -240,6 +252,27 @@ def test_a_killed_compiler_is_told(frozen: Callable[[str], Path], tmp_path: Path
     _out, said = compiling.communicate(timeout=PATIENCE_S)
     assert compiling.returncode == 1 and "the compiling process ended: killed by SIGKILL" in said
     assert not any((copy / "compiled").iterdir())
+
+
+@pytest.mark.parametrize("mbytes", [300, 500, 700])  # torch cannot be loaded, or too little is left
+def test_too_little_memory_to_compile_is_told_and_it_serves_eagerly(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path, mbytes: int
+) -> None:
+    copy = tmp_path / "snapshot"
+    shutil.copytree(frozen("tiny.py:Tiny"), copy)
+    run = zerowake(
+        "compile",
+        copy,
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (mbytes << 20, mbytes << 20)),
+    )
+    assert run.returncode == 1 and run.stderr.startswith("zerowake compile: "), run.stderr
+    assert "Traceback" not in run.stderr
+    assert not any((copy / "compiled").iterdir())
+    gateway = launch(copy, "--depth", "cold")
+    assert len(gateway.call("tiny", [[1.0, -2.0, 0.5]]).json()[0]) == 40
+    assert any("tiny runs eagerly: it has no compiled form" in line for line in gateway.log)
+    gateway.stop()
 
 
 def test_killed_then_two_at_once(

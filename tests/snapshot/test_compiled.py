@@ -412,6 +412,31 @@ def test_pruning_leaves_out_what_only_the_module_needed() -> None:
     assert skeleton.prune(full, {}).needs_torch
 
 
+@pytest.mark.parametrize(
+    "state, said",
+    [
+        ({"table": [0]}, "self.table is a tensor"),
+        ({"a": 1, "rest": [2]}, "self.rest['b'][1] is a numpy array"),
+        ({"call": [3]}, "self.call[0] is a tensor"),
+        ({"deep": [4], "again": [4]}, "self.deep.kind is a torch.dtype"),
+        ({"itself": [7], "net": [6]}, None),
+    ],
+)
+def test_what_of_an_object_needs_torch_is_named(state: dict[str, Any], said: str | None) -> None:
+    nodes: list[dict[str, Any]] = [
+        {"t": "tensor", "i": 0},
+        {"t": "list", "v": ["x", [5]]},
+        {"t": "dict", "s": {"b": [1]}},
+        {"t": "partial", "f": [6], "a": [[0]], "k": {}},
+        {"t": "object", "c": 0, "s": {"kind": [8]}},
+        {"t": "array", "i": 1, "dtype": "<f4", "shape": [1]},
+        {"t": "compiled", "v": "net"},
+        {"t": "object", "c": 0, "s": state},
+        {"t": "dtype", "v": "float32"},
+    ]
+    assert skeleton.torch_at(skeleton.Skeleton([7], nodes, [7], [])) == said
+
+
 def evidence(answer: Any) -> proof.Proof:
     return proof.Proof([[b"1"]], [[[json.dumps(answer).encode()]]], [[]])
 
