@@ -283,6 +283,9 @@ def _build(
         raise CannotCompile(f"self.{path} does not compile: {_first_lines(error)}") from error
     assert isinstance(made, list)
     files = [Path(file) for file in made if isinstance(file, str)]
+    # All that the library needs is in it; a GPU's kernels, say, would lie beside it.
+    if odd := {file.suffix for file in files} - {".so", ".cpp", ".json"}:
+        raise CannotCompile(f"self.{path} compiles to files of unknown kinds: {sorted(odd)}")
     weights = {n: t for each in made if isinstance(each, dict) for n, (t, _) in each.items()}
     libraries = [file for file in files if file.suffix == ".so"]
     if len(libraries) != 1:

@@ -167,6 +167,23 @@ def test_a_module_that_takes_one_size_only(tmp_path: Path, monkeypatch: pytest.M
     assert form["inputs"][0]["shape"][1] == 3 and form["output"] == 0
 
 
+@pytest.mark.parametrize(
+    "made, said",
+    [
+        (["a.wrapper.cpp", "a.so", "k1.cubin"], r"files of unknown kinds: \['.cubin'\]"),
+        (["a.so", "b.so"], "compiles to 2 libraries"),
+        (["a.so", "a_extern_kernel_nodes.json"], "operators that only torch itself can call"),
+    ],
+)
+def test_nothing_that_a_library_needs_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[str], said: str
+) -> None:
+    monkeypatch.setattr(torch._inductor, "aot_compile", lambda *given, **options: [*made, {}])
+    with pytest.raises(CannotCompile, match=said):
+        compile_module(record(nn.Linear(3, 2), (X,)), tmp_path, None)
+    assert not any(tmp_path.iterdir())
+
+
 class OneOfThemIsSpecial(nn.Module):
     """With one row it has another answer; with one column it is as with many."""
 
