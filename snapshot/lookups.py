@@ -39,6 +39,7 @@ _ALONG_DIM = frozenset(
     )
 )
 _FROM_THE_END = _LISTS | _FLAT | {"index_fill"}  # these take negative ones too
+_ROW_NUMBERS = frozenset(("index", "indices", "target"))  # as schemas name such arguments
 _BY_THEMSELVES = frozenset(("embedding_bag", "take_along_dim"))  # raises; takes the remainder
 
 
@@ -98,26 +99,29 @@ def _lookups(graph: GraphModule) -> Iterator[_Lookup]:
         schema = node.target._schema
         name = schema.name.removeprefix("aten::").rstrip("_")
         for place, (argument, value) in enumerate(zip(schema.arguments, node.args, strict=False)):
-            if argument.name not in ("index", "indices", "target") or name in _BY_THEMSELVES:
+            if argument.name not in _ROW_NUMBERS or name in _BY_THEMSELVES:
                 continue
-            if isinstance(value, Node) and isinstance(value.meta["val"], torch.SymInt):
-                if free_unbacked_symbols(value.meta["val"]):
-                    raise CannotCompile(f"{_where(node)} takes its place from a tensor's values")
-            elif name in _LISTS:
+            if name in _LISTS:
                 yield from _in_list(node, place, value)
-            elif isinstance(value, Node):
-                if name in _FLAT:
-                    dim = None
-                elif name in _ALONG_DIM:
-                    dim = node.args[1]
-                elif name == "embedding":
-                    dim = 0
-                else:
+            elif isinstance(value, Node | list) and not _is_safe(node, value):
+                known = name in _FLAT | _ALONG_DIM | {"embedding"}
+                if not known or isinstance(value, list):
                     raise CannotCompile(
                         f"{_where(node)}: {node.target} does not check its {argument.name}"
                     )
-                table, wraps = node.args[0], name in _FROM_THE_END
-                yield _Lookup(node, (place,), value, table, dim, wraps)
+                dim = 0 if name == "embedding" else node.args[1] if name in _ALONG_DIM else None
+                from_the_end = name in _FROM_THE_END
+                yield _Lookup(node, (place,), value, node.args[0], dim, from_the_end)
+
+
+def _is_safe(node: Node, value: Any) -> bool:
+    """Whether an operator's ``index`` or ``target`` is a size, or holds no row numbers."""
+    found = value.meta["val"] if isinstance(value, Node) else None
+    if isinstance(found, torch.SymInt):
+        if free_unbacked_symbols(found):
+            raise CannotCompile(f"{_where(node)} takes its place from a tensor's values")
+        return True
+    return isinstance(found, torch.Tensor) and found.is_floating_point()
 
 
 def _in_list(node: Node, place: int, indices: Any) -> Iterator[_Lookup]:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from zerowake.snapshot.errors import CannotCompile
 from zerowake.snapshot.lookups import bounds, guard
 
+aten = torch.ops.aten
 TABLE = torch.arange(40.0).reshape(10, 4)
 FEW = torch.ones(2, 3, dtype=torch.int64)
 
@@ -105,6 +106,8 @@ def test_what_is_bounded_before_the_call_is_not_checked_again() -> None:
     [
         lambda ids: TABLE[:2, :3].clone()[ids > 0],  # a mask
         lambda ids: ids.select(1, 2),
+        lambda ids: ids.select(1, ids.shape[1] - 1),
+        lambda ids: F.mse_loss(TABLE[0], TABLE[1]) + ids,
         lambda ids: F.embedding_bag(ids, TABLE),
         lambda ids: torch.take_along_dim(TABLE, ids[:, :1], 0),
         lambda ids: ids.sort(1).indices,
@@ -122,6 +125,7 @@ def test_what_needs_no_check(does: Callable[[torch.Tensor], Any]) -> None:
             lambda ids: F.nll_loss(TABLE[:2].log_softmax(1), ids[:, 0]),
             "does not check its target",
         ),
+        (lambda ids: aten._unsafe_index(TABLE, [ids]), "does not check its indices"),
         (
             lambda ids: torch.cond(
                 ids.sum() > 3, lambda i: TABLE[i], lambda i: TABLE[i + 1], (ids,)
