@@ -127,10 +127,13 @@ def _is_safe(node: Node, value: Any) -> bool:
 def _in_list(node: Node, place: int, indices: Any) -> Iterator[_Lookup]:
     dim = 0
     for at, index in enumerate(indices):
-        is_mask = index is not None and index.meta["val"].dtype in (torch.bool, torch.uint8)
-        if index is not None and not is_mask:
+        if index is None:
+            dim += 1
+        elif index.meta["val"].dtype in (torch.bool, torch.uint8):  # a mask
+            dim += index.meta["val"].ndim
+        else:
             yield _Lookup(node, (place, at), index, node.args[0], dim, True)  # type: ignore[arg-type]
-        dim += index.meta["val"].ndim if is_mask else 1
+            dim += 1
 
 
 def _source(index: Node) -> Node | None:
