@@ -86,6 +86,7 @@ def environment(handler: str, concurrency: int | None, threads: int) -> dict[str
     """What Lambda sets; for both. handler: ``module.function`` in the folder of the peers."""
     found = {
         "LAMBDA_TASK_ROOT": str(HERE),
+        "PYTHONPATH": str(HERE),
         "_HANDLER": handler,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "8192",
         "BENCH_THREADS": str(threads),

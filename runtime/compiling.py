@@ -26,6 +26,7 @@ from zerowake.snapshot.errors import CannotCompile, ProofFailed
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.publish import publish, staged, sync
 from zerowake.snapshot.restore import wake_up
+from zerowake.snapshot.skeleton import torch_at
 from zerowake.snapshot.store import open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -84,11 +85,14 @@ def compile_snapshot(
             sync(entry)
         # The newer form replaces an older one: who has mapped its files keeps them.
         publish(staging, home / compiled.fingerprint_id(), lambda old: False)
+    made = compiled.find(snapshot)
     if torch_by is None:
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
     else:
+        if (held := torch_at(compiled.prune(made, snapshot))) is not None:
+            torch_by = f"{held}; keep it in a module that is called, or as plain values (lists)"
         note(f"compiled; error on the probe {error:.1e}; it still needs torch: {torch_by}")
-    return compiled.find(snapshot)
+    return made
 
 
 def _in_new_process(

@@ -75,7 +75,9 @@ class ModuleForm:
     path: the attribute of the object where it stands. signature: what its forward takes.
     fixed: arguments that are no arrays, with the values they had when it was compiled.
     ranges: smallest and largest size by name; None is no bound. output: a tree like ``{"t": "dict",
-    "v": {...}}`` with the places of results as leaves. constants: what the library wants, by FQN.
+    "v": {...}}`` with the places of results as leaves. lookups: lines that look up rows which they
+    compute; where there are any the last result tells which of them had one out of range.
+    constants: what the library wants, by FQN.
     """
 
     path: str
@@ -85,6 +87,7 @@ class ModuleForm:
     inputs: tuple[Input, ...]
     ranges: Mapping[str, tuple[int, int | None]]
     output: Any
+    lookups: tuple[str, ...]
     constants: Mapping[str, Weight]
 
 
@@ -131,7 +134,8 @@ class CompiledModule:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Takes tensors, numpy arrays or nested lists; returns what it was given.
 
-        Raises TypeError or ValueError naming the argument, RuntimeError with the library's words.
+        Raises TypeError or ValueError naming the argument, IndexError for a row that no table has,
+        RuntimeError with the library's words.
         """
         form = self._form
         bound = form.signature.bind(*args, **kwargs)
@@ -146,6 +150,10 @@ class CompiledModule:
         arrays = [self._take(each, given[each.name]) for each in form.inputs]
         self._check(arrays)
         results = self._library.run(arrays)
+        if form.lookups:
+            for line, wrong in zip(form.lookups, give(results[-1], Kind.LIST), strict=True):
+                if wrong:
+                    raise IndexError(f"{form.path}: index out of range in {line}")
         kind = kind_of(given[each.name] for each in form.inputs)
         return _tree(form.output, results, kind)
 
@@ -327,6 +335,7 @@ def _module(plain: dict[str, Any]) -> ModuleForm:
         inputs=inputs,
         ranges=ranges,
         output=plain["output"],
+        lookups=tuple(map(str, plain["lookups"])),
         constants=constants,
     )
 
