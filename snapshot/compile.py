@@ -1,7 +1,7 @@
 """Compiling the modules of a snapshot: torch.export, then AOTInductor, weights left outside.
 
 Slow (tens of seconds, a C++ compiler) and it imports torch._inductor, so it runs in a process of
-its own. What comes out is read by ``compiled``, which needs none of this.
+its own. What comes out is read by ``form`` and run by ``compiled``, which needs none of this.
 """
 
 import inspect
@@ -17,8 +17,8 @@ import torch
 from torch.fx import GraphModule
 
 from zerowake.snapshot.arrays import Kind, give, is_array
-from zerowake.snapshot.compiled import CONSTANTS
 from zerowake.snapshot.errors import CannotCompile
+from zerowake.snapshot.form import CONSTANTS
 from zerowake.snapshot.layout import ALIGN_NBYTES
 from zerowake.snapshot.libtorch import Array, Library, libtorch, reach
 from zerowake.snapshot.lookups import bounds, guard

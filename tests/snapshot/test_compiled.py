@@ -15,7 +15,7 @@ from torch import nn
 
 from zerowake.runtime.forms import FormName, choose
 from zerowake.snapshot import compile, proof, skeleton, state
-from zerowake.snapshot import compiled as forms
+from zerowake.snapshot import form as forms
 from zerowake.snapshot.compile import Calls, compile_module, recorded
 from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
 from zerowake.snapshot.store import open_snapshot
@@ -386,7 +386,7 @@ def test_a_form_that_lies_is_found_out_before_it_runs(copy: Path, tmp_path: Path
         """
         import sys
         from pathlib import Path
-        from zerowake.snapshot import compiled
+        from zerowake.snapshot import compiled, form
         from zerowake.snapshot.errors import UnusableForm
         from zerowake.snapshot.mapping import map_file
         from zerowake.snapshot.store import open_snapshot
@@ -394,7 +394,7 @@ def test_a_form_that_lies_is_found_out_before_it_runs(copy: Path, tmp_path: Path
             snapshot = open_snapshot(Path(path))
             mapped = [map_file(snapshot.path / s.file, s.nbytes) for s in snapshot.manifest.segments]
             try:
-                compiled.load(compiled.find(snapshot), snapshot, mapped)
+                compiled.load(form.find_form(snapshot), snapshot, mapped)
                 print("it was loaded")
             except UnusableForm as error:
                 print(str(error).replace("\\n", " "))

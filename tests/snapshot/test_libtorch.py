@@ -17,14 +17,14 @@ from zerowake.snapshot.libtorch import (
 LOAD = """
 import gc, sys
 from pathlib import Path
-from zerowake.snapshot import compiled
+from zerowake.snapshot import compiled, form
 from zerowake.snapshot.arrays import take
 from zerowake.snapshot.mapping import map_file
 from zerowake.snapshot.store import open_snapshot
 
 snapshot = open_snapshot(Path(sys.argv[1]))
 mapped = [map_file(snapshot.path / s.file, s.nbytes) for s in snapshot.manifest.segments]
-modules = compiled.load(compiled.find(snapshot), snapshot, mapped)
+modules = compiled.load(form.find_form(snapshot), snapshot, mapped)
 text, image = modules["text"], modules["image"]
 IDS = [[1, 2, 3], [4, 5, 6]]
 IMAGE = [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2
