@@ -59,6 +59,8 @@ class Once:
                 file.write(f"{do}\n")
         if do == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if do == "hang":
+            time.sleep(3600)
         return do
 
 
