@@ -108,8 +108,11 @@ class PushContainer(Gateway):
     @property
     def function_name(self) -> str:
         """From the log, as tests do not ask an operator's route."""
-        found = (re.search(r"serving (\w+) on http", line) for line in self.log)
-        return self.until(lambda: next(filter(None, found), None))[1]
+        serving = re.compile(r"serving (\w+) on http")
+        found: re.Match[str] = self.until(
+            lambda: next(filter(None, map(serving.search, list(self.log))), None)
+        )
+        return found[1]
 
     def call(self, value: Any) -> Answer:  # type: ignore[override]
         return self._told(self.post(value), self.platform.unwrap)

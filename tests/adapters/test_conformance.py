@@ -199,6 +199,21 @@ def test_a_call_before_it_is_ready_is_held(platform: PushPlatform, start: Start)
     assert container.state() == "ready"
 
 
+def test_while_it_starts_probes_are_answered_and_calls_held(
+    platform: PushPlatform, start: Start, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    container = start(platform, "zoo.py:NeverWakes", ZEROWAKE_TEST_WAKE_GATE=str(gate))
+    assert container.function_name  # it listens
+    call = container.callers.submit(container.call, 5)
+    path, _ready, starting, _failed = platform.probe
+    reply = container.request("GET", path, headers=platform.probe_headers)
+    assert reply.status == starting and not call.done()
+    gate.touch()
+    assert call.result() == Answer(200, 5)
+    container.until_ready()
+
+
 def test_a_function_that_cannot_start_is_not_ready_and_says_why(
     platform: PushPlatform, start: Start
 ) -> None:
