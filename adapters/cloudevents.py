@@ -7,7 +7,7 @@ data. Any 2xx means that it has been handled; what may be tried again has 429 or
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,10 @@ def _event_of(info: FunctionInfo, value: Any) -> Event | BadRequest:
 def _structured(info: FunctionInfo, body: bytes) -> Event:
     http = _sdk()
     value = parse_json(body)
-    if isinstance(value, dict) and "data_base64" in value:
+    if not isinstance(value, dict):
+        raise BadRequest(f"an event is an object; found {type(value).__name__}")
+    _require(value, "")
+    if "data_base64" in value:
         decode_base64(value["data_base64"])  # the SDK's own decoder skips what is no base64
     event = _checked(
         lambda: http.from_structured_event(http.HTTPMessage({"content-type": STRUCTURED}, body))
@@ -153,10 +156,18 @@ def _structured(info: FunctionInfo, body: bytes) -> Event:
 
 def _binary(info: FunctionInfo, headers: dict[str, str], body: bytes) -> Event:
     http = _sdk()
+    _require(headers, "ce-")
     event = _checked(lambda: http.from_binary_event(http.HTTPMessage(headers, body)))
     kind = (event.get_datacontenttype() or JSON).lower()
     is_text = kind.startswith("text/") and not info.raw_input
     return _read(info, event, event.get_data() if is_text else body)
+
+
+def _require(attributes: Mapping[str, Any], prefix: str) -> None:
+    """The SDK makes up an id and a version where there is none; an event must bring them."""
+    for name in ("id", "specversion"):
+        if f"{prefix}{name}" not in attributes:
+            raise BadRequest(f"this is no CloudEvent: it has no {name}")
 
 
 def _read(info: FunctionInfo, event: "BaseCloudEvent", data: Any) -> Event:
