@@ -76,7 +76,10 @@ def body_of(info: FunctionInfo, value: Any) -> bytes:
     A function that takes bytes gets those of ``{"b64": ...}``, or of a text.
     """
     if not info.raw_input:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        try:
+            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        except RecursionError:
+            raise BadRequest("the values are nested too deeply") from None
     match value:
         case str():
             return value.encode()

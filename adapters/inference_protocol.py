@@ -153,7 +153,9 @@ def _objects(value: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def _parameters(value: Mapping[str, Any]) -> dict[str, Any]:
-    found = value.get("parameters") or {}
+    found = value.get("parameters")
+    if found is None:
+        return {}
     if not isinstance(found, dict):
         raise BadRequest("parameters is no object")
     return found
@@ -178,7 +180,7 @@ def _input(value: Mapping[str, Any], data: bytes) -> tuple[_Tensor, int]:
         raise BadRequest(f"the shape of {what} is no array of positive whole numbers")
     nbytes = _parameters(value).get("binary_data_size")
     if nbytes is None:
-        flat = list(_flattened(value.get("data"), what))
+        flat = list(_flattened(value.get("data"), what, len(shape)))
         _check_elements(flat, datatype, what)
         nbytes = 0
     elif type(nbytes) is not int or not 0 <= nbytes <= len(data):
@@ -190,13 +192,13 @@ def _input(value: Mapping[str, Any], data: bytes) -> tuple[_Tensor, int]:
     return _Tensor(name, datatype, shape, flat), nbytes
 
 
-def _flattened(data: Any, what: str) -> Iterator[Any]:
-    """The elements of ``data``, which may be nested like its shape or flat."""
+def _flattened(data: Any, what: str, depth: int) -> Iterator[Any]:
+    """The elements of ``data``, which is flat or nested like its shape, of ``depth`` dimensions."""
     if not isinstance(data, list):
         raise BadRequest(f"{what} has no array of data")
     for each in data:
-        if isinstance(each, list):
-            yield from _flattened(each, what)
+        if isinstance(each, list) and depth > 1:
+            yield from _flattened(each, what, depth - 1)
         else:
             yield each
 
@@ -290,7 +292,7 @@ def _tensor(name: str, values: list[Any]) -> _Tensor:
     """What is no tensor of one kind (objects, ragged lists, nulls) becomes its JSON text, in BYTES."""
     shape = _shape(values)
     if shape is not None:
-        flat = list(_flattened(values, name))
+        flat = list(_flattened(values, name, len(shape)))
         kinds = {type(each) for each in flat}
         if kinds <= {str} or kinds <= {bytes}:
             return _Tensor(name, BYTES, shape, flat)

@@ -203,6 +203,7 @@ PUSH = [
     PushPlatform("cloud-run", options=("--adapter", "cloud-run")),
     PushPlatform(
         "kserve",
+        lambda port: {"PORT": str(port), "MODEL_NAME": "mine"},
         options=("--adapter", "kserve"),
         path=lambda name: f"/v1/models/{name}:predict",
         wrap=lambda value: {"instances": [value]},
