@@ -43,9 +43,13 @@ class Azure(Push):
 
     def routes(self) -> list[Route]:
         return [
-            Route("", "/api/{function}", lambda request: Passed("/")),
             Route("POST", "/{function}", self._trigger),
+            Route("", "", self._proxied),
         ]
+
+    def _proxied(self, request: Request) -> Passed:
+        """function.json may have given the function any route below /api/."""
+        return Passed("/" if request.path.startswith("/api/") else request.path)
 
     async def _trigger(self, request: Request) -> Response:
         value = parse_json(await request.body())

@@ -34,7 +34,7 @@ class Knative(Push):
 
     def routes(self) -> list[Route]:
         # Whatever path a probe has been given, the answer is whether calls are welcome.
-        return [Route("GET", "/", self._get), Route("GET", "/{path}", self._get)]
+        return [Route("GET", "", self._get)]
 
     def _get(self, request: Request) -> Response | Passed:
         value = request.headers.get(PROBE_HEADER)
@@ -66,8 +66,4 @@ class CloudRun(Knative):
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
         config = Knative.configure(environ, config)
-        return replace(
-            config,
-            drain_s=min(config.drain_s, CLOUD_RUN_DRAIN_S),
-            max_body_nbytes=max(config.max_body_nbytes, 32 << 20),
-        )
+        return replace(config, drain_s=min(config.drain_s, CLOUD_RUN_DRAIN_S))

@@ -101,7 +101,7 @@ Handler = Callable[[Request], Response | Passed | Coroutine[Any, Any, Response |
 
 
 class Route(NamedTuple):
-    """method: "" for every one; GET is HEAD as well. template: ``/models/{name}``."""
+    """method: "" for every one; GET is HEAD as well. template: ``/models/{name}``, "" for every path."""
 
     method: str
     template: str
@@ -224,6 +224,8 @@ async def _unless_left(
 
 
 def _pattern(template: str) -> re.Pattern[str]:
+    if not template:
+        return re.compile(".*", re.DOTALL)
     return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(template)))
 
 

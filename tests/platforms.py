@@ -242,7 +242,7 @@ PUSH = [
         path=lambda name: "/OrderTrigger",
         wrap=_azure_http,
         unwrap=lambda value: value["ReturnValue"],
-        through="/api/OrderTrigger",
+        through="/api/orders/new",
     ),
     PushPlatform(
         "runpod-http",

@@ -8,10 +8,14 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from platforms import Answer, PushContainer, PushPlatform, event
+from platforms import PUSH, Answer, PushContainer, PushPlatform, event
 
 Start = Callable[..., PushContainer]
 BATCHED, COUNT, ONCE = "zoo.py:Batched", "zoo.py:Count", "zoo.py:Once"
+
+of_several_items = pytest.mark.parametrize(
+    "platform", [each for each in PUSH if each.many], ids=lambda platform: platform.name
+)
 
 
 def gated(container: PushContainer, gate: Path) -> "Future[Answer]":
@@ -60,18 +64,16 @@ def test_a_malformed_request_is_the_callers_fault(
     assert platform.error(reply.json())
 
 
+@of_several_items
 def test_items_of_one_request_are_answered_in_order(platform: PushPlatform, on: Start) -> None:
-    if platform.many is None:
-        pytest.skip("a request of this platform is one item")
     answer = on(platform, BATCHED).many([{"do": str(i)} for i in range(6)])
     assert answer.status == 200
     assert [item["did"] for item in answer.value] == [str(i) for i in range(6)]
     assert max(item["batch"] for item in answer.value) > 1  # they ran as batches
 
 
+@of_several_items
 def test_one_bad_item_fails_the_request_and_is_named(platform: PushPlatform, on: Start) -> None:
-    if platform.many is None:
-        pytest.skip("a request of this platform is one item")
     answer = on(platform, BATCHED).many([{"do": "ok"}, {"do": "raise"}, {"do": "ok"}])
     assert answer.status == 500
     assert "instance 1" in answer.error and "this item is bad" in answer.error

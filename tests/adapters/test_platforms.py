@@ -60,7 +60,10 @@ def test_probes_of_knative_are_told_from_requests(on: On) -> None:
     container = on(PLATFORMS["knative"], "zoo.py:Batched")
     probe = container.request("GET", "/", headers={"K-Network-Probe": "queue"})
     assert (probe.status, probe.body) == (200, b"queue")
-    assert container.request("GET", "/any", headers={"user-agent": "kube-probe/1.35"}).status == 200
+    assert (
+        container.request("GET", "/any/path", headers={"user-agent": "kube-probe/1.35"}).status
+        == 200
+    )
     assert container.request("GET", "/").status == 405
     live = container.request("GET", "/livez", headers={"user-agent": "kube-probe/1.35"})
     assert live.json() == {"status": "alive"}
@@ -107,6 +110,14 @@ def test_bytes_in_instances_are_base64(on: On) -> None:
     for odd in ({"b64": "%"}, 5, {"b64": "YQ==", "x": 1}):
         body = {"instances": [odd]}
         assert container.request("POST", path, json.dumps(body).encode()).status == 400
+
+
+def test_proxied_requests_of_azure_may_have_any_route(on: On) -> None:
+    container = on(PLATFORMS["azure"], "zoo.py:Once")
+    for path in ("/api/f", "/api/orders/7/items"):
+        assert container.request("POST", path, b'{"do": "x"}').json() == "x"
+    assert container.request("GET", "/api/f").status == 405
+    assert container.request("GET", "/readyz").status == 200
 
 
 def trigger(container: PushContainer, data: Any) -> Any:
