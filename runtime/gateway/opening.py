@@ -37,6 +37,15 @@ class Opened:
     modules: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
 
+    def named(self, name: str) -> "Opened":
+        """The same, to be served under another name."""
+        manifest = replace(self.snapshot.manifest, name=name)
+        return replace(
+            self,
+            snapshot=replace(self.snapshot, manifest=manifest),
+            info=replace(self.info, name=name),
+        )
+
     @property
     def flavour(self) -> Flavour:
         return Flavour.TORCH if self.form.needs_torch else Flavour.LIGHT
