@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from zerowake.adapters import find
+from zerowake.adapters.stores import open_store
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
 
@@ -22,7 +23,7 @@ def run(
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
-    target: a source or a snapshot; None takes ZEROWAKE_SNAPSHOT. Raises what is wrong with it, with
+    target: a source, a snapshot or the URL of one; None takes ZEROWAKE_SNAPSHOT. Raises what is wrong with it, with
     the environment, or with the platform's answers, after the platform was told.
     """
     kind = find(environ, adapter)
@@ -30,6 +31,7 @@ def run(
     ingress = kind(environ, config)
     try:
         from zerowake.runtime.gateway.serve import serve
+        from zerowake.runtime.remote import localize
 
         trusted = tuple(environ.get(TRUST, "").replace(",", " ").split())
         target = target or environ.get(SNAPSHOT)
@@ -37,6 +39,7 @@ def run(
             raise ConfigError(
                 f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}"
             )
+        target = localize(target, open_store, environ)
         serve([target], replace(config, trusted=(*config.trusted, *trusted)), ingress)
     except Exception as error:
         ingress.report_init_error(error)
