@@ -423,7 +423,7 @@ def _freeze_remote(options: argparse.Namespace, bar: "ProgressBar") -> str:
 
     options.open_store(options.out)  # what is missing here is said before ``load`` runs
     with staged(cache_directory(os.environ) / "uploads") as folder:
-        path = _freeze_below(folder, options, bar)
+        path = _freeze_below(folder / "made", options, bar)  # the folder itself is locked
         url = push(path, options.out, options.open_store, bar)
         bar.note(f"note: elsewhere its code runs with --trust {open_snapshot(path).digest}")
     return url

@@ -23,11 +23,14 @@ def localize(text: str, open_store: OpenStore, environ: Mapping[str, str]) -> st
     if not is_remote(text):
         return text
     wanted = parse_url(text)
+    cache = cache_directory(environ)
+    if (path := remote.cached(wanted, cache)) is not None:
+        return str(path)
     with ProgressBar() as bar:
         path = remote.fetch(
             wanted,
             open_store(wanted.url),
-            cache_directory(environ),
+            cache,
             progress=bar.update,
             note=lambda said: bar.note(f"note: {said}"),
         )

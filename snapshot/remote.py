@@ -80,6 +80,14 @@ def parse_url(text: str) -> Remote:
     return Remote(url, pinned["digest"] if pinned else None)
 
 
+def cached(remote: Remote, cache: Path) -> Path | None:
+    """The local directory of a pinned snapshot if it is there: no store is needed then."""
+    if remote.digest is None:
+        return None
+    path = _place(cache / "remote", remote.digest)
+    return path if is_whole(path, remote.digest) else None
+
+
 def fetch(
     remote: Remote,
     store: Store,
@@ -92,14 +100,10 @@ def fetch(
 
     It has every digest that the manifest names, and this machine's compiled form where the store
     has one. Whole or not there, whatever ends this process; of several that fetch the same one
-    works and the others wait. A pinned one that is there needs no store. pause: waits so many seconds
+    works and the others wait. pause: waits so many seconds
     before the next try. Raises SnapshotNotFound, DamagedSnapshot, UnsupportedVersion or StoreError.
     """
     home = cache / "remote"
-    if remote.digest is not None:
-        path = _place(home, remote.digest)
-        if is_whole(path, remote.digest):
-            return path
     try:
         data = read_object(store, MANIFEST_FILE, manifest.MAX_JSON_NBYTES, pause)
     except NotInStore as error:

@@ -16,6 +16,7 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
 )
@@ -58,7 +59,10 @@ class S3Store:
         )
         prefix = prefix.strip("/")
         try:
-            return cls(bucket, f"{prefix}/" if prefix else "", boto3.client("s3", config=config))
+            client = boto3.Session().client(
+                "s3", config=config
+            )  # the default one keeps credentials
+            return cls(bucket, f"{prefix}/" if prefix else "", client)
         except BotoCoreError as error:  # no region, a profile that is not there
             raise StoreError(
                 f"{url}: {error}; check boto3's settings (AWS_PROFILE, ...)"
@@ -115,7 +119,10 @@ class S3Store:
                 f"{url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or give this machine a role"
             ) from error
-        except HTTPClientError as error:  # refused, reset, timed out, ended early
+        except (
+            HTTPClientError,
+            IncompleteReadError,
+        ) as error:  # refused, reset, timed out, ended early
             raise StoreInterrupted(f"{url}: {error}") from error
         except BotoCoreError as error:
             raise StoreError(f"{url}: {error}") from error
