@@ -47,6 +47,7 @@ from zerowake.snapshot.store import (
 
 _SPARE_NBYTES = 1 << 20  # directories and the manifest, when judging free space
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^#]+")
+_FORM_FILE = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _PINNED = re.compile(r"(?P<url>[^#]*)#(?P<digest>sha256:[0-9a-f]{64})")
 
 Note = Callable[[str], None]
@@ -100,8 +101,9 @@ def fetch(
 
     It has every digest that the manifest names, and this machine's compiled form where the store
     has one. Whole or not there, whatever ends this process; of several that fetch the same one
-    works and the others wait. pause: waits so many seconds
-    before the next try. Raises SnapshotNotFound, DamagedSnapshot, UnsupportedVersion or StoreError.
+    works and the others wait. ``progress(stage, done, total)`` counts bytes of "fetch" and "verify";
+    pause: waits so many seconds before the next try. Raises SnapshotNotFound, DamagedSnapshot,
+    UnsupportedVersion or StoreError.
     """
     home = cache / "remote"
     try:
@@ -126,11 +128,11 @@ def fetch(
                 with publish.staged(home) as staging:
                     _fetch_all(remote, store, data, staging, progress, pause)
                     if form is not None:
-                        _fetch_form(store, digest, form, staging, pause)
+                        _fetch_form(store, digest, form, staging, note, pause)
                     publish.publish(staging, path, lambda old: is_whole(old, digest))
             elif form is not None and not (path / form).is_dir():
                 with publish.staged(path / compiled.DIRECTORY) as staging:
-                    if _fetch_form(store, digest, form, staging, pause):
+                    if _fetch_form(store, digest, form, staging, note, pause):
                         publish.publish(staging / form, path / form, lambda old: True)
     except OSError as error:
         raise StoreError(
@@ -200,45 +202,41 @@ def _fetch_all(
         raise DamagedSnapshot(f"{remote.url}: {error.args[0]}") from error
 
 
-def _fetch_form(store: Store, digest: str, name: str, into: Path, pause: Pause | None) -> bool:
+def _fetch_form(
+    store: Store, digest: str, name: str, into: Path, note: Note, pause: Pause | None
+) -> bool:
     """The compiled form ``name`` ("compiled/<fingerprint>") of the snapshot ``digest``, below ``into``.
 
-    False where the store has none. What it is worth is judged when it is opened; here its files
-    have the digests that it names.
+    False where the store has none, or one that is not what it says: the snapshot serves without,
+    so that is only told. Whether it may be used is judged when it is opened.
     """
     place = into / name
     try:
         data = read_object(store, f"{name}/{compiled.FILE}", manifest.MAX_JSON_NBYTES, pause)
-    except (
-        NotInStore,
-        StoreDenied,
-    ):  # without the right to list, S3 says 403 for what is not there
+    except (NotInStore, StoreDenied):  # S3 denies what is not there to who may not list
         return False
     try:
         form = compiled.parse(place, data)
         if form.snapshot != digest:
-            raise UnusableForm(f"{name} belongs to another snapshot")
-        files = {
-            manifest.clean_path(f"{name}/{file}", name): sha for file, sha in form.files.items()
-        }
-        if any(file.count("/") != name.count("/") + 1 for file in files):
-            raise UnusableForm(f"{name} names files in directories")
+            raise UnusableForm("it belongs to another snapshot")
+        for file in form.files:
+            if not _FORM_FILE.fullmatch(file) or file == compiled.FILE:
+                raise UnusableForm(f"it names the file {file!r:.80}")
+        files = {f"{name}/{file}": sha256 for file, sha256 in form.files.items()}
         found = _stat_all(store, files, pause)
         _check_space(into, sum(each.nbytes for each in found.values()))
         download(store, found, into, pause=pause)
-        publish.write_file(place / compiled.FILE, data)
         for file, sha256 in files.items():
             with open(into / file, "rb") as opened:
                 if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
-                    _check_unchanged(store, found, pause)
                     raise UnusableForm(
                         f"{file} does not have the digest that {compiled.FILE} names"
                     )
-    except (SnapshotError, NotInStore) as error:
-        raise StoreError(
-            f"the compiled form in the store cannot be used: {error}; remove {name} there, or upload "
-            "the snapshot again"
-        ) from error
+        publish.write_file(place / compiled.FILE, data)
+    except (UnusableForm, NotInStore) as error:
+        shutil.rmtree(place, ignore_errors=True)
+        note(f"the compiled form in the store cannot be used: {error}; upload the snapshot again")
+        return False
     return True
 
 
