@@ -31,7 +31,6 @@ def run(
     ingress = kind(environ, config)
     try:
         from zerowake.runtime.gateway.serve import serve
-        from zerowake.runtime.remote import localize
 
         trusted = tuple(environ.get(TRUST, "").replace(",", " ").split())
         target = target or environ.get(SNAPSHOT)
@@ -39,7 +38,10 @@ def run(
             raise ConfigError(
                 f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}"
             )
-        target = localize(target, open_store, environ)
+        if "://" in target:  # nothing is imported for other ones
+            from zerowake.runtime.remote import localize
+
+            target = localize(target, open_store, environ)
         serve([target], replace(config, trusted=(*config.trusted, *trusted)), ingress)
     except Exception as error:
         ingress.report_init_error(error)

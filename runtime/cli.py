@@ -465,7 +465,7 @@ def _compile(options: argparse.Namespace) -> None:
     from zerowake.snapshot import code
     from zerowake.snapshot.store import open_snapshot
 
-    path = _snapshot(options)
+    path = Path(_local(options.snapshot, options))
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=frozenset(options.trust), code_dir=options.code)
     form = compile_snapshot(
@@ -478,11 +478,13 @@ def _compile(options: argparse.Namespace) -> None:
     print(form.digest)
 
 
-def _snapshot(options: argparse.Namespace) -> Path:
-    """The folder that is named, or the one in the cache of a URL."""
+def _local(text: str, options: argparse.Namespace) -> str:
+    """What is named, or the folder in the cache of the snapshot whose URL it is."""
+    if "://" not in text:  # nothing is imported for it: what serves is to start first
+        return text
     from zerowake.runtime.remote import localize
 
-    return Path(localize(options.snapshot, options.open_store, os.environ))
+    return localize(text, options.open_store, os.environ)
 
 
 def _check_folder(out: Path) -> None:
@@ -498,7 +500,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from zerowake.runtime.inspection import describe
     from zerowake.snapshot.store import open_snapshot
 
-    snapshot = open_snapshot(_snapshot(options))
+    snapshot = open_snapshot(Path(_local(options.snapshot, options)))
     if options.json:
         manifest = json.loads((snapshot.path / "manifest.json").read_bytes())
         print(json.dumps({"digest": snapshot.digest, "manifest": manifest}, indent=2))
@@ -510,7 +512,7 @@ def _verify(options: argparse.Namespace) -> None:
     from zerowake.runtime.build import verify_snapshot
     from zerowake.runtime.progress import ProgressBar
 
-    path = _snapshot(options)
+    path = Path(_local(options.snapshot, options))
     with ProgressBar() as bar:
         said = verify_snapshot(
             path,
@@ -524,7 +526,6 @@ def _verify(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from zerowake.runtime.gateway.http import HttpIngress
     from zerowake.runtime.gateway.serve import serve
-    from zerowake.runtime.remote import localize
 
     config = replace(
         serving(options),
@@ -535,7 +536,7 @@ def _serve(options: argparse.Namespace) -> int:
         environment=tuple(options.env),
     )
     try:
-        targets = [localize(text, options.open_store, os.environ) for text in options.targets]
+        targets = [_local(text, options) for text in options.targets]
         serve(targets, config, HttpIngress(config), reload=options.reload)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0

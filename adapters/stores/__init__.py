@@ -4,11 +4,15 @@
 missing.
 """
 
+from typing import TYPE_CHECKING
+
 from zerowake.snapshot.errors import StoreError
-from zerowake.snapshot.storage import Store
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.storage import Store
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str) -> "Store":
     """The store with the objects below ``url``. s3://, http(s)://, and what fsspec knows.
 
     Raises StoreError for a URL that is none, and where a package is missing; reaches nothing yet.

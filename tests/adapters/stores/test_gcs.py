@@ -3,12 +3,10 @@
 gcsfs brings Google's libraries with it, so it has an environment of its own, and a process in it.
 """
 
-import contextlib
 import json
 import os
 import subprocess
 import textwrap
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,17 +128,3 @@ def test_what_is_not_there(gcs: Proxy, tmp_path: Path) -> None:
     gcs.reset()
     fetched = run(gcs, "fetch", "gs://snapshots/nothing", tmp_path)
     assert "SnapshotNotFound: there is no snapshot at gs://snapshots/nothing" in fetched.stderr
-
-
-def test_a_package_that_is_missing() -> None:
-    from zerowake.adapters.stores import open_store
-    from zerowake.snapshot.errors import StoreError
-
-    with contextlib.suppress(ImportError):
-        import adlfs  # type: ignore[import-not-found]  # noqa: F401
-
-        pytest.fail("adlfs is installed here: name another scheme")
-    with pytest.raises(StoreError, match=r"Install adlfs.*pip install"):
-        open_store("az://container/name")
-    with pytest.raises(StoreError, match="nosuch"):
-        open_store("nosuch://x/y")
