@@ -4,7 +4,8 @@ Credentials, region and endpoint are found as boto3 finds them (AWS_PROFILE, AWS
 roles). Objects are read at the ETag that was seen first.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.exceptions import (
+    ConnectionError as Unreachable,
+)
 
 from zerowake.snapshot.errors import (
     NotInStore,
@@ -30,43 +34,37 @@ from zerowake.snapshot.errors import (
 )
 from zerowake.snapshot.storage import CHUNK_NBYTES, MAX_PART_NBYTES, THREADS, Found
 
+# Not reached, reset or timed out; ended early.
+_BROKEN = (Unreachable, HTTPClientError, IncompleteReadError)
 _BUSY = frozenset({"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException"})
 
 
 class S3Store:
-    """The objects of ``bucket`` whose keys begin with ``prefix``; one client for all threads."""
+    """The objects of ``bucket`` whose keys begin with ``prefix``; one client for all threads.
 
-    def __init__(self, bucket: str, prefix: str, client: Any) -> None:
+    uploader: makes the client for uploads, when one is made.
+    """
+
+    def __init__(self, bucket: str, prefix: str, client: Any, uploader: Callable[[], Any]) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._client = client
+        self._uploader = functools.cache(uploader)
 
     @classmethod
     def open(cls, url: str) -> "S3Store":
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not bucket:
             raise StoreError(f"{url!r} names no bucket; wanted s3://bucket/prefix")
-        config = Config(
-            # How often we try is decided in ``storage``, for bodies too; these are for uploads.
-            retries={"mode": "standard", "total_max_attempts": 3},
-            max_pool_connections=THREADS,
-            tcp_keepalive=True,
-            connect_timeout=10,
-            read_timeout=30,
-            # Snapshots have SHA-256s of their own, and not every S3 knows the newer checksums.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        )
         prefix = prefix.strip("/")
         try:
-            client = boto3.Session().client(
-                "s3", config=config
-            )  # the default one keeps credentials
-            return cls(bucket, f"{prefix}/" if prefix else "", client)
+            # How often a read is tried is decided in ``storage``; the parts of an upload are boto3's.
+            client = _client(tries=1)
         except BotoCoreError as error:  # no region, a profile that is not there
             raise StoreError(
                 f"{url}: {error}; check boto3's settings (AWS_PROFILE, ...)"
             ) from error
+        return cls(bucket, f"{prefix}/" if prefix else "", client, lambda: _client(tries=5))
 
     def stat(self, name: str) -> Found:
         with self._errors(name):
@@ -91,7 +89,9 @@ class S3Store:
             max_concurrency=THREADS,
         )
         with self._errors(name), open(source, "rb") as file:
-            self._client.upload_fileobj(file, self._bucket, self._prefix + name, Config=transfer)
+            self._uploader().upload_fileobj(
+                file, self._bucket, self._prefix + name, Config=transfer
+            )
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
@@ -119,10 +119,21 @@ class S3Store:
                 f"{url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or give this machine a role"
             ) from error
-        except (
-            HTTPClientError,
-            IncompleteReadError,
-        ) as error:  # refused, reset, timed out, ended early
+        except _BROKEN as error:
             raise StoreInterrupted(f"{url}: {error}") from error
         except BotoCoreError as error:
             raise StoreError(f"{url}: {error}") from error
+
+
+def _client(tries: int) -> Any:
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": tries},
+        max_pool_connections=THREADS,
+        tcp_keepalive=True,
+        connect_timeout=10,
+        read_timeout=30,
+        # Snapshots have SHA-256s of their own, and not every S3 knows the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.Session().client("s3", config=config)  # the default session keeps credentials

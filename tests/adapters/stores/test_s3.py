@@ -85,6 +85,14 @@ def test_the_manifest_comes_last(s3: S3, big: Path, tmp_path: Path) -> None:
     assert "manifest.json" not in present[-2] and present[-1] == set(content(big))
 
 
+def test_uploading_over_a_network_that_cuts_off(s3: S3, big: Path, tmp_path: Path) -> None:
+    url = f"s3://{BUCKET}/{tmp_path.name}/{big.name}"
+    s3.proxy.cuts = 2  # replies that never come
+    remote.upload(big, open_store(url))
+    assert not s3.proxy.cuts
+    assert content(fetch(Remote(url), tmp_path)) == content(big)
+
+
 def test_cut_connections_cost_only_what_was_not_read(
     s3: S3, uploaded: Remote, big: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +132,16 @@ def test_a_store_that_stays_dead(s3: S3, uploaded: Remote, big: Path, tmp_path: 
     assert kept(tmp_path) == []
     s3.proxy.reset()
     assert content(fetch(uploaded, tmp_path)) == content(big)
+
+
+def test_a_store_that_nobody_listens_at(
+    uploaded: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{free_ports(1)[0]}")
+    pauses: list[float] = []
+    with pytest.raises(StoreInterrupted, match="Could not connect to the endpoint"):
+        fetch(uploaded, tmp_path, pause=pauses.append)
+    assert len(pauses) == 5
 
 
 def test_an_object_that_is_replaced_meanwhile(s3: S3, uploaded: Remote, tmp_path: Path) -> None:
