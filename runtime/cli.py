@@ -432,8 +432,8 @@ def _freeze_remote(options: argparse.Namespace, bar: "ProgressBar") -> str:
 def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar") -> None:
     """A snapshot serves without a compiled form too, so what stands against one is only told."""
     from zerowake.runtime.compiling import compile_snapshot
-    from zerowake.snapshot.compiled import find
     from zerowake.snapshot.errors import CannotCompile, UnusableForm
+    from zerowake.snapshot.form import find_form
     from zerowake.snapshot.store import open_snapshot
 
     def note(text: str) -> None:
@@ -443,7 +443,7 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
     if not snapshot.skeleton.needs_torch:
         return
     with contextlib.suppress(UnusableForm):
-        if find(snapshot).dtype == options.dtype:
+        if find_form(snapshot).dtype == options.dtype:
             note("compiled already")
             return
     bar.update("compile", 0, 1)

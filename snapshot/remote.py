@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from zerowake.snapshot import compiled, manifest, publish
+from zerowake.snapshot import form as forms
+from zerowake.snapshot import manifest, publish
 from zerowake.snapshot.errors import (
     DamagedSnapshot,
     NotInStore,
@@ -131,7 +132,7 @@ def fetch(
                         _fetch_form(store, digest, form, staging, note, pause)
                     publish.publish(staging, path, lambda old: is_whole(old, digest))
             elif form is not None and not (path / form).is_dir():
-                with publish.staged(path / compiled.DIRECTORY) as staging:
+                with publish.staged(path / forms.DIRECTORY) as staging:
                     if _fetch_form(store, digest, form, staging, note, pause):
                         publish.publish(staging / form, path / form, lambda old: True)
     except OSError as error:
@@ -155,10 +156,10 @@ def upload(
     """
     snapshot = open_snapshot(path)
     check_digests(snapshot, progress)
-    forms = sorted(snapshot.path.glob(f"{compiled.DIRECTORY}/[!.]*/{compiled.FILE}"))
+    heads = sorted(snapshot.path.glob(f"{forms.DIRECTORY}/[!.]*/{forms.FILE}"))
     files = [
-        *(file for form in forms for file in form.parent.iterdir() if file != form),
-        *forms,
+        *(file for head in heads for file in head.parent.iterdir() if file != head),
+        *heads,
         *(snapshot.path / name for name in file_sizes(snapshot.manifest)),
         snapshot.path / MANIFEST_FILE,
     ]
@@ -212,15 +213,15 @@ def _fetch_form(
     """
     place = into / name
     try:
-        data = read_object(store, f"{name}/{compiled.FILE}", manifest.MAX_JSON_NBYTES, pause)
+        data = read_object(store, f"{name}/{forms.FILE}", manifest.MAX_JSON_NBYTES, pause)
     except (NotInStore, StoreDenied):  # S3 denies what is not there to who may not list
         return False
     try:
-        form = compiled.parse(place, data)
+        form = forms.parse_form(place, data)
         if form.snapshot != digest:
             raise UnusableForm("it belongs to another snapshot")
         for file in form.files:
-            if not _FORM_FILE.fullmatch(file) or file == compiled.FILE:
+            if not _FORM_FILE.fullmatch(file) or file == forms.FILE:
                 raise UnusableForm(f"it names the file {file!r:.80}")
         files = {f"{name}/{file}": sha256 for file, sha256 in form.files.items()}
         found = _stat_all(store, files, pause)
@@ -229,10 +230,8 @@ def _fetch_form(
         for file, sha256 in files.items():
             with open(into / file, "rb") as opened:
                 if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
-                    raise UnusableForm(
-                        f"{file} does not have the digest that {compiled.FILE} names"
-                    )
-        publish.write_file(place / compiled.FILE, data)
+                    raise UnusableForm(f"{file} does not have the digest that {forms.FILE} names")
+        publish.write_file(place / forms.FILE, data)
     except (UnusableForm, NotInStore) as error:
         shutil.rmtree(place, ignore_errors=True)
         note(f"the compiled form in the store cannot be used: {error}; upload the snapshot again")
@@ -243,7 +242,7 @@ def _fetch_form(
 def _form_name() -> str | None:
     """Where a form for this machine would be; None where there can be none."""
     try:
-        return f"{compiled.DIRECTORY}/{compiled.fingerprint_id()}"
+        return f"{forms.DIRECTORY}/{forms.fingerprint_id()}"
     except (SnapshotError, OSError, ImportError):  # no torch is installed that could run one
         return None
 

@@ -28,8 +28,11 @@ BESIDE = frozenset({"compiled", "timings.json"})
 Progress = Callable[[str, int, int], None]
 
 
-def open_snapshot(path: Path) -> Snapshot:
+def open_snapshot(path: Path, *, checked: str = "") -> Snapshot:
     """The snapshot at ``path``, after every structural check; imports and runs nothing of it.
+
+    checked: the digest of a snapshot that another process has opened. What the same digest stands
+    for is not checked again, which takes half as long, only that the files are there in full.
 
     Raises SnapshotNotFound, UnsupportedVersion, DamagedSnapshot or ForbiddenClass.
     """
@@ -45,17 +48,19 @@ def open_snapshot(path: Path) -> Snapshot:
         )
     path = path.resolve()
     data = _read(path / MANIFEST_FILE, manifest.MAX_JSON_NBYTES)
-    found = manifest.parse(data)
+    digest = manifest.digest_of(data)
+    known = digest == checked
+    found = manifest.parse(data, checked=known)
     _check_files(path, found)
-    _check_code(found)
-    for index, (segment, table) in enumerate(zip(found.segments, _tables(found), strict=True)):
-        _check_segment(path, index, segment, table)
+    if not known:
+        _check_code(found)
+        for index, (segment, table) in enumerate(zip(found.segments, _tables(found), strict=True)):
+            _check_segment(path, index, segment, table)
     skeleton_data = _read(path / skeleton.FILE, manifest.MAX_JSON_NBYTES)
     if hashlib.sha256(skeleton_data).hexdigest() != found.files[skeleton.FILE].sha256:
         raise DamagedSnapshot(f"{skeleton.FILE} does not have the SHA-256 that the manifest names")
-    return Snapshot(
-        path, manifest.digest_of(data), found, skeleton_parser.parse(skeleton_data, found)
-    )
+    parsed = skeleton_parser.parse(skeleton_data, found, checked=known)
+    return Snapshot(path, digest, found, parsed)
 
 
 def check_digests(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zerowake.snapshot import compiled, manifest, remote, storage
+from zerowake.snapshot import form as forms
+from zerowake.snapshot import manifest, remote, storage
 from zerowake.snapshot.errors import (
     DamagedSnapshot,
     NotInStore,
@@ -64,11 +65,11 @@ def store(frozen: Callable[[str], Path], tmp_path: Path) -> FolderStore:
 
 def put_form(store: FolderStore, name: str | None = None, **changes: object) -> Path:
     """A compiled form of the snapshot in the store, for this machine unless ``name`` is another's."""
-    place = store.folder / "compiled" / (name or compiled.fingerprint_id())
+    place = store.folder / "compiled" / (name or forms.fingerprint_id())
     place.mkdir(parents=True)
     (place / "module.so").write_bytes(b"code")
     form = {
-        "format": compiled.FORMAT,
+        "format": forms.FORMAT,
         "snapshot": manifest.digest_of((store.folder / "manifest.json").read_bytes()),
         "torch_free": True,
         "dtype": None,
