@@ -28,6 +28,11 @@ class HttpStore:
     """The files below ``url``. Proxies and certificates are found as urllib finds them."""
 
     def __init__(self, url: str) -> None:
+        if "?" in url:
+            raise StoreError(
+                f"{url.partition('?')[0]}?... has a query, which names one object; wanted the address "
+                "of a folder"
+            )
         self._url = url.rstrip("/")
 
     def stat(self, name: str) -> Found:

@@ -3,7 +3,7 @@
 import sys
 
 import pytest
-from support import run_python
+from support import run_python, zerowake
 
 from zerowake.adapters.stores import open_store
 from zerowake.snapshot.errors import StoreError
@@ -51,3 +51,16 @@ def test_a_file_system_that_is_missing_or_unknown() -> None:
 def test_urls_that_name_nothing() -> None:
     with pytest.raises(StoreError, match="names no bucket"):
         open_store("s3:///name")
+    with pytest.raises(StoreError, match="has a query") as raised:
+        open_store("https://host/name?signature=secret")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_store_that_cannot_be_opened_is_told_before_anything_is_frozen() -> None:
+    run = zerowake("freeze", "nowhere.py:Nothing", "--out", "nosuch://x/y")
+    assert run.returncode == 1 and "nosuch" in run.stderr and "nowhere" not in run.stderr
+
+
+def test_a_url_that_is_none() -> None:
+    run = zerowake("inspect", "s3://bucket/name#sha256:123")
+    assert run.returncode == 1 and "is no address of a snapshot" in run.stderr
