@@ -4,7 +4,7 @@ import argparse
 import os
 
 from zerowake.adapters import ADAPTER, KNOWN
-from zerowake.runtime.cli import TARGET_HELP, Terminated, Verb, add_serving, serving
+from zerowake.runtime.cli import SNAPSHOT_HELP, TARGET_HELP, Terminated, Verb, add_serving, serving
 
 
 def add_verbs(verb: Verb) -> None:
@@ -21,7 +21,7 @@ def add_verbs(verb: Verb) -> None:
         "target",
         nargs="?",
         metavar="TARGET_OR_SNAPSHOT",
-        help=f"{TARGET_HELP}, or a snapshot's folder (default: $ZEROWAKE_SNAPSHOT)",
+        help=f"{TARGET_HELP}, or {SNAPSHOT_HELP} (default: $ZEROWAKE_SNAPSHOT)",
     )
     run.add_argument(
         "--adapter",

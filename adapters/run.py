@@ -11,6 +11,7 @@ from pathlib import Path
 
 from zerowake.adapters import KNOWN, find
 from zerowake.adapters.model import snapshot_in
+from zerowake.adapters.stores import open_store
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
 
@@ -24,7 +25,7 @@ def run(
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
-    target: a source or a snapshot; None takes ZEROWAKE_SNAPSHOT, or what lies where the platform lays
+    target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or what lies where the platform lays
     models. Raises what is wrong with it, with the environment, or with the platform's answers, after
     the platform was told.
     """
@@ -42,6 +43,10 @@ def run(
             raise ConfigError(
                 f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}"
             )
+        if target and "://" in target:  # nothing is imported for other ones
+            from zerowake.runtime.remote import localize
+
+            target = localize(target, open_store, environ)
         serve(
             [target] if target else [],
             replace(config, trusted=(*config.trusted, *trusted)),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zerowake.snapshot import layout, manifest, names, proof, skeleton, skeleton_parser, state
 from zerowake.snapshot.code import code_digest
-from zerowake.snapshot.errors import DamagedSnapshot, SnapshotNotFound
+from zerowake.snapshot.errors import DamagedSnapshot, SnapshotError, SnapshotNotFound
 from zerowake.snapshot.mapping import open_file
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.proof import Answers
@@ -100,6 +100,36 @@ def check_digests(
         state.record_verified(snapshot.digest, facts)
 
 
+def is_whole(path: Path, digest: str | None = None) -> bool:
+    """Whether a snapshot lies at ``path``, ``digest`` if that is given, and all digests are right."""
+    try:
+        snapshot = open_snapshot(path)
+        check_digests(snapshot)
+    except SnapshotError:
+        return False
+    return digest in (None, snapshot.digest)
+
+
+def file_sizes(found: manifest.Manifest) -> dict[str, int]:
+    """Bytes of every file of a snapshot but its manifest, by path.
+
+    Raises DamagedSnapshot when a file is listed twice, is missing or has no place in a snapshot.
+    """
+    sizes = {file.file: file.nbytes for file in found.segments}
+    twice = sizes.keys() & found.files.keys()
+    if twice or len(sizes) != len(found.segments) or MANIFEST_FILE in found.files:
+        raise DamagedSnapshot(f"manifest.json lists a file twice: {sorted(twice) or sorted(sizes)}")
+    sizes |= {name: file.nbytes for name, file in found.files.items()}
+    for needed in (skeleton.FILE, PROOF_FILE):
+        if needed not in found.files:
+            raise DamagedSnapshot(f"manifest.json does not list {needed}")
+    top = {skeleton.FILE, PROOF_FILE}
+    for name in found.files:
+        if name not in top and not name.startswith((skeleton.ASSETS, CODE)):
+            raise DamagedSnapshot(f"manifest.json lists {name}, which has no place in a snapshot")
+    return sizes
+
+
 def verify(
     snapshot: Snapshot, prove: Callable[[Path], list[Answers]], progress: Progress | None = None
 ) -> proof.Proof:
@@ -179,18 +209,7 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _check_files(path: Path, found: manifest.Manifest) -> None:
-    sizes = {file.file: file.nbytes for file in found.segments}
-    twice = sizes.keys() & found.files.keys()
-    if twice or len(sizes) != len(found.segments) or MANIFEST_FILE in found.files:
-        raise DamagedSnapshot(f"manifest.json lists a file twice: {sorted(twice) or sorted(sizes)}")
-    sizes |= {name: file.nbytes for name, file in found.files.items()}
-    for needed in (skeleton.FILE, PROOF_FILE):
-        if needed not in found.files:
-            raise DamagedSnapshot(f"manifest.json does not list {needed}")
-    top = {skeleton.FILE, PROOF_FILE}
-    for name in found.files:
-        if name not in top and not name.startswith((skeleton.ASSETS, CODE)):
-            raise DamagedSnapshot(f"manifest.json lists {name}, which has no place in a snapshot")
+    sizes = file_sizes(found)
     present: set[str] = set()
     for name, facts in _walk(path):
         if name == MANIFEST_FILE:
