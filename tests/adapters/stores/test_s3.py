@@ -289,6 +289,6 @@ def test_frozen_into_a_store_and_served_elsewhere(
         running.until(lambda: is_ready(running))
         assert len(running.call("tiny", [[1.0, 2.0, 3.0]]).json()[0]) == 40
         metrics = running.request("GET", "/metrics").body
-            assert b'form="compiled"' in metrics
+        assert b'form="compiled"' in metrics
     finally:
         running.stop()
