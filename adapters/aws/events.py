@@ -272,7 +272,9 @@ def _kafka(partitions: dict[str, Any]) -> Batch:
     if not all(isinstance(records, list) for records in partitions.values()):
         raise BadRequest("the event has a partition that is no list of records")
     named = [(name, record) for name, records in partitions.items() for record in records]
-    return Batch("aws:kafka", tuple(_item(partial(_kafka_record, name), each) for name, each in named))
+    return Batch(
+        "aws:kafka", tuple(_item(partial(_kafka_record, name), each) for name, each in named)
+    )
 
 
 def _kafka_record(partition: str, record: dict[str, Any]) -> Item:
