@@ -90,9 +90,10 @@ def read(body: bytes) -> HttpRequest | Batch | Direct:
         if "httpMethod" in event:
             return _http_v1(event, context)
     records = event.get("Records")
-    sources = {_source(record) for record in records} if isinstance(records, list) else set()
-    if not sources.isdisjoint(_SOURCES):
-        return _records(records, sources)
+    if isinstance(records, list):
+        sources = {_source(record) for record in records}
+        if not sources.isdisjoint(_SOURCES):
+            return _records(records, sources)
     if (
         isinstance(event.get("records"), dict)
         and "kafka" in str(event.get("eventSource", "")).lower()

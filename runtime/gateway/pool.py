@@ -16,6 +16,7 @@ from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.links import ZygoteLink, adopt
 from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.served import Served
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics
@@ -119,6 +120,9 @@ class Pool:
 
     async def wake(self, name: str) -> None:
         await self._find(name).bring_to(Depth.HOT)
+
+    async def hook(self, name: str, moment: Moment) -> None:
+        await self._find(name).hook(moment)
 
     def digest(self, name: str) -> str:
         """The snapshot that is served under ``name``."""
