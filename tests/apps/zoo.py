@@ -37,6 +37,7 @@ class Batched:
                 case "slow":
                     time.sleep(2.0)
                 case gate if gate.startswith("gate:"):
+                    print("waits for", gate.removeprefix("gate:"))
                     while not os.path.exists(gate.removeprefix("gate:")):
                         time.sleep(0.01)
                 case "short":
@@ -60,6 +61,17 @@ class Once:
         if do == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         return do
+
+
+@function(batch=Batch(max_size=16), examples=["come"])
+class Crowd:
+    """How many came together; those who name a file wait until it is there."""
+
+    def predict(self, items: list[str]) -> list[int]:
+        for gate in items:
+            while gate.startswith("/") and not os.path.exists(gate):
+                time.sleep(0.01)
+        return [len(items)] * len(items)
 
 
 @dataclass
@@ -133,6 +145,9 @@ class NeverWakes:
     def wake(self) -> None:
         if os.environ.get("ZEROWAKE_TEST_WAKE_FAILS"):
             raise ConnectionError("the database is not there")
+        if os.environ.get("ZEROWAKE_TEST_WAKE_HANGS"):
+            print("wakes never")
+            time.sleep(3600)
 
     def predict(self, x: int) -> int:
         return x
