@@ -216,7 +216,8 @@ class Processes:
         """
         if moment is Moment.AFTER_RESTORE:
             await self._check_snapshot()
-        await asyncio.gather(*(instance.hook(moment) for instance in self.ready))
+        if self.quarantined is None:
+            await asyncio.gather(*(instance.hook(moment) for instance in self.ready))
 
     async def close(self) -> None:
         """End all of them."""
