@@ -165,7 +165,8 @@ def _pairs(event: dict[str, Any], many: str, one: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if isinstance(event.get(many), dict):
         for name, values in event[many].items():
-            found += [(str(name), str(value)) for value in values or [] if value is not None]
+            each = values if isinstance(values, list) else [values]
+            found += [(str(name), str(value)) for value in each if value is not None]
     elif isinstance(event.get(one), dict):
         found = [(str(name), str(value)) for name, value in event[one].items() if value is not None]
     return found

@@ -103,6 +103,14 @@ class Reverse:
         return data[::-1]
 
 
+@function(examples=[{"value": 1}])
+class Echo:
+    def predict(self, value: Any, fail: bool = False) -> dict[str, Any]:
+        if fail:
+            raise ValueError("asked to")
+        return {"echo": value}
+
+
 @function(examples=[{"a": 1, "b": 2}])
 class Add:
     """Several parameters, and state from load."""
