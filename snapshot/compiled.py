@@ -12,7 +12,7 @@ import hashlib
 import inspect
 import json
 import mmap
-import platform
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,7 +237,7 @@ def load(form: Form, snapshot: Snapshot, mapped: Sequence[mmap.mmap]) -> dict[st
 
 def fingerprint() -> dict[str, str]:
     """What compiled code depends on: the processor's features, torch and the device."""
-    return {"machine": platform.machine(), "cpu": _cpu(), "torch": _torch(), "device": "cpu"}
+    return {"machine": os.uname().machine, "cpu": _cpu(), "torch": _torch(), "device": "cpu"}
 
 
 def fingerprint_id() -> str:

@@ -4,7 +4,6 @@ The pool is what the HTTP edge (and every platform adapter) talks to; it impleme
 """
 
 import asyncio
-import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -150,6 +149,8 @@ class Pool:
     def _find(self, name: str) -> Served:
         if served := self._served.get(name):
             return served
+        import difflib  # only a mistake needs it
+
         known = sorted(self._served)
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         ordered = nearest + [other for other in known if other not in nearest]
