@@ -38,13 +38,15 @@ class Batch:
     """Records of one event source.
 
     partial: whether the source takes the ids of those that failed. lowest: it goes on from the
-    lowest of them, so that is the only one told.
+    lowest of them, so that is the only one told. results: whether the source passes results on, to
+    a destination of asynchronous invocations.
     """
 
     source: str
     items: tuple[Item, ...]
     partial: bool = False
     lowest: bool = False
+    results: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,8 @@ def read(body: bytes) -> HttpRequest | Batch | Direct:
     ):
         return _kafka(event["records"])
     if "detail-type" in event and "source" in event and "detail" in event:
-        return Batch("eventbridge", (Item(str(event.get("id", "")), _json(event["detail"])),))
+        item = Item(str(event.get("id", "")), _json(event["detail"]))
+        return Batch("eventbridge", (item,), results=True)
     return Direct()
 
 
@@ -202,7 +205,7 @@ def _records(records: list[Any], sources: set[str]) -> Batch:
     if partial and not all(item.id for item in items):
         # Its failure could not be told, and a null id would have the whole batch come again anyway.
         raise BadRequest(f"the event has a record of {source} without an id")
-    return Batch(source, items, partial, lowest)
+    return Batch(source, items, partial, lowest, results=not partial)
 
 
 def _source(record: Any) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import logging
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterable
 
 from zerowake.adapters.aws import events
@@ -29,7 +30,7 @@ from zerowake.runtime.errors import (
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
-from zerowake.runtime.info import Kind
+from zerowake.runtime.info import FunctionInfo, Kind
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -87,9 +88,15 @@ class Invocations:
             case HttpRequest() as request:
                 await line.respond(event, await self._http(event, request), JSON)
             case Batch() as batch:
-                failed = await self._run(batch, event)
-                told = events.response(batch, failed) if batch.partial else None
-                await line.respond(event, json.dumps(told).encode(), JSON)
+                failed, results = await self._run(batch, event)
+                if batch.partial:
+                    told = json.dumps(events.response(batch, failed)).encode()
+                else:
+                    told = b"[%b]" % b",".join(results) if batch.results else b"null"
+                if len(told) > RESPONSE_NBYTES:  # the work is done: it must not come again
+                    log.warning("invocation %s: %d bytes of results go lost", event.id, len(told))
+                    told = b"null"
+                await line.respond(event, told, JSON)
             case Direct():
                 await self._direct(line, event)
 
@@ -108,10 +115,8 @@ class Invocations:
             return
         async with self._until(event):
             chunks = await self._caller.call(self._name, event.body, event.id)
-        if info.kind is Kind.STREAM and not info.raw_output:
-            chunks = [b"[", b",".join(chunks), b"]"]
         content_type = RAW if info.raw_output else JSON
-        await line.respond(event, _fitting(b"".join(chunks)), content_type)
+        await line.respond(event, _fitting(_whole(chunks, info)), content_type)
 
     @contextlib.asynccontextmanager
     async def _until(self, event: Event) -> AsyncIterator[None]:
@@ -196,8 +201,10 @@ class Invocations:
 
     # ---------------------------------------------------------------- batches of records
 
-    async def _run(self, batch: Batch, event: Event) -> list[str]:
-        """Call the function with each record, all at once; returns the ids of those that failed.
+    async def _run(self, batch: Batch, event: Event) -> tuple[list[str], list[bytes]]:
+        """Call the function with each record, all at once.
+
+        Returns the ids of those that failed, and where the source wants them all results, as JSON.
 
         Records of one group go one by one, and after the first that fails no more of it. What has
         not ended by the deadline has failed. Raises why, where the source does not take ids, and
@@ -210,19 +217,22 @@ class Invocations:
             groups.setdefault(item.group or f"\0{place}", []).append(place)
         room = asyncio.Semaphore(AT_ONCE)
         errors: list[Exception] = []
+        results: dict[int, bytes] = {}
 
         async def run(places: Iterable[int]) -> None:
             for place in places:
                 item = batch.items[place]
                 try:
                     async with room:
-                        await self._item(item, f"{event.id}-{place}")
+                        result = await self._item(item, f"{event.id}-{place}")
                 except Exception as error:
                     problem = problems.describe(error, f"{self._name} {event.id}-{place}")
                     which = item.id or place
                     log.error("invocation %s: record %s: %s", event.id, which, problem["detail"])
                     errors.append(error)
                     return
+                if batch.results:
+                    results[place] = result
                 del undone[place]
 
         try:
@@ -233,17 +243,26 @@ class Invocations:
             log.error("invocation %s: %d records: %s", event.id, len(undone), error)
         if undone and (not batch.partial or len(undone) == len(batch.items)):
             raise errors[0]
-        return [batch.items[place].id for place in undone]
+        return [batch.items[place].id for place in undone], [results[k] for k in sorted(results)]
 
-    async def _item(self, item: Item, call_id: str) -> None:
+    async def _item(self, item: Item, call_id: str) -> bytes:
+        """The result of one record, as JSON: bytes in base64."""
+        info = self._caller.functions.find(self._name)
         if item.problem:
             raise BadRequest(item.problem)
         while True:
             try:
-                await self._caller.call(self._name, item.body, call_id)
-                return
+                result = _whole(await self._caller.call(self._name, item.body, call_id), info)
+                return b'"%b"' % b64encode(result) if info.raw_output else result
             except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
                 await asyncio.sleep(FULL_S)
+
+
+def _whole(chunks: list[bytes], info: FunctionInfo) -> bytes:
+    """A result in one piece: a list, where the function gives one value after the other."""
+    if info.kind is Kind.STREAM and not info.raw_output:
+        return b"[%b]" % b",".join(chunks)
+    return b"".join(chunks)
 
 
 def _fitting(answer: bytes) -> bytes:

@@ -377,10 +377,37 @@ def test_sources_that_take_no_ids_get_an_error() -> None:
         event = {"detail-type": "t", "source": "s", "detail": "bad", "id": "i"}
         answer = await slot.call(event)
         assert answer.json()["errorMessage"] == "ValueError: this one is bad"
-        answer = await slot.call({**event, "detail": "good"})
-        assert (answer.kind, answer.json()) == ("response", None)
+        kafka = {"eventSource": "aws:kafka", "records": {"t-0": [{"value": "MQ==", "offset": 1}]}}
+        assert (await slot.call(kafka)).json() is None
 
     run(test, picky)
+
+
+def sns(*messages: str) -> Any:
+    return {"Records": [{"EventSource": "aws:sns", "Sns": {"Message": each}} for each in messages]}
+
+
+def test_results_for_the_destinations_of_asynchronous_events(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(slot: Slot) -> None:
+        assert (await slot.call(sns("1", "2"))).json() == [1, 2]
+        event = {"detail-type": "t", "source": "s", "detail": {"a": 1}, "id": "i"}
+        assert (await slot.call(event)).json() == [{"a": 1}]
+        monkeypatch.setattr(invocations, "RESPONSE_NBYTES", 100)
+        assert (await slot.call(sns('"' + "x" * 100 + '"'))).json() is None  # done all the same
+
+    run(test)
+
+    async def raw(slot: Slot) -> None:
+        assert (await slot.call(sns("ab", "c"))).json() == ["YWI=", "Yw=="]
+
+    run(raw, raw_input=True, raw_output=True)
+
+    async def stream(slot: Slot) -> None:
+        assert (await slot.call(sns("3"))).json() == [[0, 1, 2]]
+
+    run(stream, counting, kind="stream")
 
 
 def test_more_records_than_the_queue_holds() -> None:
