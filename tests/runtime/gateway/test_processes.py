@@ -507,7 +507,7 @@ async def test_an_instance_that_does_not_stop_is_ended(world: World) -> None:
     instance, scripted = await ready(world, made)
     scripted.deaf = True
     retiring = asyncio.create_task(made.retire(instance))
-    await scripted.over()  # it is stopped
+    await scripted.next("stop")
     await world.advance(STOP_LIMIT_S)
     await retiring
     assert scripted.ended.is_set()
