@@ -141,6 +141,8 @@ class Lambda:
                 wait.cancel()
 
     def close(self) -> None:
+        for wait in self._waits:  # one that had begun to bring something, and then broke off
+            wait.cancel()
         if self._extension is not None:
             self._extension.cancel()
 

@@ -282,8 +282,11 @@ class _Wire(asyncio.Protocol):
 
     def has_begun(self) -> bool:
         """Whether something of the response is here, be it in the socket's buffer."""
-        socket = self._transport.get_extra_info("socket")
-        return self._begun or bool(select.select([socket.fileno()], [], [], 0)[0])
+        if self._begun or self.closed:
+            return not self.closed
+        arrived = select.poll()  # not select(), which knows no descriptor above 1023
+        arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(arrived.poll(0))
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
@@ -361,7 +364,8 @@ def _parse(data: bytearray, ended: bool) -> tuple[Response, int] | None:
     if int(status) < 200 or status in ("204", "304"):
         body = b""
     elif headers.get("transfer-encoding", "").lower() == "chunked":
-        found = _parse_chunks(data, at)
+        # The end of the chunks looks like this: they are not cut again for each part that arrives.
+        found = _parse_chunks(data, at) if data.endswith(b"\r\n\r\n") else None
         if found is None:
             return None
         body, at = found

@@ -161,6 +161,21 @@ def test_a_drain_answers_what_is_held_and_ends_idle_polls() -> None:
     run(test)
 
 
+def test_a_drain_ends_with_a_poll_that_had_to_begin_anew() -> None:
+    async def test(api: FakeApi) -> None:
+        async with serving(api, FakeFunctions()) as (served, task):
+            await api.until(lambda: api.polling)
+            api.cut()
+            await asyncio.sleep(0)  # the end has arrived, and is not yet seen
+            served.drain()
+            await asyncio.sleep(0)
+            served.close()
+            await asyncio.wait_for(asyncio.wait([task]), 30)
+            assert task.done()
+
+    run(test)
+
+
 def test_a_drain_ends_a_start() -> None:
     async def test(api: FakeApi) -> None:
         functions = FakeFunctions()

@@ -121,6 +121,17 @@ def test_a_process_that_dies_takes_only_its_call_along(emulate: Emulate, slots: 
     assert failures == [{"itemIdentifier": "m1"}]
 
 
+def test_a_call_that_takes_too_long_is_answered_in_time(emulate: Emulate) -> None:
+    """By us and not by the platform, which would have ended the whole environment."""
+    environment = emulate("zoo.py:Batched", env={"AWS_LAMBDA_FUNCTION_TIMEOUT": "4"})
+    environment.invoke(b'{"do": "ok"}')
+    runtime = environment.runtime_pid
+    told = environment.invoke(b'{"do": "hang"}').json()
+    assert told["errorType"] == "Function.PredictTimeout"
+    reply = environment.invoke(http_event("GET", "/livez")).json()
+    assert (reply["statusCode"], environment.runtime_pid) == (200, runtime)
+
+
 def test_a_killed_instance_is_replaced_and_its_call_repeated(
     emulate: Emulate, tmp_path: Path
 ) -> None:

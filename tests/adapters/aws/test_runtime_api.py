@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import socket
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -157,6 +159,37 @@ def test_what_a_cancelled_poll_would_have_brought_is_not_taken_for_an_answer() -
         assert (await line.next()).body == b'"later"'
 
     run(test)
+
+
+def test_a_poll_whose_event_is_on_its_way_is_not_idle() -> None:
+    """Be it that only the kernel knows of it."""
+    sent = threading.Event()
+
+    def serve(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(GOOD[:20])
+            sent.set()
+            connection.recv(1)
+            connection.sendall(GOOD[20:])
+            connection.recv(1)
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            threading.Thread(target=serve, args=(server,), daemon=True).start()
+            host, port = server.getsockname()
+            line = Line(f"{host}:{port}")
+            poll = asyncio.create_task(line.next())
+            while not sent.is_set():
+                assert line.idle or sent.is_set()
+                await asyncio.sleep(0)
+            assert not line.idle
+            line._wire.write(b".")  # type: ignore[union-attr]
+            assert (await asyncio.wait_for(poll, 30)).body == b"[]"
+            line.close()
+
+    asyncio.run(main())
 
 
 def test_chunks_arrive_as_they_are_written_and_errors_in_trailers() -> None:
