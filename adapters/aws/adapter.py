@@ -123,9 +123,9 @@ class Lambda:
         await self._wait_until_ready(functions, name)
         if self._snap_start and not self._draining:
             await self._be_restored(functions, name)
-        await self._unless_drained(
-            registered.wait()
-        )  # the first poll of the last slot ends the start
+        await self._unless_drained(registered.wait())  # not after the first poll: it ends the start
+        if self._draining:
+            return
         log.info("serving %s on AWS Lambda, %d at a time", name, self._slots)
         slots = [asyncio.create_task(self._slot(invocations)) for _ in range(self._slots)]
         try:

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import random
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -196,9 +197,11 @@ def test_chunks_with_a_prelude_for_requests_only(emulate: Emulate, slots: int | 
         assert broken.body == b"0\n1\n"
 
 
-def test_bytes_in_and_out(emulate: Emulate) -> None:
-    environment = emulate("zoo.py:Reverse")
-    assert environment.invoke(bytes(range(256))).body == bytes(reversed(range(256)))
+@pytest.mark.parametrize("slots", MODES)
+def test_bytes_in_and_out(emulate: Emulate, slots: int | None) -> None:
+    environment = emulate("zoo.py:Reverse", slots=slots)
+    for body in (bytes(range(256)), random.Random(1).randbytes(5 << 20)):
+        assert environment.invoke(body).body == body[::-1]
     body = base64.b64encode(b"\xff\x00").decode()
     reply = environment.invoke(http_event("POST", "/", body, isBase64Encoded=True)).json()
     assert reply["isBase64Encoded"]
