@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 
 from zerowake.adapters import ADAPTER, KNOWN
 from zerowake.runtime.cli import SNAPSHOT_HELP, TARGET_HELP, Terminated, Verb, add_serving, serving
@@ -33,10 +34,14 @@ def add_verbs(verb: Verb) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from zerowake.adapters.port import PlatformExit
     from zerowake.adapters.run import run
 
     try:
         run(options.target, options.adapter, serving(options), os.environ)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
+    except PlatformExit as error:
+        print(f"zerowake run: {error}", file=sys.stderr)
+        return error.exit_code
     return 0

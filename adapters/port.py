@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Protocol
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.gateway.port import Ingress
+from zerowake.snapshot.errors import ZerowakeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,14 @@ class Capabilities:
     model: str = ""
 
 
+class PlatformExit(ZerowakeError):
+    """An end whose exit code means something to the platform."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Adapter(Ingress, Protocol):
     """An ``Ingress`` of one platform. ``run`` makes one, and calls its methods in this order.
 
@@ -63,4 +72,7 @@ class Adapter(Ingress, Protocol):
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None: ...
 
     def report_init_error(self, error: BaseException) -> None:
-        """Tell the platform why there will be no calls; the process ends with exit code 1 after it."""
+        """Tell the platform why there will be no calls.
+
+        The process then ends with exit code 1, or that of a PlatformExit.
+        """

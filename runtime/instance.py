@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zerowake.runtime import process
+from zerowake.runtime import hooks, process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.executor import Executor, Work
 from zerowake.runtime.forms import FormName, choose
 from zerowake.runtime.function import Function
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.logs import FunctionOutput
@@ -166,9 +167,21 @@ class Loop:
         while (frame := self._next()) is not None and frame.kind != "stop":
             if frame.kind == "batch":  # a cancel that finds no stream running came too late
                 self._batch(frame)
+            elif frame.kind == "hook":
+                self._hook(Moment(frame.header["moment"]))
 
     def _next(self) -> Frame | None:
         return self._waiting.pop(0) if self._waiting else self._connection.receive()
+
+    def _hook(self, moment: Moment) -> None:
+        header: dict[str, Any] = {"kind": "hooked"}
+        try:
+            with self._output.during(moment):
+                hooks.run(moment)
+        except BaseException as error:
+            traceback.print_exception(error)
+            header["problem"] = to_problem(error)
+        self._connection.send(header)
 
     def _batch(self, frame: Frame) -> None:
         now = time.monotonic()

@@ -4,7 +4,7 @@ Knows nothing of HTTP, queues or processes: edges (HTTP, platform adapters) make
 with a ``Sink`` of their own, the pool answers it exactly once.
 """
 
-import secrets
+import os
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class Invocation:
     body: bytes
     sink: Sink
     arrived_s: float
-    id: str = field(default_factory=lambda: secrets.token_hex(8))
+    id: str = field(default_factory=lambda: os.urandom(8).hex())
     attempts: int = 0
     depth: Depth = Depth.COLD
     timings_ms: dict[str, float] = field(default_factory=dict)

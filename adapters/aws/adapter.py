@@ -8,26 +8,42 @@ as batches of one model (the official Python client forks a process for each slo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+import random
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from zerowake.adapters.aws.invocations import Invocations
-from zerowake.adapters.aws.runtime_api import Event, Line, RuntimeApiError
-from zerowake.adapters.port import Capabilities
+from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
+from zerowake.adapters.port import Capabilities, PlatformExit
 from zerowake.runtime.config import ServeConfig
-from zerowake.runtime.errors import ConfigError, to_problem
+from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.metrics import Metrics
 from zerowake.snapshot.errors import ZerowakeError
 
 log = logging.getLogger("zerowake.adapters")
+T = TypeVar("T")
 
 ADDRESS = "AWS_LAMBDA_RUNTIME_API"
 CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
+START = "AWS_LAMBDA_INITIALIZATION_TYPE"
+SNAP_START = "snap-start"
 MODE = "ZEROWAKE_LAMBDA_INVOKE_MODE"  # as the function URL's InvokeMode, which no event tells
 INIT_S = 9.0  # of the 10 s that an on-demand start may take; after them the first call pays
+
+
+class HookFailed(PlatformExit):
+    """What the author wants done before a snapshot, or after its restore, went wrong."""
+
+    def __init__(self, moment: Moment, problem: dict[str, Any]) -> None:
+        before = moment is Moment.BEFORE_SNAPSHOT
+        super().__init__(problem["detail"], 64 if before else 65)  # as awslambdaric
+        self.path = "/runtime/init/error" if before else "/runtime/restore/error"
+        self.type = "Runtime.BeforeSnapshotError" if before else "Runtime.AfterRestoreError"
+        self.problem = problem
 
 
 class Lambda:
@@ -80,8 +96,12 @@ class Lambda:
         if mode not in ("buffered", "response_stream"):
             raise ConfigError(f"{MODE} is {mode!r:.40}; it is BUFFERED or RESPONSE_STREAM")
         self._streaming = mode == "response_stream"
+        self._snap_start = environ.get(START) == SNAP_START
+        # Only a start on demand is limited; on Managed Instances nobody waits for it.
+        on_demand = environ.get(START, "on-demand") == "on-demand" and CONCURRENCY not in environ
+        self._init_s = INIT_S if on_demand else None
         self._draining = False
-        self._polls: dict[asyncio.Task[Event], Line] = {}
+        self._waits: dict[asyncio.Task[Any], Line | None] = {}
         self._extension: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -98,26 +118,42 @@ class Lambda:
         )
         caller = Caller(functions, metrics)
         invocations = Invocations(caller, name, app, streaming=self._streaming)
-        self._extension = asyncio.create_task(self._be_extension())
+        registered = asyncio.Event()
+        self._extension = asyncio.create_task(self._be_extension(registered))
         await self._wait_until_ready(functions, name)
+        if self._snap_start and not self._draining:
+            await self._be_restored(functions, name)
+        await self._unless_drained(registered.wait())  # not after the first poll: it ends the start
+        if self._draining:
+            return
         log.info("serving %s on AWS Lambda, %d at a time", name, self._slots)
-        await asyncio.gather(*(self._slot(invocations) for _ in range(self._slots)))
+        slots = [asyncio.create_task(self._slot(invocations)) for _ in range(self._slots)]
+        try:
+            await asyncio.gather(*slots)
+        finally:
+            for slot in slots:  # when one has found the platform broken
+                slot.cancel()
 
     def drain(self) -> None:
         self._draining = True
-        for poll, line in list(self._polls.items()):
-            if line.idle:
-                poll.cancel()
+        for wait, line in list(self._waits.items()):
+            if line is None or line.idle:
+                wait.cancel()
 
     def close(self) -> None:
+        for wait in self._waits:  # one that had begun to bring something, and then broke off
+            wait.cancel()
         if self._extension is not None:
             self._extension.cancel()
 
     def report_init_error(self, error: BaseException) -> None:
         async def report() -> None:
             line = Line(self._address)
-            problem = to_problem(error)
-            await line.post_error("/runtime/init/error", problem)
+            if isinstance(error, HookFailed):
+                await line.post_error(error.path, error.problem, error.type)
+            else:
+                await line.post_error("/runtime/init/error", to_problem(error))
+            line.close()
 
         if isinstance(error, RuntimeApiError):
             return  # it is the one that is broken
@@ -132,38 +168,70 @@ class Lambda:
         Raises FunctionFailed when the function cannot start.
         """
         try:
-            async with asyncio.timeout(INIT_S):
-                await functions.wake(name)
+            async with asyncio.timeout(self._init_s):
+                await self._unless_drained(functions.wake(name))
         except TimeoutError:
             log.warning("%s is not up after %g s: its first call waits for it", name, INIT_S)
 
-    async def _be_extension(self) -> None:
+    async def _be_restored(self, functions: Functions, name: str) -> None:
+        """Be snapshotted here, and go on in each environment that is made of the snapshot.
+
+        https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks.html. No connection to
+        the Runtime API and no random state survives it; times are read anew at each call anyway.
+        Raises HookFailed.
+        """
+        await self._hook(functions, name, Moment.BEFORE_SNAPSHOT)
+        line = Line(self._address)
+        await self._unless_drained(line.restore_next(), line)
+        line.close()
+        if self._draining:
+            return
+        random.seed()
+        await self._hook(functions, name, Moment.AFTER_RESTORE)
+
+    async def _hook(self, functions: Functions, name: str, moment: Moment) -> None:
+        try:
+            await functions.hook(name, moment)
+        except InvocationError as error:
+            raise HookFailed(moment, to_problem(error)) from error
+
+    async def _be_extension(self, registered: asyncio.Event) -> None:
         """Be an internal extension: without one the platform ends us without a SIGTERM."""
         line = Line(self._address)
         try:
-            await line.extension_next(await line.register_extension("zerowake"))
+            identifier = await line.register_extension("zerowake")
+            registered.set()
+            await line.extension_next(identifier)
         except ZerowakeError as error:
             log.info("no extension, so no SIGTERM before the end: %s", error)
         finally:
+            registered.set()
             line.close()
 
     async def _slot(self, invocations: Invocations) -> None:
         line = Line(self._address)
         try:
-            while not self._draining:
-                poll = asyncio.create_task(line.next())
-                self._polls[poll] = line
-                try:
-                    event = await poll
-                except asyncio.CancelledError:
-                    if not self._draining:
-                        raise
-                    return
-                finally:
-                    del self._polls[poll]
+            while (event := await self._unless_drained(line.next(), line)) is not None:
                 await invocations.answer(line, event)
         finally:
             line.close()
+
+    async def _unless_drained(
+        self, work: Coroutine[Any, Any, T], line: Line | None = None
+    ) -> T | None:
+        """What ``work`` gives; None once we are to end, unless ``line`` has begun to bring it."""
+        wait = asyncio.create_task(work)
+        self._waits[wait] = line
+        if self._draining:
+            wait.cancel()
+        try:
+            return await wait
+        except asyncio.CancelledError:
+            if not self._draining:
+                raise
+            return None
+        finally:
+            del self._waits[wait]
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -7,9 +7,12 @@ item by item, so that a batch of a queue becomes batches of the model. Pure: val
 
 import base64
 import binascii
+import contextlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from zerowake.runtime.errors import BadRequest
@@ -35,13 +38,15 @@ class Batch:
     """Records of one event source.
 
     partial: whether the source takes the ids of those that failed. lowest: it goes on from the
-    lowest of them, so that is the only one told.
+    lowest of them, so that is the only one told. results: whether the source passes results on, to
+    a destination of asynchronous invocations.
     """
 
     source: str
     items: tuple[Item, ...]
     partial: bool = False
     lowest: bool = False
+    results: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +92,18 @@ def read(body: bytes) -> HttpRequest | Batch | Direct:
         if "httpMethod" in event:
             return _http_v1(event, context)
     records = event.get("Records")
-    if isinstance(records, list) and records:
-        return _records(records)
+    if isinstance(records, list):
+        sources = {_source(record) for record in records}
+        if not sources.isdisjoint(_SOURCES):
+            return _records(records, sources)
     if (
         isinstance(event.get("records"), dict)
         and "kafka" in str(event.get("eventSource", "")).lower()
     ):
         return _kafka(event["records"])
     if "detail-type" in event and "source" in event and "detail" in event:
-        return Batch("eventbridge", (Item(str(event.get("id", "")), _json(event["detail"])),))
+        item = Item(str(event.get("id", "")), _json(event["detail"]))
+        return Batch("eventbridge", (item,), results=True)
     return Direct()
 
 
@@ -115,8 +123,8 @@ def _http_v2(event: dict[str, Any], context: dict[str, Any]) -> HttpRequest:
         headers.append(("cookie", "; ".join(map(str, cookies))))
     path = str(event.get("rawPath") or http.get("path") or "/")
     stage = context.get("stage")
-    if isinstance(stage, str) and stage != "$default" and path.startswith(f"/{stage}/"):
-        path = path[len(stage) + 1 :]
+    if isinstance(stage, str) and stage != "$default" and f"{path}/".startswith(f"/{stage}/"):
+        path = path[len(stage) + 1 :] or "/"
     return HttpRequest(
         shape="v2",
         method=str(http.get("method", "GET")),
@@ -160,7 +168,8 @@ def _pairs(event: dict[str, Any], many: str, one: str) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if isinstance(event.get(many), dict):
         for name, values in event[many].items():
-            found += [(str(name), str(value)) for value in values or [] if value is not None]
+            each = values if isinstance(values, list) else [values]
+            found += [(str(name), str(value)) for value in each if value is not None]
     elif isinstance(event.get(one), dict):
         found = [(str(name), str(value)) for name, value in event[one].items() if value is not None]
     return found
@@ -172,7 +181,7 @@ def _body(event: dict[str, Any]) -> dict[str, Any]:
     if body is None:
         return {"body": b""}
     try:
-        return {"body": _decode(body) if event.get("isBase64Encoded") else _text(body)}
+        return {"body": _decode(body) if event.get("isBase64Encoded") is True else _text(body)}
     except BadRequest as error:
         return {"body": b"", "problem": str(error)}
 
@@ -187,16 +196,16 @@ def _decode(text: Any) -> bytes:
 # ---------------------------------------------------------------------------- records
 
 
-def _records(records: list[Any]) -> Batch:
-    sources = {_source(record) for record in records}
-    if len(sources) != 1 or (source := sources.pop()) not in _SOURCES:
-        raise BadRequest(f"the event has records of {', '.join(sorted(sources)) or source!r}")
+def _records(records: list[Any], sources: set[str]) -> Batch:
+    if len(sources) > 1:
+        raise BadRequest(f"the event has records of {', '.join(sorted(sources))}")
+    (source,) = sources
     read_one, partial, lowest = _SOURCES[source]
     items = tuple(_item(read_one, record) for record in records)
     if partial and not all(item.id for item in items):
         # Its failure could not be told, and a null id would have the whole batch come again anyway.
         raise BadRequest(f"the event has a record of {source} without an id")
-    return Batch(source, items, partial, lowest)
+    return Batch(source, items, partial, lowest, results=not partial)
 
 
 def _source(record: Any) -> str:
@@ -211,12 +220,14 @@ def _item(read_one: "Callable[[dict[str, Any]], Item]", record: dict[str, Any]) 
         return read_one(record)
     except BadRequest as error:
         return Item(_id(record), b"", problem=str(error))
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         return Item(_id(record), b"", problem=f"the record is malformed: {error!r:.200}")
 
 
-def _id(record: Mapping[str, Any]) -> str:
+def _id(record: Any) -> str:
     """What a record is called in a partial batch response."""
+    if not isinstance(record, Mapping):
+        return ""
     id_ = record.get("messageId")
     for service in ("kinesis", "dynamodb"):
         if isinstance(inner := record.get(service), dict):
@@ -263,13 +274,18 @@ _SOURCES: dict[str, tuple[Callable[[dict[str, Any]], Item], bool, bool]] = {
 
 
 def _kafka(partitions: dict[str, Any]) -> Batch:
-    items = []
-    for name, records in partitions.items():
-        for record in records if isinstance(records, list) else []:
-            offset = record.get("offset") if isinstance(record, dict) else None
-            read_one = lambda record, id_=f"{name}-{offset}": Item(id_, _decode(record["value"]))  # noqa: E731
-            items.append(_item(read_one, record))
-    return Batch("aws:kafka", tuple(items))
+    if not all(isinstance(records, list) for records in partitions.values()):
+        raise BadRequest("the event has a partition that is no list of records")
+    named = [(name, record) for name, records in partitions.items() for record in records]
+    return Batch(
+        "aws:kafka", tuple(_item(partial(_kafka_record, name), each) for name, each in named)
+    )
+
+
+def _kafka_record(partition: str, record: dict[str, Any]) -> Item:
+    value = record.get("value")  # none says that the key was deleted
+    body = b"null" if value is None else _decode(value)
+    return Item(f"{partition}-{record.get('offset')}", body)
 
 
 def _text(text: Any) -> bytes:
@@ -304,11 +320,10 @@ def _plain(value: Any) -> Any:
 
 
 def _number(text: Any) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except (TypeError, ValueError):
-        raise BadRequest(f"{text!r:.80} stands where DynamoDB has a number") from None
+    if isinstance(text, str):
+        with contextlib.suppress(ValueError):
+            return int(text)
+        with contextlib.suppress(ValueError):
+            if math.isfinite(number := float(text)):
+                return number
+    raise BadRequest(f"{text!r:.80} stands where DynamoDB has a number")

@@ -9,25 +9,25 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
 from zerowake.adapters.aws.events import HttpRequest
+from zerowake.runtime.errors import Cancelled
 from zerowake.runtime.gateway.asgi import ASGIApp, Message, Scope
 
 PRELUDE_TYPE = "application/vnd.awslambda.http-integration-response"
-_OWN = ("/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "/functions", "/invoke/")
+_HOPS = ("connection", "content-length", "transfer-encoding")  # the platform sets its own
 
 
 def scope(request: HttpRequest, call_id: str) -> Scope:
     """The ASGI scope of a request; its id is that of the Lambda invocation.
 
-    An API gateway's routes are its owner's: a POST to a path that is none of ours is for the only
-    function.
+    An API gateway's routes are its owner's: every POST is for the only function. Nobody is to have
+    it sleep (POST /functions/...) through a public URL.
     """
     path = unquote(request.path)
-    if request.method == "POST" and not path.startswith(_OWN):
+    if request.method == "POST" and not path.startswith("/invoke/"):
         path = "/"
     headers = [(n.encode(), v.encode("utf-8")) for n, v in request.headers if n != "x-request-id"]
     return {
@@ -74,10 +74,13 @@ class Exchange:
         """The reply, once it is complete. Raises what the app raises in mid-stream."""
 
         async def send(message: Message) -> None:
-            self._take(message)
-            self.reply.body += message.get("body", b"")
+            chunks.append(self._take(message))
 
+        chunks: list[bytes] = []
         await self._app(self._scope, self._receive, send)
+        if not self.reply.status:
+            raise Cancelled("the call was given up before its reply")
+        self.reply.body = b"".join(chunks)
         return self.reply
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -88,28 +91,34 @@ class Exchange:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(1)  # a slow reader holds the app back
 
         async def send(message: Message) -> None:
-            self._take(message)
-            await queue.put(message.get("body", b""))
+            await queue.put(self._take(message))
 
-        async def run() -> None:
+        async def run() -> Exception | None:
+            failure = None
             try:
                 await self._app(self._scope, self._receive, send)
-            finally:
-                await queue.put(None)
+            except Exception as error:
+                failure = error
+            await queue.put(None)
+            return failure
 
         running = asyncio.create_task(run())
         try:
             while (chunk := await queue.get()) is not None:
                 yield chunk
-            await running
+            if (failure := await running) is not None:
+                raise failure
         finally:
             running.cancel()
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message) -> bytes:
+        """What of the body is in a message."""
         if message["type"] == "http.response.start":
             self.reply.status = message["status"]
             pairs = message["headers"]
-            self.reply.headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in pairs]
+            told = [(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in pairs]
+            self.reply.headers = [pair for pair in told if pair[0] not in _HOPS]
+        return b"" if self._request.method == "HEAD" else message.get("body", b"")
 
     async def _receive(self) -> Message:
         if not self._given:
@@ -121,33 +130,46 @@ class Exchange:
 
 def encode(reply: Reply, shape: str) -> bytes:
     """A whole reply as the event's source wants it: text as it is, all else in base64."""
-    headers = dict(reply.headers)
-    content_type = headers.get("content-type", "")
-    is_text = content_type.startswith("text/") or "json" in content_type
-    body = (
-        reply.body.decode("utf-8", "replace") if is_text else base64.b64encode(reply.body).decode()
-    )
-    told: dict[str, Any] = {
-        "statusCode": reply.status,
-        "body": body,
-        "isBase64Encoded": not is_text,
-    }
-    if shape in ("v1", "alb-multi"):
-        many: dict[str, list[str]] = {}
-        for name, value in reply.headers:
-            many.setdefault(name, []).append(value)
-        told["multiValueHeaders"] = many
-    else:
-        told["headers"] = headers
+    content_type = dict(reply.headers).get("content-type", "")
+    told = head(reply, shape)
+    try:
+        if not (content_type.startswith("text/") or "json" in content_type):
+            raise ValueError(content_type)
+        told |= {"body": reply.body.decode(), "isBase64Encoded": False}
+    except ValueError:
+        told |= {"body": base64.b64encode(reply.body).decode(), "isBase64Encoded": True}
     if shape.startswith("alb"):
-        told["statusDescription"] = f"{reply.status} {HTTPStatus(reply.status).phrase}"
+        told["statusDescription"] = f"{reply.status} {_phrase(reply.status)}"
     return json.dumps(told, ensure_ascii=False).encode()
 
 
-def prelude(reply: Reply) -> bytes:
+def prelude(reply: Reply, shape: str) -> bytes:
     """What stands before a streamed body: status and headers as JSON, and eight zero bytes.
 
     https://docs.aws.amazon.com/lambda/latest/dg/runtimes-custom.html#runtimes-custom-response-streaming
     """
-    headers = {name: value for name, value in reply.headers if name != "content-length"}
-    return json.dumps({"statusCode": reply.status, "headers": headers}).encode() + bytes(8)
+    return json.dumps(head(reply, shape)).encode() + bytes(8)
+
+
+def head(reply: Reply, shape: str) -> dict[str, Any]:
+    """Status and headers. Only with several values a name can cookies stand among the others."""
+    many: dict[str, list[str]] = {}
+    for name, value in reply.headers:
+        many.setdefault(name, []).append(value)
+    if shape in ("v1", "alb-multi"):
+        return {"statusCode": reply.status, "multiValueHeaders": many}
+    cookies = many.pop("set-cookie", [])
+    headers = {name: ", ".join(values) for name, values in many.items()}
+    if shape == "alb" and cookies:
+        headers["set-cookie"] = cookies[-1]
+    told: dict[str, Any] = {"statusCode": reply.status, "headers": headers}
+    return {**told, "cookies": cookies} if shape == "v2" and cookies else told
+
+
+def _phrase(status: int) -> str:
+    from http import HTTPStatus
+
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"

@@ -5,7 +5,8 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from zerowake.adapters.aws import events
 from zerowake.adapters.aws.events import Batch, Direct, HttpRequest, Item
@@ -20,6 +21,7 @@ from zerowake.adapters.aws.runtime_api import (
 )
 from zerowake.runtime.errors import (
     BadRequest,
+    Cancelled,
     InvocationError,
     PredictTimeout,
     QueueFull,
@@ -28,12 +30,12 @@ from zerowake.runtime.errors import (
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
-from zerowake.runtime.info import Kind
-from zerowake.snapshot.errors import ZerowakeError
+from zerowake.runtime.info import FunctionInfo, Kind
 
 log = logging.getLogger("zerowake.adapters")
 
 JSON, RAW, NDJSON = "application/json", "application/octet-stream", "application/x-ndjson"
+END_S = 1.0  # for the trailers of a broken stream
 MARGIN_S = 0.1  # to answer before the platform ends the whole environment
 AT_ONCE = 256  # records of one event in the queue; it is shared with other invocations
 FULL_S = 0.02  # pause of a record that has found the queue full
@@ -47,14 +49,24 @@ class Invocations:
     """Answers the invocations of one function.
 
     app: the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
-    function, in chunks; the caller must have asked for that, and no event tells.
+    function, in chunks; the caller must have asked for that, and no event tells. clock: unix
+    seconds, as deadlines are told.
     """
 
-    def __init__(self, caller: Caller, name: str, app: ASGIApp, *, streaming: bool) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        name: str,
+        app: ASGIApp,
+        *,
+        streaming: bool,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._caller = caller
         self._name = name
         self._app = app
         self._streaming = streaming
+        self._clock = clock
 
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""
@@ -76,9 +88,15 @@ class Invocations:
             case HttpRequest() as request:
                 await line.respond(event, await self._http(event, request), JSON)
             case Batch() as batch:
-                failed = await self._run(batch, event)
-                told = events.response(batch, failed) if batch.partial else None
-                await line.respond(event, json.dumps(told).encode(), JSON)
+                failed, results = await self._run(batch, event)
+                if batch.partial:
+                    told = json.dumps(events.response(batch, failed)).encode()
+                else:
+                    told = b"[%b]" % b",".join(results) if batch.results else b"null"
+                if len(told) > RESPONSE_NBYTES:  # the work is done: it must not come again
+                    log.warning("invocation %s: %d bytes of results go lost", event.id, len(told))
+                    told = b"null"
+                await line.respond(event, told, JSON)
             case Direct():
                 await self._direct(line, event)
 
@@ -95,12 +113,22 @@ class Invocations:
         if self._streaming and info.kind is Kind.STREAM:
             await self._stream(line, event, HttpRequest("", "POST", "/", "", (), event.body))
             return
-        async with _until(event.deadline_s):
+        async with self._until(event):
             chunks = await self._caller.call(self._name, event.body, event.id)
-        if info.kind is Kind.STREAM and not info.raw_output:
-            chunks = [b"[", b",".join(chunks), b"]"]
         content_type = RAW if info.raw_output else JSON
-        await line.respond(event, _fitting(b"".join(chunks)), content_type)
+        await line.respond(event, _fitting(_whole(chunks, info)), content_type)
+
+    @contextlib.asynccontextmanager
+    async def _until(self, event: Event) -> AsyncIterator[None]:
+        """Give up shortly before the event's deadline. Raises PredictTimeout."""
+        left_s = event.deadline_s - MARGIN_S - self._clock()
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                yield
+        except TimeoutError:
+            raise PredictTimeout(
+                "the invocation's deadline has come; give the function more time, or fewer records"
+            ) from None
 
     # ---------------------------------------------------------------- HTTP, and chunks
 
@@ -109,10 +137,10 @@ class Invocations:
         try:
             if request.problem:
                 raise BadRequest(request.problem)
-            async with _until(event.deadline_s):
+            async with self._until(event):
                 reply = await Exchange(self._app, request, event.id).whole()
             return _fitting(encode(reply, request.shape))
-        except ZerowakeError as error:  # nothing of a reply has reached the caller
+        except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
 
     async def _stream(self, line: Line, event: Event, request: HttpRequest) -> None:
@@ -123,7 +151,7 @@ class Invocations:
         exchange = Exchange(self._app, request, event.id)
         stream: Stream | None = None
         try:
-            async with contextlib.aclosing(exchange.chunks()) as chunks, _until(event.deadline_s):
+            async with contextlib.aclosing(exchange.chunks()) as chunks, self._until(event):
                 if request.problem:
                     raise BadRequest(request.problem)
                 async for chunk in chunks:
@@ -132,16 +160,18 @@ class Invocations:
                         raise RemoteError(json.loads(b"".join(rest)))
                     stream = stream or await self._begin(line, event, request, exchange)
                     await stream.write(chunk)
-            assert stream is not None  # the app has replied
+            if stream is None:
+                raise Cancelled("the call was given up before its reply")
             await stream.finish()
-        except (Refused, OSError) as error:
-            log.info("invocation %s: the reader has left: %s", event.id, error)
+        except (Refused, RuntimeApiError):
+            raise
+        except OSError as error:  # how much of it has arrived? An answer too many is refused
+            raise Cancelled(f"the connection broke off in mid-answer: {error}") from error
+        except Exception as error:
             if stream is not None:
-                stream.abandon()
-        except ZerowakeError as error:
-            problem = problems.describe(error, f"{self._name} {event.id}")
-            if stream is not None:
-                await stream.fail(problem)
+                problem = problems.describe(error, f"{self._name} {event.id}")
+                async with asyncio.timeout(END_S):  # who reads nothing gets no trailers either
+                    await stream.fail(problem)
             elif not request.shape:
                 raise
             else:
@@ -149,81 +179,90 @@ class Invocations:
                 stream = await self._begin(line, event, request, exchange)
                 await stream.write(exchange.reply.body)
                 await stream.finish()
+        finally:
+            if stream is not None:
+                stream.close()
 
     async def _begin(
         self, line: Line, event: Event, request: HttpRequest, exchange: Exchange
     ) -> Stream:
         if request.shape:
             stream = await line.stream(event, PRELUDE_TYPE)
-            await stream.write(prelude(exchange.reply))
+            await stream.write(prelude(exchange.reply, request.shape))
         else:  # a direct caller sees chunks only
             stream = await line.stream(event, dict(exchange.reply.headers)["content-type"])
         stream.gone.add_done_callback(lambda _answer: exchange.leave())
         return stream
 
-    def _told(self, error: ZerowakeError, event: Event) -> Reply:
+    def _told(self, error: Exception, event: Event) -> Reply:
         problem = problems.describe(error, f"{self._name} {event.id}")
         status, headers, body = problems.reply(problem, error)
         return Reply(status, [(n.decode(), v.decode()) for n, v in headers], body)
 
     # ---------------------------------------------------------------- batches of records
 
-    async def _run(self, batch: Batch, event: Event) -> list[str]:
-        """Call the function with each record, all at once; returns the ids of those that failed.
+    async def _run(self, batch: Batch, event: Event) -> tuple[list[str], list[bytes]]:
+        """Call the function with each record, all at once.
+
+        Returns the ids of those that failed, and where the source wants them all results, as JSON.
 
         Records of one group go one by one, and after the first that fails no more of it. What has
-        not ended by the deadline has failed. Raises why, where the source does not take ids.
+        not ended by the deadline has failed. Raises why, where the source does not take ids, and
+        where all have failed: the whole batch then comes again, even from an event source mapping
+        that was not told to ReportBatchItemFailures.
         """
         undone = dict.fromkeys(range(len(batch.items)))
         groups: dict[str, list[int]] = {}
         for place, item in enumerate(batch.items):
             groups.setdefault(item.group or f"\0{place}", []).append(place)
         room = asyncio.Semaphore(AT_ONCE)
-        errors: list[ZerowakeError] = []
+        errors: list[Exception] = []
+        results: dict[int, bytes] = {}
 
         async def run(places: Iterable[int]) -> None:
             for place in places:
                 item = batch.items[place]
                 try:
                     async with room:
-                        await self._item(item, f"{event.id}-{place}")
-                except ZerowakeError as error:
+                        result = await self._item(item, f"{event.id}-{place}")
+                except Exception as error:
+                    problem = problems.describe(error, f"{self._name} {event.id}-{place}")
+                    which = item.id or place
+                    log.error("invocation %s: record %s: %s", event.id, which, problem["detail"])
                     errors.append(error)
-                    log.error("invocation %s: record %s: %s", event.id, item.id or place, error)
                     return
+                if batch.results:
+                    results[place] = result
                 del undone[place]
 
         try:
-            async with _until(event.deadline_s):
+            async with self._until(event):
                 await asyncio.gather(*map(run, groups.values()))
         except PredictTimeout as error:
             errors.append(error)
             log.error("invocation %s: %d records: %s", event.id, len(undone), error)
-        if undone and not batch.partial:
+        if undone and (not batch.partial or len(undone) == len(batch.items)):
             raise errors[0]
-        return [batch.items[place].id for place in undone]
+        return [batch.items[place].id for place in undone], [results[k] for k in sorted(results)]
 
-    async def _item(self, item: Item, call_id: str) -> None:
+    async def _item(self, item: Item, call_id: str) -> bytes:
+        """The result of one record, as JSON: bytes in base64."""
+        info = self._caller.functions.find(self._name)
         if item.problem:
             raise BadRequest(item.problem)
         while True:
             try:
-                await self._caller.call(self._name, item.body, call_id)
-                return
+                result = _whole(await self._caller.call(self._name, item.body, call_id), info)
+                return b'"%b"' % b64encode(result) if info.raw_output else result
             except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
                 await asyncio.sleep(FULL_S)
 
 
-@contextlib.asynccontextmanager
-async def _until(deadline_s: float) -> AsyncIterator[None]:
-    """Give up shortly before ``deadline_s`` (unix seconds). Raises PredictTimeout."""
-    try:
-        async with asyncio.timeout(max(0.0, deadline_s - MARGIN_S - time.time())):
-            yield
-    except TimeoutError:
-        raise PredictTimeout(
-            "the invocation's deadline has come; give the function more time, or fewer records"
-        ) from None
+def _whole(chunks: list[bytes], info: FunctionInfo) -> bytes:
+    """A result in one piece: a list, where the function gives one value after the other."""
+    if info.kind is Kind.STREAM and not info.raw_output:
+        return b"[%b]" % b",".join(chunks)
+    return b"".join(chunks)
 
 
 def _fitting(answer: bytes) -> bytes:

@@ -9,8 +9,9 @@ batch. Knows no function and no event.
 import asyncio
 import contextlib
 import json
+import select
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -30,12 +31,15 @@ class RuntimeApiError(ZerowakeError):
 
 
 class Refused(ZerowakeError):
-    """The Runtime API did not take an answer: it is too large, it came twice, or too late."""
+    """The Runtime API does not take an answer: it is too large, it came twice, or too late.
+
+    An answer in chunks also when nobody wants the rest of it.
+    """
 
     status, code = 500, "runtime_api_refused"
 
-    def __init__(self, http_status: int, said: str) -> None:
-        super().__init__(f"the Runtime API answers {http_status}: {said}")
+    def __init__(self, message: str, http_status: int) -> None:
+        super().__init__(message)
         self.http_status = http_status
 
 
@@ -61,6 +65,7 @@ class Response:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    keeps_alive: bool = True
 
 
 class Line:
@@ -75,7 +80,7 @@ class Line:
     @property
     def idle(self) -> bool:
         """Whether a ``next`` that waits may be cancelled: nothing of an event has arrived yet."""
-        return self._wire is None or not self._wire.begun
+        return self._wire is None or not self._wire.has_begun()
 
     async def next(self) -> Event:
         """Wait for an invocation, for as long as it takes. Raises RuntimeApiError."""
@@ -98,11 +103,17 @@ class Line:
     async def fail(self, event: Event, problem: Mapping[str, Any]) -> None:
         """Answer with an error (RFC 9457 members). Raises as ``respond``."""
         headers = {**_error_headers(problem), **_echo(event)}
-        await self._answer(f"/runtime/invocation/{event.id}/error", headers, error_body(problem))
+        body = error_body(problem, request_id=event.id)
+        await self._answer(f"/runtime/invocation/{event.id}/error", headers, body)
 
     async def stream(self, event: Event, content_type: str) -> "Stream":
-        """Begin to answer in chunks. Raises RuntimeApiError."""
-        wire = await self._connected()
+        """Begin to answer in chunks. Raises RuntimeApiError.
+
+        On a new connection, which is closed at the end: that of the poll may have died unnoticed,
+        and what was sent in chunks cannot be sent again.
+        """
+        self.close()
+        wire = await self._connected(RETRIES_S)
         headers = {
             "Content-Type": content_type,
             "Lambda-Runtime-Function-Response-Mode": "streaming",
@@ -112,7 +123,7 @@ class Line:
         }
         path = f"/{VERSION}/runtime/invocation/{event.id}/response"
         answer = wire.send(_head("POST", path, self._host, headers))
-        return Stream(self, wire, answer)
+        return Stream(self, event, wire, answer)
 
     async def restore_next(self) -> None:
         """Returns when this process goes on after having been snapshotted and restored."""
@@ -120,9 +131,14 @@ class Line:
         if response.status != 200:
             raise RuntimeApiError(f"/restore/next answers {response.status}: {_said(response)}")
 
-    async def post_error(self, path: str, problem: Mapping[str, Any]) -> None:
-        """``/runtime/init/error`` or ``/runtime/restore/error``; raises RuntimeApiError."""
-        await self._request("POST", path, _error_headers(problem), error_body(problem))
+    async def post_error(self, path: str, problem: Mapping[str, Any], type_: str = "") -> None:
+        """``/runtime/init/error`` or ``/runtime/restore/error``; raises RuntimeApiError.
+
+        type_: ``Category.Reason`` where the platform has one of its own for this. What it answers
+        makes no difference: 403 says that somebody else of this environment has told it already.
+        """
+        headers = _error_headers(problem) | ({ERROR_TYPE: type_} if type_ else {})
+        await self._request("POST", path, headers, error_body(problem, type_))
 
     async def register_extension(self, name: str) -> str:
         """Register an internal extension, which is why SIGTERM reaches us; returns its id."""
@@ -148,10 +164,8 @@ class Line:
 
     async def _answer(self, path: str, headers: dict[str, str], body: bytes) -> None:
         response = await self._request("POST", path, headers, body)
-        if response.status >= 500:
-            raise RuntimeApiError(f"the Runtime API answers {response.status}: {_said(response)}")
         if response.status >= 300:
-            raise Refused(response.status, _said(response))
+            raise _refusal(response)
 
     async def _request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
@@ -164,32 +178,44 @@ class Line:
         head = _head(
             method, path, self._host, {**(headers or {}), "Content-Length": str(len(body))}
         )
-        for pause_s in (*RETRIES_S, None):
+        pauses_s = iter(RETRIES_S)
+        while True:
+            wire = await self._connected(pauses_s)
             try:
-                wire = await self._connected()
                 return await wire.send(head + body)
             except OSError as error:
-                self.close()
-                if pause_s is None:
-                    raise RuntimeApiError(f"the Runtime API at {self._host}: {error}") from error
-                await asyncio.sleep(pause_s)
+                await self._pause(error, pauses_s)
             except asyncio.CancelledError:
                 self.close()  # its answer must not be taken for the next one's
                 raise
-        raise AssertionError("unreachable")
 
-    async def _connected(self) -> "_Wire":
-        if self._wire is None or self._wire.closed:
+    async def _connected(self, pauses_s: Iterable[float]) -> "_Wire":
+        pauses_s = iter(pauses_s)
+        while self._wire is None or self._wire.closed:
             loop = asyncio.get_running_loop()
-            _, self._wire = await loop.create_connection(_Wire, *self._address)
+            try:
+                _, self._wire = await loop.create_connection(_Wire, *self._address)
+            except OSError as error:
+                await self._pause(error, pauses_s)
         return self._wire
+
+    async def _pause(self, error: OSError, pauses_s: Iterator[float]) -> None:
+        """Before the next try. Raises RuntimeApiError when there has been enough of them."""
+        self.close()
+        if (pause_s := next(pauses_s, None)) is None:
+            raise RuntimeApiError(f"the Runtime API at {self._host}: {error}") from error
+        await asyncio.sleep(pause_s)
 
 
 class Stream:
     """An answer in chunks; ended by ``finish`` or ``fail``."""
 
-    def __init__(self, line: Line, wire: "_Wire", answer: "asyncio.Future[Response]") -> None:
+    def __init__(
+        self, line: Line, event: Event, wire: "_Wire", answer: "asyncio.Future[Response]"
+    ) -> None:
+        mark_seen(answer)  # a reset is noticed by the next write
         self._line = line
+        self._event = event
         self._wire = wire
         self._answer = answer
 
@@ -209,19 +235,17 @@ class Stream:
 
     async def fail(self, problem: Mapping[str, Any]) -> None:
         """The end, with an error (RFC 9457 members) in the trailers."""
-        body = b64encode(error_body(problem)).decode()
+        body = b64encode(error_body(problem, request_id=self._event.id)).decode()
         trailers = f"{ERROR_TYPE}: {error_type(problem)}\r\n{ERROR_BODY}: {body}\r\n"
         await self._end(b"0\r\n" + trailers.encode() + b"\r\n")
 
-    def abandon(self) -> None:
-        """Break off."""
-        mark_seen(self._answer)
+    def close(self) -> None:
+        """Close the connection; before the end this breaks the answer off."""
         self._line.close()
 
     async def _send(self, data: bytes) -> None:
         if self._answer.done():
-            response = self._answer.result()  # or why the connection broke off
-            raise Refused(response.status, _said(response))
+            raise _refusal(self._answer.result())  # or why the connection broke off
         self._wire.write(data)
         await self._wire.drained()
 
@@ -229,7 +253,7 @@ class Stream:
         await self._send(data)
         response = await self._answer
         if response.status >= 300:
-            raise Refused(response.status, _said(response))
+            raise _refusal(response)
 
 
 def mark_seen(future: "asyncio.Future[Any]") -> None:
@@ -241,8 +265,8 @@ class _Wire(asyncio.Protocol):
     """HTTP/1.1 of one connection: requests out, one response at a time in."""
 
     def __init__(self) -> None:
-        self.begun = False
         self.closed = False
+        self._begun = False
         self._data = bytearray()
         self._answer: asyncio.Future[Response] | None = None
         self._writable = asyncio.Event()
@@ -251,10 +275,18 @@ class _Wire(asyncio.Protocol):
     def send(self, data: bytes) -> "asyncio.Future[Response]":
         """Send a request, or its beginning; the future is its response."""
         assert self._answer is None or self._answer.done()
-        self.begun = False
+        self._begun = False
         self._answer = asyncio.get_running_loop().create_future()
         self.write(data)
         return self._answer
+
+    def has_begun(self) -> bool:
+        """Whether something of the response is here, be it in the socket's buffer."""
+        if self._begun or self.closed:
+            return not self.closed
+        arrived = select.poll()  # not select(), which knows no descriptor above 1023
+        arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(arrived.poll(0))
 
     def write(self, data: bytes) -> None:
         self._transport.write(data)
@@ -270,23 +302,28 @@ class _Wire(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
-        self.begun = True
+        self._begun = True
         self._data += data
+        self._read()
+
+    def eof_received(self) -> None:
+        self._read(ended=True)  # the end of a body that tells no length; closes on our side too
+
+    def _read(self, *, ended: bool = False) -> None:
         try:
-            found = _parse(self._data)
+            while (found := _parse(self._data, ended)) and found[0].status < 200:
+                del self._data[: found[1]]  # 100 Continue, say: the response is still to come
+            if found is None:
+                return
+            response, nbytes = found
+            del self._data[:nbytes]
+            if self._answer is None or self._answer.done() or self._data:
+                raise ValueError("it says more than it was asked for")
         except ValueError as error:
             self._fail(ConnectionError(f"no HTTP response: {error}"))
             return
-        if found is None:
-            return
-        response, nbytes = found
-        if response.status == 100:  # Continue: we have not asked for it
-            del self._data[:nbytes]
-            return
-        del self._data[:nbytes]
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(response)
-        if response.headers.get("connection", "").lower() == "close":
+        self._answer.set_result(response)
+        if not response.keeps_alive:
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -308,33 +345,42 @@ class _Wire(asyncio.Protocol):
             self._answer.set_exception(error)
 
 
-def _parse(data: bytearray) -> tuple[Response, int] | None:
+def _parse(data: bytearray, ended: bool) -> tuple[Response, int] | None:
     """The response at the beginning of ``data`` and its length, None while it is not complete.
 
-    Raises ValueError for what is no HTTP.
+    ended: nothing more comes. Raises ValueError for what is no HTTP.
     """
     end = data.find(b"\r\n\r\n")
     if end < 0:
         return None
     status_line, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
-    protocol, status, *_ = status_line.split(" ", 2)
-    if not protocol.startswith("HTTP/1.") or not status.isdecimal():
+    protocol, status, *_ = f"{status_line} ".split(" ", 2)
+    if not protocol.startswith("HTTP/1.") or not (status.isdecimal() and len(status) == 3):
         raise ValueError(status_line[:80])
     pairs = (line.partition(":") for line in lines)
     headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+    keeps_alive = protocol != "HTTP/1.0" and headers.get("connection", "").lower() != "close"
     at = end + 4
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        found = _parse_chunks(data, at)
+    if int(status) < 200 or status in ("204", "304"):
+        body = b""
+    elif headers.get("transfer-encoding", "").lower() == "chunked":
+        # The end of the chunks looks like this: they are not cut again for each part that arrives.
+        found = _parse_chunks(data, at) if data.endswith(b"\r\n\r\n") else None
         if found is None:
             return None
         body, at = found
-    else:
-        nbytes = int(headers.get("content-length", "0"))
-        if len(data) < at + nbytes:
+    elif (length := headers.get("content-length")) is not None:
+        if not length.isdecimal():
+            raise ValueError(f"Content-Length: {length[:40]}")
+        if len(data) < at + int(length):
             return None
-        body = bytes(data[at : at + nbytes])
-        at += nbytes
-    return Response(int(status), headers, body), at
+        body = bytes(data[at : at + int(length)])
+        at += len(body)
+    elif ended:
+        body, at, keeps_alive = bytes(data[at:]), len(data), False
+    else:
+        return None
+    return Response(int(status), headers, body, keeps_alive), at
 
 
 def _parse_chunks(data: bytearray, at: int) -> tuple[bytes, int] | None:
@@ -343,8 +389,11 @@ def _parse_chunks(data: bytearray, at: int) -> tuple[bytes, int] | None:
         nbytes = int(data[at:line_end].partition(b";")[0], 16)
         at = line_end + 2
         if nbytes == 0:
-            end = data.find(b"\r\n", at)  # no trailers are expected, an empty line is
+            while (end := data.find(b"\r\n", at)) > at:  # trailers, which say nothing to us
+                at = end + 2
             return None if end < 0 else (b"".join(chunks), end + 2)
+        if nbytes < 0 or bytes(data[at + nbytes : at + nbytes + 2]) not in (b"", b"\r", b"\r\n"):
+            raise ValueError("a chunk that does not end where it should")
         if len(data) < at + nbytes + 2:
             return None
         chunks.append(bytes(data[at : at + nbytes]))
@@ -369,14 +418,27 @@ def error_type(problem: Mapping[str, Any]) -> str:
     return f"Function.{''.join(word.capitalize() for word in words)}"
 
 
-def error_body(problem: Mapping[str, Any]) -> bytes:
+def error_body(problem: Mapping[str, Any], type_: str = "", request_id: str = "") -> bytes:
     """An error as Lambda tells it to the caller; what else we know stands in ``problem``."""
-    told = {"errorMessage": problem["detail"], "errorType": error_type(problem)}
-    return json.dumps({**told, "stackTrace": [], "problem": problem}).encode()
+    told = {
+        "errorMessage": problem["detail"],
+        "errorType": type_ or error_type(problem),
+        "requestId": request_id,
+        "stackTrace": [],  # the author's stands in the log
+    }
+    return json.dumps({**told, "problem": problem}).encode()
 
 
 def _error_headers(problem: Mapping[str, Any]) -> dict[str, str]:
     return {ERROR_TYPE: error_type(problem), "Content-Type": "application/json"}
+
+
+def _refusal(response: Response) -> Refused | RuntimeApiError:
+    """What an answer that was not taken means: 500 and above is the end of this environment."""
+    message = f"the Runtime API answers {response.status}: {_said(response)}"
+    if response.status >= 500:
+        return RuntimeApiError(message)
+    return Refused(message, response.status)
 
 
 def _said(response: Response) -> str:

@@ -6,7 +6,9 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from zerowake.runtime.errors import RemoteError
 from zerowake.runtime.gateway.links import Forked, InstanceLink, mark_seen
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.logs import invocation_fields
 from zerowake.runtime.wire import Frame
@@ -49,6 +51,7 @@ class Instance:
         self.restore_ms: dict[str, float] = {}
         self.ready: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(mark_seen)
+        self._hooked: asyncio.Future[None] | None = None
 
     @property
     def is_ready(self) -> bool:
@@ -63,6 +66,21 @@ class Instance:
         self.begun = begun
         self.poisoned = len(batch) == 1 and batch[0].attempts > 0
         self.restore_ms = {}
+
+    async def hook(self, moment: Moment) -> None:
+        """Have the author's hooks run. Raises RemoteError with what went wrong."""
+        self._hooked = asyncio.get_running_loop().create_future()
+        self.link.send({"kind": "hook", "moment": moment})
+        await self._hooked
+
+    def hooked(self, problem: dict[str, Any] | None) -> None:
+        """They have run, or ``problem`` says why not."""
+        if self._hooked is None or self._hooked.done():
+            return
+        if problem is None:
+            self._hooked.set_result(None)
+        else:
+            self._hooked.set_exception(RemoteError(problem))
 
     def stop_timer(self) -> None:
         if self.timer is not None:

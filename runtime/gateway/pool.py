@@ -4,7 +4,6 @@ The pool is what the HTTP edge (and every platform adapter) talks to; it impleme
 """
 
 import asyncio
-import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.links import ZygoteLink, adopt
 from zerowake.runtime.gateway.opening import Opened, open_target
 from zerowake.runtime.gateway.served import Served
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics
@@ -134,6 +134,9 @@ class Pool:
     async def wake(self, name: str) -> None:
         await self._find(name).bring_to(Depth.HOT)
 
+    async def hook(self, name: str, moment: Moment) -> None:
+        await self._find(name).hook(moment)
+
     def digest(self, name: str) -> str:
         """The snapshot that is served under ``name``."""
         return self._find(name).digest
@@ -167,6 +170,8 @@ class Pool:
     def _find(self, name: str) -> Served:
         if served := self._served.get(name):
             return served
+        import difflib  # only a mistake needs it
+
         known = sorted(self._served)
         nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
         ordered = nearest + [other for other in known if other not in nearest]

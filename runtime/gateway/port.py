@@ -8,6 +8,7 @@ event loop.
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zerowake.runtime.depth import Depth
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 
@@ -74,6 +75,13 @@ class Functions(Protocol):
         """Serve ``name`` no longer; returns when its calls have ended and its memory is free.
 
         Raises UnknownFunction.
+        """
+
+    async def hook(self, name: str, moment: Moment) -> None:
+        """Have the function's processes run what its author wants done at ``moment``.
+
+        After a restore the snapshot is looked at again too. Raises UnknownFunction, FunctionFailed,
+        or RemoteError with what went wrong.
         """
 
     def describe(self) -> list[dict[str, Any]]:

@@ -18,9 +18,11 @@ from zerowake.runtime.errors import (
     RemoteError,
     Unforkable,
     ZygoteLost,
+    to_problem,
 )
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import Forked, ZygoteLink
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.policy.lifecycle import Health
 from zerowake.runtime.process import exit_reason, reap_orphans
@@ -207,6 +209,16 @@ class Processes:
     def retire_later(self, instance: Instance) -> None:
         self._spawn(self.retire(instance))
 
+    async def hook(self, moment: Moment) -> None:
+        """Have all instances run the author's hooks. Raises RemoteError with what went wrong.
+
+        A restored file system may be another one: the snapshot is looked at again first.
+        """
+        if moment is Moment.AFTER_RESTORE:
+            await self._check_snapshot()
+        if self.quarantined is None:
+            await asyncio.gather(*(instance.hook(moment) for instance in self.ready))
+
     async def close(self) -> None:
         """End all of them."""
         self._checked.cancel()
@@ -281,6 +293,8 @@ class Processes:
                 instance.ready.set_result(frame.header["report"])
             case "failed":
                 instance.ready.set_exception(RemoteError(frame.header["problem"]))
+            case "hooked":
+                instance.hooked(frame.header.get("problem"))
             case _:
                 await self._listener.on_frame(instance, frame)
 
@@ -291,6 +305,7 @@ class Processes:
         if was_ready := instance.is_ready:
             instance.state = State.STOPPING  # it takes no more calls
         instance.stop_timer()
+        instance.hooked(to_problem(InstanceDied("the process that ran its hooks has ended")))
         how = exit_reason(status) if status is not None else "it ended with its zygote"
         died = InstanceDied(f"the process that ran it ended: {how}")
         if not instance.ready.done():

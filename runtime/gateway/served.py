@@ -29,6 +29,7 @@ from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
 from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.processes import Processes
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import FunctionGauges, Metrics
@@ -118,6 +119,12 @@ class Served:
         Raises FunctionFailed, FunctionBusy (calls keep coming) or Unforkable.
         """
         await self._depths.bring_to(depth)
+
+    async def hook(self, moment: Moment) -> None:
+        """As ``Functions.hook``; no call is under way."""
+        await self._processes.hook(moment)
+        if refusal := self.refusal():
+            raise refusal
 
     async def quiet(self) -> None:
         """Wait until no call runs or waits."""

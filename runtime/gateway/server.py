@@ -62,15 +62,16 @@ async def _serve(
     watching = asyncio.create_task(reload(pool)) if reload is not None else None
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
-    log.info("draining for at most %g s (a second signal ends it now)", config.drain_s)
     if watching is not None:
         watching.cancel()
     ingress.drain()
-    draining = asyncio.create_task(pool.drain(config.drain_s))
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, draining.cancel)
-    with contextlib.suppress(asyncio.CancelledError):
-        await draining
+    if not (serving.done() and serving.exception()):  # else no answer has a way any more
+        log.info("draining for at most %g s (a second signal ends it now)", config.drain_s)
+        draining = asyncio.create_task(pool.drain(config.drain_s))
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, draining.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await draining
     await pool.close()
     ingress.close()
     await serving

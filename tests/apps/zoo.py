@@ -37,6 +37,7 @@ class Batched:
                 case "slow":
                     time.sleep(2.0)
                 case gate if gate.startswith("gate:"):
+                    print("waits for", gate.removeprefix("gate:"))
                     while not os.path.exists(gate.removeprefix("gate:")):
                         time.sleep(0.01)
                 case "short":
@@ -62,6 +63,17 @@ class Once:
         if do == "hang":
             time.sleep(3600)
         return do
+
+
+@function(batch=Batch(max_size=16), examples=["come"])
+class Crowd:
+    """How many came together; those who name a file wait until it is there."""
+
+    def predict(self, items: list[str]) -> list[int]:
+        for gate in items:
+            while gate.startswith("/") and not os.path.exists(gate):
+                time.sleep(0.01)
+        return [len(items)] * len(items)
 
 
 @dataclass
@@ -91,6 +103,14 @@ class Reverse:
 
     def predict(self, data: bytes) -> bytes:
         return data[::-1]
+
+
+@function(examples=[{"value": 1}])
+class Echo:
+    def predict(self, value: Any, fail: bool = False) -> dict[str, Any]:
+        if fail:
+            raise ValueError("asked to")
+        return {"echo": value}
 
 
 @function(examples=[{"a": 1, "b": 2}])
@@ -137,6 +157,9 @@ class NeverWakes:
             raise ConnectionError("the database is not there")
         while not os.path.exists(os.environ.get("ZEROWAKE_TEST_WAKE_GATE", "/")):
             time.sleep(0.01)
+        if os.environ.get("ZEROWAKE_TEST_WAKE_HANGS"):
+            print("wakes never")
+            time.sleep(3600)
 
     def predict(self, x: int) -> int:
         return x

@@ -18,10 +18,12 @@ from zerowake.runtime.errors import (
     RemoteError,
     Unforkable,
     ZygoteLost,
+    to_problem,
 )
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
 from zerowake.runtime.gateway.processes import PERMANENT, SLOW_START_S, STOP_LIMIT_S, Processes
+from zerowake.runtime.hooks import Moment
 from zerowake.runtime.wire import Frame
 from zerowake.snapshot.errors import (
     DamagedSnapshot,
@@ -538,3 +540,47 @@ async def test_close_ends_whatever_it_is_doing(world: World) -> None:
     await made.close()
     for ended in (zygote, *children):
         await ended.over()
+
+
+# -------------------------------------------------------------------- hooks
+
+
+async def test_hooks_run_in_every_instance_and_their_end_is_awaited(world: World) -> None:
+    made, _notes = processes(world)
+    _instance, scripted = await ready(world, made)
+    for moment in Moment:
+        hooking = asyncio.create_task(made.hook(moment))
+        frame = await scripted.next("hook")
+        assert frame.header["moment"] == moment
+        await world.quiet()
+        assert not hooking.done()
+        scripted.send({"kind": "hooked"})
+        await hooking
+    scripted.send({"kind": "hooked"})  # nobody has asked
+    await world.quiet()
+    assert made.ready
+
+
+async def test_hooks_that_fail_or_kill_their_process(world: World) -> None:
+    made, _notes = processes(world)
+    _instance, scripted = await ready(world, made)
+    hooking = asyncio.create_task(made.hook(Moment.BEFORE_SNAPSHOT))
+    await scripted.next("hook")
+    scripted.send({"kind": "hooked", "problem": to_problem(HandlerFailed("no"))})
+    with pytest.raises(RemoteError, match="no"):
+        await hooking
+    hooking = asyncio.create_task(made.hook(Moment.AFTER_RESTORE))
+    await scripted.next("hook")
+    scripted.kill()
+    with pytest.raises(RemoteError, match="the process that ran its hooks has ended"):
+        await hooking
+
+
+async def test_a_snapshot_that_a_restore_has_changed_runs_no_hooks(world: World) -> None:
+    snapshot = world.snapshot()
+    made, _notes = processes(world, snapshot)
+    _instance, scripted = await ready(world, made)
+    (snapshot.path / "manifest.json").unlink()
+    await made.hook(Moment.AFTER_RESTORE)
+    assert made.quarantined and "there is no snapshot" in made.quarantined
+    await scripted.over()  # it is stopped

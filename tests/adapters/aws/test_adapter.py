@@ -1,0 +1,374 @@
+"""``zerowake.adapters.aws.adapter``: start, slots, SnapStart and drain against a scripted API."""
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import parts
+import pytest
+from fake_api import FakeApi
+from fake_functions import FakeFunctions
+
+from zerowake.adapters import find
+from zerowake.adapters.aws import adapter, runtime_api
+from zerowake.adapters.aws.adapter import Lambda
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError, FunctionFailed, RemoteError, to_problem
+from zerowake.runtime.hooks import Moment
+from zerowake.runtime.invocation import Invocation
+from zerowake.runtime.metrics import Metrics
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime_api, "RETRIES_S", (0.0, 0.0, 0.0))
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    api: FakeApi, functions: FakeFunctions, **environ: str
+) -> "AsyncIterator[tuple[Lambda, asyncio.Task[None]]]":
+    served = Lambda({adapter.ADDRESS: api.address, **environ}, ServeConfig())
+    task = asyncio.create_task(served.serve(functions, Metrics()))
+    yield served, task
+    task.cancel()
+    served.close()
+    await asyncio.wait([task])
+
+
+def run(test: Callable[[FakeApi], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with FakeApi().running() as api:
+            await test(api)
+
+    asyncio.run(main())
+
+
+def test_it_is_found_and_configured_by_its_environment() -> None:
+    environ = {adapter.ADDRESS: "127.0.0.1:9001"}
+    assert find(environ) is Lambda
+    assert Lambda.configure(environ, ServeConfig()).log_format == "text"
+    json_ = {**environ, "AWS_LAMBDA_LOG_FORMAT": "JSON"}
+    assert Lambda.configure(json_, ServeConfig()).log_format == "json"
+    for wrong in ({adapter.CONCURRENCY: "0"}, {adapter.CONCURRENCY: "x"}, {adapter.MODE: "fast"}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            Lambda({**environ, **wrong}, ServeConfig())
+    with pytest.raises(ConfigError, match=adapter.ADDRESS):
+        Lambda({}, ServeConfig())
+
+
+def test_it_is_an_extension_before_it_polls() -> None:
+    async def test(api: FakeApi) -> None:
+        async with serving(api, FakeFunctions()):
+            await api.until(lambda: api.polling)
+            assert api.requests[0] == "register"
+            assert sorted(api.requests[1:]) == ["event_next", "next"]
+
+    run(test)
+
+
+def test_a_platform_without_extensions_is_polled_all_the_same() -> None:
+    async def test(api: FakeApi) -> None:
+        api.faults = {"register": [403]}
+        async with serving(api, FakeFunctions()):
+            await api.until(lambda: api.polling)
+
+    run(test)
+
+
+def test_it_polls_when_the_function_is_ready_or_the_start_has_taken_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test(api: FakeApi) -> None:
+        gate = asyncio.Event()
+        functions = FakeFunctions()
+        functions.waking = gate.wait  # type: ignore[assignment]
+        async with serving(api, functions):
+            await api.until(lambda: "event_next" in api.requests)
+            assert "next" not in api.requests
+            gate.set()
+            await api.until(lambda: api.polling)
+        gate.clear()
+        monkeypatch.setattr(adapter, "INIT_S", 0.0)
+        async with serving(api, functions):
+            await api.until(lambda: api.polling)
+
+    run(test)
+
+
+def test_a_managed_instance_answers_many_at_a_time() -> None:
+    async def test(api: FakeApi) -> None:
+        together = asyncio.Barrier(16)
+
+        async def all_at_once(call: Invocation) -> None:
+            await together.wait()
+            await call.sink.item(call.body)
+
+        async with serving(api, FakeFunctions(all_at_once), AWS_LAMBDA_MAX_CONCURRENCY="16"):
+            await api.until(lambda: api.polling == 16)
+            ids = [api.invoke(place) for place in range(16)]
+            answers = [await api.answer(id_) for id_ in ids]
+            assert [answer.json() for answer in answers] == list(range(16))
+
+    run(test)
+
+
+def test_one_slot_that_finds_the_api_broken_ends_them_all() -> None:
+    async def test(api: FakeApi) -> None:
+        async with serving(api, FakeFunctions(), AWS_LAMBDA_MAX_CONCURRENCY="4") as (_, task):
+            await api.until(lambda: api.polling == 4)
+            api.faults = {"response": [500]}
+            api.invoke(1)
+            await asyncio.wait([task])
+            assert isinstance(task.exception(), runtime_api.RuntimeApiError)
+            await api.until(lambda: not api.polling)
+
+    run(test)
+
+
+def test_a_drain_answers_what_is_held_and_ends_idle_polls() -> None:
+    async def test(api: FakeApi) -> None:
+        began, gate = asyncio.Event(), asyncio.Event()
+
+        async def gated(call: Invocation) -> None:
+            began.set()
+            await gate.wait()
+            await call.sink.item(call.body)
+
+        async with serving(api, FakeFunctions(gated), AWS_LAMBDA_MAX_CONCURRENCY="3") as (
+            served,
+            task,
+        ):
+            await api.until(lambda: api.polling == 3)
+            held = api.invoke("held")
+            await began.wait()
+            served.drain()
+            await api.until(lambda: not api.polling)
+            assert not task.done()
+            gate.set()
+            assert (await api.answer(held)).body == b'"held"'
+            await asyncio.wait([task])
+            assert task.exception() is None
+            assert api.requests.count("next") == 3
+
+    run(test)
+
+
+def test_a_drain_ends_with_a_poll_that_had_to_begin_anew() -> None:
+    async def test(api: FakeApi) -> None:
+        async with serving(api, FakeFunctions()) as (served, task):
+            await api.until(lambda: api.polling)
+            api.cut()
+            await asyncio.sleep(0)  # the end has arrived, and is not yet seen
+            served.drain()
+            await asyncio.sleep(0)
+            served.close()
+            await asyncio.wait_for(asyncio.wait([task]), 30)
+            assert task.done()
+
+    run(test)
+
+
+def test_a_drain_ends_a_start() -> None:
+    async def test(api: FakeApi) -> None:
+        functions = FakeFunctions()
+        functions.waking = asyncio.Event().wait  # type: ignore[assignment]
+        async with serving(api, functions) as (served, task):
+            await api.until(lambda: "event_next" in api.requests)
+            served.drain()
+            await asyncio.wait([task])
+            assert task.exception() is None
+        async with serving(api, FakeFunctions(), **SNAP_START) as (served, task):
+            await api.until(lambda: "restore_next" in api.requests)
+            served.drain()
+            await asyncio.wait([task])
+            assert task.exception() is None
+        assert "next" not in api.requests
+
+    run(test)
+
+
+def test_a_start_that_fails_is_reported_whoever_has_done_so_before() -> None:
+    async def test(api: FakeApi) -> None:
+        functions = FakeFunctions()
+        functions.waking = fails
+        async with serving(api, functions) as (served, task):
+            await asyncio.wait([task])
+            error = task.exception()
+            assert isinstance(error, FunctionFailed)
+            api.faults = {"init_error": [403]}
+            await asyncio.to_thread(served.report_init_error, error)
+            verb, headers, told = api.told[0]
+            assert (verb, told["errorMessage"]) == ("init_error", "no database")
+            assert headers["lambda-runtime-function-error-type"] == "Function.FunctionFailed"
+
+    async def fails() -> None:
+        raise FunctionFailed("no database")
+
+    run(test)
+
+
+# ---------------------------------------------------------------------------- SnapStart
+
+SNAP_START = {adapter.START: adapter.SNAP_START}
+
+
+def test_a_restored_function_begins_on_new_connections() -> None:
+    async def test(api: FakeApi) -> None:
+        functions = FakeFunctions()
+        async with serving(api, functions, **SNAP_START):
+            await api.until(lambda: "restore_next" in api.requests)
+            assert functions.moments == [Moment.BEFORE_SNAPSHOT]
+            assert "next" not in api.requests
+            before = api.connections
+            api.restored.set()
+            await api.until(lambda: api.polling)
+            assert functions.moments == [Moment.BEFORE_SNAPSHOT, Moment.AFTER_RESTORE]
+            assert api.connections == before + 1
+            assert (await api.answer(api.invoke(1))).body == b"1"
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("moment", "verb", "type_", "code"),
+    [
+        (Moment.BEFORE_SNAPSHOT, "init_error", "Runtime.BeforeSnapshotError", 64),
+        (Moment.AFTER_RESTORE, "restore_error", "Runtime.AfterRestoreError", 65),
+    ],
+)
+def test_hooks_that_fail_are_reported(moment: Moment, verb: str, type_: str, code: int) -> None:
+    async def test(api: FakeApi) -> None:
+        functions = FakeFunctions()
+        functions.broken[moment] = RemoteError(to_problem(ValueError("no")))
+        api.restored.set()
+        async with serving(api, functions, **SNAP_START) as (served, task):
+            await asyncio.wait([task])
+            error = task.exception()
+            assert isinstance(error, adapter.HookFailed)
+            assert error.exit_code == code
+            await asyncio.to_thread(served.report_init_error, error)
+            said, headers, told = api.told[0]
+            assert (said, headers["lambda-runtime-function-error-type"]) == (verb, type_)
+            assert (told["errorType"], told["errorMessage"]) == (type_, "ValueError: no")
+        assert "next" not in api.requests
+
+    run(test)
+
+
+# ---------------------------------------------------------------------------- whole processes
+
+
+@contextlib.asynccontextmanager
+async def process(
+    api: FakeApi, snapshot: Path, *flags: str, stderr: Any = None, **environ: str
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    command = [sys.executable, *flags, "-m", "zerowake", "run", str(snapshot)]
+    env = {**os.environ, adapter.ADDRESS: api.address, **environ}
+    child = await asyncio.create_subprocess_exec(*command, env=env, stderr=stderr)
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            child.kill()
+        await child.wait()
+
+
+@pytest.fixture
+def hooked(frozen: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """With AWS's own registry of hooks."""
+    registry = parts.wheel_file("snapshot-restore-py==1.0.0", "snapshot_restore_py.py")
+    path = os.pathsep.join([str(registry.parent), *sys.path])
+    monkeypatch.setenv("PYTHONPATH", path)
+    return frozen("hooked.py:Hooked")
+
+
+def test_the_whole_of_a_restore(hooked: Path, tmp_path: Path) -> None:
+    """Hooks in their orders, and other random numbers than before."""
+    log = tmp_path / "log"
+
+    async def test(api: FakeApi) -> None:
+        told = {**SNAP_START, "ZEROWAKE_TEST_HOOKS": str(log)}
+        async with process(api, hooked, **told) as child:
+            await api.until(lambda: "restore_next" in api.requests)
+            assert log.read_text().split() == ["before-2", "before-1"]
+            api.restored.set()
+            await api.until(lambda: api.polling)
+            assert log.read_text().split()[2:] == ["after-1", "after-2"]
+            drawn = (await api.answer(api.invoke(True))).json()
+            assert drawn != random.Random(7).random()
+            child.send_signal(signal.SIGTERM)
+            assert await child.wait() == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize(("failing", "code"), [("before-1", 64), ("after-1", 65)])
+def test_the_exit_codes_of_hooks(hooked: Path, tmp_path: Path, failing: str, code: int) -> None:
+    async def test(api: FakeApi) -> None:
+        api.restored.set()
+        hooks = {"ZEROWAKE_TEST_HOOKS": str(tmp_path / "log"), "ZEROWAKE_TEST_FAILS": failing}
+        async with process(api, hooked, **SNAP_START, **hooks) as child:
+            assert await child.wait() == code
+            assert failing in api.told[0][2]["errorMessage"]
+
+    run(test)
+
+
+def test_a_snapshot_that_has_changed_meanwhile_is_not_served(
+    frozen: Callable[[str], Path], tmp_path: Path
+) -> None:
+    async def test(api: FakeApi) -> None:
+        copy = tmp_path / "copy"
+        await asyncio.to_thread(shutil.copytree, frozen("linear.py:Linear"), copy)
+        async with process(api, copy, **SNAP_START) as child:
+            await api.until(lambda: "restore_next" in api.requests)
+            (weights,) = copy.glob("*.safetensors")
+            os.truncate(weights, weights.stat().st_size - 1)
+            api.restored.set()
+            assert await child.wait() == 65
+            assert "quarantined" in api.told[0][2]["errorMessage"]
+
+    run(test)
+
+
+def test_an_api_that_breaks_ends_the_process(frozen: Callable[[str], Path]) -> None:
+    async def test(api: FakeApi) -> None:
+        async with process(api, frozen("zoo.py:Add")) as child:
+            api.faults = {"response": [500]}
+            api.invoke({"a": 1})
+            assert await child.wait() == 1
+            assert api.told == []  # whom should it tell?
+
+    run(test)
+
+
+def test_nothing_heavy_is_imported(frozen: Callable[[str], Path], tmp_path: Path) -> None:
+    """Of what the gateway needs for HTTP, and authors for clouds, the first answer needs nothing."""
+
+    async def test(api: FakeApi) -> None:
+        with open(tmp_path / "times", "w") as times:
+            # As an option: the function's own process has not been given it.
+            async with process(
+                api, frozen("zoo.py:Add"), "-X", "importtime", stderr=times
+            ) as child:
+                request = {"version": "2.0", "requestContext": {"http": {"method": "POST"}}}
+                assert (await api.answer(api.invoke({"a": 1}))).body == b"1006"
+                reply = (await api.answer(api.invoke({**request, "body": '{"a": 1}'}))).json()
+                assert reply["statusCode"] == 200
+                child.send_signal(signal.SIGTERM)
+                assert await child.wait() == 0
+        lines = (tmp_path / "times").read_text().splitlines()
+        imported = {line.split("|")[-1].strip() for line in lines if line.count("|") == 2}
+        assert "zerowake.adapters.aws.runtime_api" in imported
+        heavy = "torch numpy fastapi starlette uvicorn pydantic boto3 botocore httptools requests"
+        assert imported.isdisjoint(heavy.split())
+
+    run(test)
