@@ -1,0 +1,172 @@
+"""What ``zerowake deploy`` and ``zerowake bundle`` do: snapshot in, files out."""
+
+import os
+import shutil
+import sys
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from zerowake.adapters.deploy import bundle as bundles
+from zerowake.adapters.deploy import needs as wanted
+from zerowake.adapters.deploy.needs import Needs
+from zerowake.adapters.deploy.platforms import PLATFORMS, Place, values
+from zerowake.adapters.deploy.render import plain, render, template
+from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.forms import Chosen, FormName, choose
+from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.inspection import columns, human_nbytes
+from zerowake.runtime.target import is_target
+from zerowake.snapshot import compiled, state
+from zerowake.snapshot.errors import SnapshotError
+from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.store import open_snapshot
+
+
+def opened(text: str) -> Snapshot:
+    """The snapshot in a folder, or of a source as it is now. Raises ConfigError for a URL."""
+    if "://" in text:
+        raise ConfigError(
+            f"{text} is read where it runs; name the snapshot's folder here, and the URL with --url"
+        )
+    if is_target(text):
+        from zerowake.runtime.cache import cache_directory, ensure_snapshot
+
+        return open_snapshot(ensure_snapshot(text, cache_directory(os.environ)))
+    return open_snapshot(Path(text))
+
+
+def trust_of(snapshot: Snapshot, named: tuple[str, ...]) -> tuple[str, ...]:
+    """The digests to run: the snapshot's, and those of its compiled forms, where this user made them
+    or names them. Raises ConfigError when the code is a stranger's."""
+    vouched = frozenset(named)
+    if not state.is_trusted(snapshot.digest, vouched):
+        raise ConfigError(
+            f"{snapshot.manifest.name} was not made here by this user; to have its code run on a "
+            f"platform, name it: --trust {snapshot.digest}"
+        )
+    digests = [snapshot.digest]
+    for path in sorted((snapshot.path / compiled.DIRECTORY).glob(f"[!.]*/{compiled.FILE}")):
+        try:
+            form = compiled.parse(path.parent, path.read_bytes())
+        except (SnapshotError, OSError):
+            continue  # it is not used either
+        if form.snapshot == snapshot.digest and state.is_trusted(form.digest, vouched):
+            digests.append(form.digest)
+    return tuple(digests)
+
+
+def needs_of(
+    snapshot: Snapshot, trust: tuple[str, ...], *, gpu: bool, memory_mb: int | None
+) -> tuple[Needs, Chosen]:
+    """What the function needs, and the form in which it runs here."""
+    form = choose(snapshot, trust, "cuda" if gpu else "cpu")
+    info = FunctionInfo.of(snapshot.manifest)
+    nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
+    if form.compiled is not None:
+        constants = form.compiled.path / compiled.CONSTANTS
+        nbytes += constants.stat().st_size if constants.exists() else 0
+    found = wanted.of(
+        info.settings,
+        nbytes,
+        form.name,
+        name=info.name,
+        snapshot=snapshot.path.name,
+        trust=trust,
+        gpu=gpu,
+        memory_mb=memory_mb,
+    )
+    return found, form
+
+
+def rendered(platform: str, needs: Needs, place: Place) -> dict[str, str]:
+    """File -> content of what ``platform`` is told. Raises ConfigError for what it cannot give."""
+    known = values(platform, needs, place)
+    return {
+        name: render(template(path), known)
+        for name, path in PLATFORMS[platform].templates.items()
+    }  # fmt: skip
+
+
+def deploy(
+    platform: str,
+    text: str,
+    *,
+    dry_run: bool,
+    out: Path | None,
+    image: str,
+    url: str,
+    gpu: bool,
+    memory_mb: int | None,
+    named: tuple[str, ...],
+) -> None:
+    """Print what ``platform`` is told, or write it into the folder ``out``.
+
+    Raises ConfigError without ``dry_run``: deploying is the vendor's tool's, and the error says how.
+    """
+    kind = PLATFORMS[platform]
+    place = Place(image=plain("--image", image), url=plain("--url", url))
+    if not kind.asks and not (image and url):
+        raise ConfigError(
+            f"{platform} has to be told --image (what `zerowake bundle` has a Dockerfile for) and "
+            "--url (where containers find the snapshot: s3://BUCKET/KEY, or a mounted folder)"
+        )
+    snapshot = opened(text)
+    trust = trust_of(snapshot, named)
+    needs, form = needs_of(snapshot, trust, gpu=gpu, memory_mb=memory_mb)
+    made = rendered(platform, needs, place)
+    then = kind.then.format(out=out or "DIR", dns_name=needs.name.replace("_", "-"))
+    if not dry_run:
+        raise ConfigError(
+            f"zerowake writes what {platform} is told and does not talk to it: add --dry-run "
+            f"--out {out or 'DIR'}, look at what it wrote, then run  {then}"
+        )
+    if form.name is FormName.TORCH_FREE or form.name is FormName.COMPILED:
+        _note_processor()
+    if out is None:
+        for name, content in made.items():
+            print(f"# {name}" if len(made) > 1 else "", content, sep="\n" if len(made) > 1 else "")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in made.items():
+        (out / name).write_text(content)
+        print(out / name)
+    if kind.chart:
+        with as_file(files("zerowake.adapters.deploy").joinpath("infra", "helm", "zerowake")) as it:
+            shutil.copytree(it, out / "chart", dirs_exist_ok=True)
+        print(out / "chart")
+    print(f"then: {then}", file=sys.stderr)
+
+
+def bundle(
+    text: str,
+    out: Path,
+    *,
+    platform: str,
+    url: str,
+    gpu: bool,
+    eager: bool,
+    extra: tuple[str, ...],
+    named: tuple[str, ...],
+) -> None:
+    """Write the bundle of a snapshot into ``out`` and print what is in it."""
+    plain("--url", url)
+    snapshot = opened(text)
+    trust = trust_of(snapshot, named)
+    form = choose(snapshot, trust, "cuda" if gpu else "cpu")
+    if eager and form.name is not FormName.PLAIN:
+        form = Chosen(FormName.EAGER)
+    parts = bundles.bundle(
+        snapshot, form, out, platform=platform, url=url, trust=trust, gpu=gpu, extra=extra
+    )
+    if form.compiled is not None:
+        _note_processor()
+    print(columns([("PART", "SIZE", ""), *((p.name, human_nbytes(p.nbytes), p.about) for p in parts)]))  # fmt: skip
+    print(f"form: {form.name}; {out}/Dockerfile builds it", file=sys.stderr)
+
+
+def _note_processor() -> None:
+    print(
+        "note: the compiled form is for processors like this one and this torch; on another it runs "
+        "eagerly and needs the model's libraries: `zerowake bundle --eager` brings them",
+        file=sys.stderr,
+    )
