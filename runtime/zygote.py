@@ -177,8 +177,8 @@ def main(arguments: list[str]) -> None:
         command = [sys.executable, "-P", "-m", __name__, *arguments[:2], ALONE]
         os.execv(sys.executable, command)
     _run_torch_once()
-    if (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
-        libtorch.libtorch().run_once()
+    if "zerowake.snapshot.libtorch" in modules:  # named where a function runs on it
+        sys.modules["zerowake.snapshot.libtorch"].libtorch().run_once()
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     report = {"import": 1e3 * (time.perf_counter() - started)}
     control.send({"kind": "up", "report": report})

@@ -10,7 +10,7 @@ from zerowake.runtime.settings import Settings
 # Megabytes beside the weights of a gateway with one instance, by form: proportional set sizes after
 # the first answer, all-MiniLM-L6-v2 (README, bench/cold_start.py); plain: tests/apps/zoo.py:Add.
 OVERHEAD_MB = {
-    FormName.PLAIN: 110,
+    FormName.PLAIN: 80,
     FormName.TORCH_FREE: 160,
     FormName.COMPILED: 400,
     FormName.EAGER: 400,
