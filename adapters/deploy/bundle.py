@@ -14,7 +14,7 @@ import zerowake
 from zerowake.adapters.deploy.render import template
 from zerowake.adapters.deploy.requirements import pinned
 from zerowake.runtime.errors import ConfigError
-from zerowake.runtime.forms import Chosen
+from zerowake.runtime.forms import Chosen, FormName
 from zerowake.snapshot.opened import Snapshot
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -65,9 +65,9 @@ def bundle(
     lines = pinned(snapshot, form, http=platform == "container", url=url, extra=extra)
     out.mkdir(parents=True, exist_ok=True)
     (out / "requirements.txt").write_text(_requirements(lines, gpu))
-    parts = [
-        Part("requirements.txt", _installed_nbytes(lines), f"{len(lines)} packages, installed")
-    ]
+    only_libtorch = form.name is FormName.TORCH_FREE
+    installed = _installed_nbytes(lines, only_libtorch)
+    parts = [Part("requirements.txt", installed, f"{len(lines)} packages, in the image")]
     if gpu:
         (out / "torch.txt").write_text(f"torch=={metadata.version('torch').partition('+')[0]}\n")
     wheel = out / f"zerowake-{zerowake.__version__}-py3-none-any.whl"
@@ -80,7 +80,10 @@ def bundle(
     bootstrap.chmod(0o755)
     dockerfile = template(DOCKERFILES[platform, gpu])
     python = f"ARG PYTHON={sys.version_info.major}.{sys.version_info.minor}"
-    (out / "Dockerfile").write_text(dockerfile.replace("ARG PYTHON=3.11", python))
+    dockerfile = dockerfile.replace("ARG PYTHON=3.11", python)
+    if only_libtorch:
+        dockerfile = dockerfile.replace("ARG LIBTORCH_ONLY=", "ARG LIBTORCH_ONLY=1")
+    (out / "Dockerfile").write_text(dockerfile)
     # What is not named here stays out of the build, the weights above all.
     (out / ".dockerignore").write_text("*\n!bootstrap\n!*.txt\n!*.whl\n")
     if not url:
@@ -141,13 +144,16 @@ def _requirements(lines: list[str], gpu: bool) -> str:
     return head + "".join(f"{line}\n" for line in lines)
 
 
-def _installed_nbytes(lines: list[str]) -> int:
-    """What these packages take here, once installed."""
+def _installed_nbytes(lines: list[str], only_libtorch: bool) -> int:
+    """What these packages take here, once installed; of torch perhaps only its libraries."""
     total = 0
-    for line in lines:
-        for file in metadata.files(line.partition("==")[0]) or ():
-            if not file.name.endswith(".pyc"):
-                total += file.size or 0
+    for name in (line.partition("==")[0] for line in lines):
+        for file in metadata.files(name) or ():
+            left_out = ("torch/include", "torch/share", *(("torch/",) if only_libtorch else ()))
+            path = file.as_posix()
+            if path.startswith(left_out) and not path.startswith("torch/lib/"):
+                continue
+            total += 0 if path.endswith(".pyc") else file.size or 0
     return total
 
 

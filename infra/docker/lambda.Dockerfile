@@ -9,6 +9,15 @@ RUN python -m venv /opt/zerowake \
     && /opt/zerowake/bin/pip install --no-cache-dir --no-compile --no-deps -r requirements.txt ./*.whl \
     && find /opt/zerowake/lib -type d \( -path '*/torch/include' -o -path '*/torch/share' \) -prune -exec rm -rf {} + \
     && rm -rf /opt/zerowake/lib/python*/site-packages/pip /opt/zerowake/lib/python*/site-packages/pip-*
+# A torch-free form uses torch's libraries and none of its Python: 300 MB less.
+ARG PYTHON
+ARG LIBTORCH_ONLY=
+RUN if [ -n "${LIBTORCH_ONLY}" ]; then \
+        find /opt/zerowake/lib/python*/site-packages/torch -mindepth 1 -maxdepth 1 \
+            ! -name lib ! -name version.py -exec rm -rf {} + ; \
+        echo "raise ImportError('the image has only the libraries of torch: zerowake bundle --eager')" \
+            > "/opt/zerowake/lib/python${PYTHON}/site-packages/torch/__init__.py" ; \
+    fi
 # A package may bring files that are no Python of this version: they stay as they are.
 RUN /opt/zerowake/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/zerowake/lib || true
 COPY --chmod=755 bootstrap /opt/zerowake/

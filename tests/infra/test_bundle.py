@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree, ignore_patterns
+from typing import Any
 
 import pytest
 from parts import venv
@@ -23,6 +24,7 @@ from zerowake.adapters.deploy.requirements import GATEWAY, HTTP, TENSORS, module
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName, choose
 from zerowake.snapshot.store import open_snapshot
+from zerowake.snapshot.torchlib import find_library
 
 SETUPTOOLS = "setuptools==80.9.0"
 
@@ -127,12 +129,12 @@ def test_a_bundle_holds_what_an_image_is_built_of(bundle: Path) -> None:
     assert "snapshot" not in (bundle / ".dockerignore").read_text()
 
 
-def call(port: int, process: "subprocess.Popen[bytes]", log: Path) -> object:
+def call(port: int, name: str, body: bytes, process: "subprocess.Popen[bytes]", log: Path) -> Any:
     """What it answers, as soon as it listens."""
-    url, end = f"http://127.0.0.1:{port}/invoke/add", time.monotonic() + PATIENCE_S
+    url, end = f"http://127.0.0.1:{port}/invoke/{name}", time.monotonic() + PATIENCE_S
     while True:
         try:
-            with urllib.request.urlopen(url, b'{"a": 1, "b": 2}', PATIENCE_S) as reply:
+            with urllib.request.urlopen(url, body, PATIENCE_S) as reply:
                 return json.load(reply)
         except urllib.error.URLError as error:
             refused = isinstance(error.reason, ConnectionRefusedError)
@@ -141,9 +143,10 @@ def call(port: int, process: "subprocess.Popen[bytes]", log: Path) -> object:
             time.sleep(0.05)
 
 
-def test_the_function_runs_with_the_bundle_and_nothing_else(bundle: Path, tmp_path: Path) -> None:
-    """A Python environment of its own, with these requirements alone, no torch, another user's state."""
-    folder = tmp_path / "venv"
+@pytest.fixture(scope="module")
+def environment(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python environment with the bundle's requirements and wheel, and nothing else."""
+    folder = tmp_path_factory.mktemp("environment")
     venvs.create(folder)  # without pip
     (packages,) = folder.glob("lib/python*/site-packages")
     (wheel,) = bundle.glob("*.whl")
@@ -154,13 +157,18 @@ def test_the_function_runs_with_the_bundle_and_nothing_else(bundle: Path, tmp_pa
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert not (packages / "torch").exists()
+    return folder
+
+
+def run_in(environment: Path, bundle: Path, name: str, body: bytes, tmp_path: Path) -> Any:
+    """The reply of the bundle's function, run by its bootstrap as a platform would."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environ = {
-        "PATH": f"{folder / 'bin'}:{os.defpath}",
+        "PATH": f"{environment / 'bin'}:{os.defpath}",
         "PORT": str(port),
-        "ZEROWAKE_STATE": str(tmp_path / "state"),
+        "ZEROWAKE_STATE": str(tmp_path / "state"),  # it was not made by this user
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
     log = tmp_path / "log"
@@ -168,12 +176,43 @@ def test_the_function_runs_with_the_bundle_and_nothing_else(bundle: Path, tmp_pa
         command = [str(bundle / "bootstrap")]
         process = subprocess.Popen(command, env=environ, stdout=file, stderr=file, cwd="/")
     try:
-        assert call(port, process, log) == 1003
+        answer = call(port, name, body, process, log)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
+        return answer
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_function_runs_with_its_bundle_and_nothing_else(
+    environment: Path, bundle: Path, tmp_path: Path
+) -> None:
+    assert run_in(environment, bundle, "add", b'{"a": 1, "b": 2}', tmp_path) == 1003
+
+
+def test_a_torch_free_function_runs_with_the_libraries_of_torch(
+    environment: Path, bundle: Path, compiled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """As the Dockerfile leaves torch: lib, version.py and an __init__ that refuses."""
+    out = tmp_path / "bundle"
+    run = zerowake("bundle", compiled("nets.py:Nets"), "--out", out)
+    assert run.returncode == 0, run.stderr
+    dockerfile = (out / "Dockerfile").read_text()
+    assert "ARG LIBTORCH_ONLY=1\n" in dockerfile
+    needed = {line for line in (out / "requirements.txt").read_text().splitlines() if "==" in line}
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (of_torch,) = {line for line in needed if line.startswith("torch==")}
+    there = set((bundle / "requirements.txt").read_text().splitlines())
+    assert needed - {of_torch} <= there  # so this environment will do
+    torch = packages / "torch"
+    torch.mkdir()
+    installed = Path(find_library() or "").parent
+    (torch / "lib").symlink_to(installed)
+    (torch / "version.py").symlink_to(installed.parent / "version.py")
+    (torch / "__init__.py").write_text("raise ImportError('only the libraries')\n")
+    body = b'{"net": "text", "x": [[1, 2, 3], [4, 5, 6]]}'
+    assert "logits" in run_in(environment, out, "nets", body, tmp_path)
 
 
 def test_a_bundle_with_a_url_has_no_snapshot(frozen: Callable[[str], Path], tmp_path: Path) -> None:

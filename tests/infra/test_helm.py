@@ -116,11 +116,8 @@ def test_keda_scales_by_what_its_interceptor_counts() -> None:
     assert made["Service", "embed-proxy"]["spec"]["type"] == "ExternalName"
 
 
-@pytest.mark.parametrize("platform", ["kubernetes", "knative", "keda"])
-def test_a_gpu_is_asked_for_where_it_is_wanted(platform: str) -> None:
-    made = objects(platform, "gpu=1")
-    workload = made["Service" if platform == "knative" else "Deployment", "embed"]
-    _, container = pod_of(workload)
+def test_a_gpu_is_asked_for_where_it_is_wanted() -> None:
+    _, container = pod_of(objects("knative", "gpu=1")["Service", "embed"])
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "--device=cuda" in container["args"]
 

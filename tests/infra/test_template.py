@@ -70,8 +70,8 @@ def only(resources: dict[str, Any], kind: str, condition: str | None = None) -> 
 
 
 def test_the_linter_finds_nothing(python: Path) -> None:
-    for path in (ROOT / "template.yaml", ROOT / "infra" / "embed" / "sagemaker-template.yaml"):
-        assert lint(python, path) == ""
+    other = ROOT / "infra" / "embed" / "sagemaker-template.yaml"
+    assert lint(python, ROOT / "template.yaml", other) == ""
 
 
 @pytest.mark.parametrize("condition", ["OnDemand", "Managed", "Gpu"])
