@@ -70,11 +70,6 @@ def add_verbs(verb: Verb) -> None:
         help="what the image is for (%(default)s)",
     )
     bundle.add_argument(
-        "--eager",
-        action="store_true",
-        help="bring the model's libraries too, for processors that the compiled form is not for",
-    )
-    bundle.add_argument(
         "--with",
         dest="extra",
         action="append",
@@ -105,6 +100,11 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gpu", action="store_true", help="for an NVIDIA GPU")
     parser.add_argument(
+        "--eager",
+        action="store_true",
+        help="provide for the model's libraries too, for processors that the compiled form is not for",
+    )
+    parser.add_argument(
         "--trust",
         action="append",
         default=[],
@@ -130,6 +130,7 @@ def _deploy(options: argparse.Namespace) -> None:
         image=options.image,
         url=options.url,
         gpu=options.gpu,
+        eager=options.eager,
         memory_mb=options.memory_mb,
         named=tuple(options.trust),
     )

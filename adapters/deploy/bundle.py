@@ -112,8 +112,9 @@ def write_wheel(path: Path) -> None:
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():
-            # Always the same bytes from the same files: a time would make other layers each time.
-            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)  # fmt: skip
+            # The same bytes from the same files: with a time in it each build would be another layer.
+            entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
 
 
 def _own_files() -> Iterator[tuple[str, bytes]]:

@@ -55,17 +55,41 @@ def trust_of(snapshot: Snapshot, named: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(digests)
 
 
-def needs_of(
-    snapshot: Snapshot, trust: tuple[str, ...], *, gpu: bool, memory_mb: int | None
-) -> tuple[Needs, Chosen]:
-    """What the function needs, and the form in which it runs here."""
+def form_of(snapshot: Snapshot, trust: tuple[str, ...], *, gpu: bool, eager: bool) -> Chosen:
+    """The form in which it runs there, if the processor is like this one; eagerly if that is wanted.
+
+    Raises ConfigError for a GPU where there is no model.
+    """
     form = choose(snapshot, trust, "cuda" if gpu else "cpu")
+    if form.name is FormName.PLAIN:
+        if gpu:
+            name = snapshot.manifest.name
+            raise ConfigError(f"{name} has no tensors, so a GPU is of no use to it; drop --gpu")
+        return form
+    if form.compiled is None or eager:
+        return Chosen(FormName.EAGER)
+    print(
+        "note: the compiled form is for processors like this one and this torch; on others it runs "
+        "eagerly, which needs more memory and the model's libraries: --eager provides for that",
+        file=sys.stderr,
+    )
+    return form
+
+
+def needs_of(
+    snapshot: Snapshot,
+    form: Chosen,
+    trust: tuple[str, ...] = (),
+    *,
+    gpu: bool = False,
+    memory_mb: int | None = None,
+) -> Needs:
+    """What the function needs in this form."""
     info = FunctionInfo.of(snapshot.manifest)
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
-    if form.compiled is not None:
-        constants = form.compiled.path / compiled.CONSTANTS
-        nbytes += constants.stat().st_size if constants.exists() else 0
-    found = wanted.of(
+    if form.compiled is not None and compiled.CONSTANTS in form.compiled.files:
+        nbytes += (form.compiled.path / compiled.CONSTANTS).stat().st_size
+    return wanted.of(
         info.settings,
         nbytes,
         form.name,
@@ -75,16 +99,13 @@ def needs_of(
         gpu=gpu,
         memory_mb=memory_mb,
     )
-    return found, form
 
 
 def rendered(platform: str, needs: Needs, place: Place) -> dict[str, str]:
     """File -> content of what ``platform`` is told. Raises ConfigError for what it cannot give."""
     known = values(platform, needs, place)
-    return {
-        name: render(template(path), known)
-        for name, path in PLATFORMS[platform].templates.items()
-    }  # fmt: skip
+    templates = PLATFORMS[platform].templates
+    return {name: render(template(path), known) for name, path in templates.items()}
 
 
 def deploy(
@@ -96,6 +117,7 @@ def deploy(
     image: str,
     url: str,
     gpu: bool,
+    eager: bool,
     memory_mb: int | None,
     named: tuple[str, ...],
 ) -> None:
@@ -112,19 +134,20 @@ def deploy(
         )
     snapshot = opened(text)
     trust = trust_of(snapshot, named)
-    needs, form = needs_of(snapshot, trust, gpu=gpu, memory_mb=memory_mb)
+    form = form_of(snapshot, trust, gpu=gpu, eager=eager)
+    needs = needs_of(snapshot, form, trust, gpu=gpu, memory_mb=memory_mb)
     made = rendered(platform, needs, place)
-    then = kind.then.format(out=out or "DIR", dns_name=needs.name.replace("_", "-"))
+    then = kind.then.format(out=out or "DIR", dns_name=needs.dns_name)
     if not dry_run:
         raise ConfigError(
             f"zerowake writes what {platform} is told and does not talk to it: add --dry-run "
             f"--out {out or 'DIR'}, look at what it wrote, then run  {then}"
         )
-    if form.name is FormName.TORCH_FREE or form.name is FormName.COMPILED:
-        _note_processor()
     if out is None:
         for name, content in made.items():
-            print(f"# {name}" if len(made) > 1 else "", content, sep="\n" if len(made) > 1 else "")
+            if len(made) > 1:
+                print(f"---- {name}")
+            print(content, end="")
         return
     out.mkdir(parents=True, exist_ok=True)
     for name, content in made.items():
@@ -152,21 +175,10 @@ def bundle(
     plain("--url", url)
     snapshot = opened(text)
     trust = trust_of(snapshot, named)
-    form = choose(snapshot, trust, "cuda" if gpu else "cpu")
-    if eager and form.name is not FormName.PLAIN:
-        form = Chosen(FormName.EAGER)
+    form = form_of(snapshot, trust, gpu=gpu, eager=eager)
     parts = bundles.bundle(
         snapshot, form, out, platform=platform, url=url, trust=trust, gpu=gpu, extra=extra
     )
-    if form.compiled is not None:
-        _note_processor()
-    print(columns([("PART", "SIZE", ""), *((p.name, human_nbytes(p.nbytes), p.about) for p in parts)]))  # fmt: skip
+    rows = [(part.name, human_nbytes(part.nbytes), part.about) for part in parts]
+    print(columns([("PART", "SIZE", ""), *rows]))
     print(f"form: {form.name}; {out}/Dockerfile builds it", file=sys.stderr)
-
-
-def _note_processor() -> None:
-    print(
-        "note: the compiled form is for processors like this one and this torch; on another it runs "
-        "eagerly and needs the model's libraries: `zerowake bundle --eager` brings them",
-        file=sys.stderr,
-    )

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.settings import Settings
 
@@ -24,7 +23,7 @@ ANSWER_S = 5  # a platform's timeout is longer than ours by so much, so that cal
 class Needs:
     """A function's needs, whatever the platform.
 
-    name: it is called by this one. snapshot: the snapshot's folder name. form: how it runs here.
+    name: it is called by this one. snapshot: the snapshot's folder name. form: how it runs there.
     weights_mb, memory_mb: megabytes of 2**20 bytes; memory for all of a container. timeout_s: the
     longest call, as the platform sees it. max_size: the largest batch. concurrency: calls that one
     container should have at a time, twice that: one batch runs, one gathers. instances: fewest and
@@ -44,6 +43,11 @@ class Needs:
     gpu: bool = False
 
     @property
+    def dns_name(self) -> str:
+        """The name as a platform takes it: letters, digits and '-'."""
+        return self.name.replace("_", "-").strip("-")
+
+    @property
     def disk_mb(self) -> int:
         """Room for the snapshot once fetched."""
         return math.ceil(self.weights_mb * 1.1) + 256
@@ -60,12 +64,7 @@ def of(
     gpu: bool = False,
     memory_mb: int | None = None,
 ) -> Needs:
-    """The needs of a function with these settings. memory_mb: instead of the estimate.
-
-    Raises ConfigError for a GPU where there is no model.
-    """
-    if gpu and form is FormName.PLAIN:
-        raise ConfigError(f"{name} has no tensors, so a GPU is of no use to it; leave out --gpu")
+    """The needs of a function with these settings. memory_mb: instead of the estimate."""
     weights_mb = math.ceil(weights_nbytes / 2**20)
     overhead_mb = GPU_OVERHEAD_MB if gpu else OVERHEAD_MB[form]
     max_size = settings.batch.max_size if settings.batch else 1

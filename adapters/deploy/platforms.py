@@ -44,7 +44,7 @@ def values(platform: str, needs: Needs, place: Place) -> Values:
     """What the templates of ``platform`` want. Raises ConfigError for what it cannot give."""
     return {
         "name": needs.name,
-        "dns_name": needs.name.replace("_", "-").strip("-"),
+        "dns_name": needs.dns_name,
         "snapshot_name": needs.snapshot,
         "form": needs.form,
         "gpu": needs.gpu,
@@ -140,10 +140,8 @@ def _cloud_run(needs: Needs, place: Place) -> Values:
     memory_mi = step(needs.memory_mb + fetched_mb, 512, 16384 if needs.gpu else 512)
     _at_most(needs, "memory", memory_mi, 32768, "MiB", "Cloud Run has no more")
     # More memory wants more processors: 2 above 4 GiB, 4 above 8, 6 above 16, 8 above 24.
-    cpus = next(
-        cpus for most, cpus in ((4096, 1), (8192, 2), (16384, 4), (24576, 6), (32768, 8))
-        if memory_mi <= most
-    )  # fmt: skip
+    steps = {4096: 1, 8192: 2, 16384: 4, 24576: 6, 32768: 8}
+    cpus = next(cpus for most_mi, cpus in steps.items() if memory_mi <= most_mi)
     return {
         "memory_mi": memory_mi,
         "cpus": max(cpus, 4 if needs.gpu else 1),

@@ -19,8 +19,16 @@ from zerowake.snapshot.store import read_file
 GATEWAY = ("orjson", "jsonschema-rs", "uvloop", "prometheus-client", "fastapi")
 HTTP = ("uvicorn", "httptools")
 TENSORS = ("torch", "numpy")
-STORES = {"s3": ("boto3",), "http": (), "https": ()}  # fsspec brings the others
-OTHER_STORES = {"gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "hf": "huggingface-hub"}  # fmt: skip
+# What reads a store, by the URL's scheme; with fsspec where no other package is named.
+STORES = {
+    "s3": ("boto3",),
+    "http": (),
+    "https": (),
+    "gs": ("fsspec", "gcsfs"),
+    "az": ("fsspec", "adlfs"),
+    "abfs": ("fsspec", "adlfs"),
+    "hf": ("fsspec", "huggingface-hub"),
+}
 LOAD = "load"  # runs where the snapshot is made, not where it is served
 
 
@@ -81,10 +89,7 @@ def modules(snapshot: Snapshot, form: Chosen) -> set[str]:
 
 def _store(url: str) -> tuple[str, ...]:
     scheme, colon, _ = url.partition("://")
-    if not colon:
-        return ()
-    other = ("fsspec", OTHER_STORES[scheme]) if scheme in OTHER_STORES else ("fsspec",)
-    return STORES.get(scheme, other)
+    return STORES.get(scheme, ("fsspec",)) if colon else ()
 
 
 def _module(path: str) -> str:

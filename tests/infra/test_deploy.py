@@ -50,8 +50,6 @@ def test_needs_come_from_settings_and_weights() -> None:
     assert found.memory_mb == 750  # (400 + 100) * 1.5
     assert needs(100).concurrency == 2  # one runs, one waits
     assert needs(1000).disk_mb > 1000
-    with pytest.raises(ConfigError, match="leave out --gpu"):
-        wanted.of(Settings("add"), 0, FormName.PLAIN, name="add", snapshot="add", gpu=True)
 
 
 def test_all_platforms_can_be_rendered_and_read_back() -> None:
