@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -248,3 +249,30 @@ def test_a_bundle_with_a_url_has_no_snapshot(frozen: Callable[[str], Path], tmp_
     assert "/var/runtime/bootstrap" in (out / "Dockerfile").read_text()
     again = zerowake("bundle", frozen("zoo.py:Add"), "--out", out)
     assert again.returncode == 1 and "not empty" in again.stderr
+
+
+def test_other_processors_and_gpus_are_provided_for(
+    compiled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    snapshot = compiled("nets.py:Nets")
+    run = zerowake("bundle", snapshot, "--out", tmp_path / "eager", "--eager", "--url", "/models")
+    assert run.returncode == 0, run.stderr
+    assert {"torch", "numpy", "sympy"} <= names(
+        (tmp_path / "eager" / "requirements.txt").read_text().splitlines()
+    )
+    assert "ARG LIBTORCH_ONLY=\n" in (tmp_path / "eager" / "Dockerfile").read_text()
+    run = zerowake("bundle", snapshot, "--out", tmp_path / "gpu", "--gpu", "--url", "/models")
+    assert run.returncode == 0, run.stderr
+    assert re.fullmatch(r"torch==[0-9.]+\n", (tmp_path / "gpu" / "torch.txt").read_text())
+    assert "torch" not in names((tmp_path / "gpu" / "requirements.txt").read_text().splitlines())
+    assert '"--device", "cuda"' in (tmp_path / "gpu" / "Dockerfile").read_text()
+    known = ("--dry-run", "--image", "registry/nets:1", "--url", "/models")
+    memory_mi = []
+    for option in ([], ["--eager"]):
+        run = zerowake("deploy", "kubernetes", snapshot, *known, *option)
+        assert run.returncode == 0, run.stderr
+        found = re.search(r"memory: (\d+)Mi", run.stdout)
+        memory_mi.append(int(found[1]) if found else 0)
+        assert ("--eager provides" in run.stderr) == (not option)
+    torch_free, eager = memory_mi
+    assert 0 < torch_free < eager
