@@ -12,7 +12,7 @@ from zerowake.runtime.errors import ConfigError
 
 _VALUE = re.compile(r"<<(\w+)>>")
 _LINE = re.compile(r"<<([?!])(\w+)>>")
-_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+=~-]{0,999}")
+_SAFE = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_.:/@+=~-]{0,999}")
 
 
 def template(path: str) -> str:
