@@ -16,26 +16,44 @@ ADAPTER = "ZEROWAKE_ADAPTER"  # names one, whatever else the environment says
 
 
 class Known(NamedTuple):
-    """An adapter that ships with us: its class, and the variables that only its platform sets."""
+    """An adapter that ships with us: its class, and the variables that only its platform sets.
+
+    argument: what its platform puts behind the image's command.
+    """
 
     where: str
     marks: tuple[str, ...] = ()
+    argument: str = ""
 
 
 # Looked through in this order: what is more special comes first.
 KNOWN = {
     "lambda": Known("zerowake.adapters.aws.adapter:Lambda", ("AWS_LAMBDA_RUNTIME_API",)),
+    "sagemaker": Known(
+        "zerowake.adapters.sagemaker:SageMaker",
+        ("SAGEMAKER_MULTI_MODEL", "SAGEMAKER_SAFE_PORT_RANGE"),
+        argument="serve",
+    ),
+    "vertex": Known("zerowake.adapters.vertex:Vertex", ("AIP_HTTP_PORT",)),
+    "azure": Known("zerowake.adapters.azure:Azure", ("FUNCTIONS_CUSTOMHANDLER_PORT",)),
+    "runpod-http": Known("zerowake.adapters.runpod_http:RunPodHttp", ("RUNPOD_ENDPOINT_ID",)),
+    "cloud-run": Known("zerowake.adapters.knative:CloudRun", ("CLOUD_RUN_TIMEOUT_SECONDS",)),
+    "knative": Known("zerowake.adapters.knative:Knative", ("K_SERVICE",)),
+    "kserve": Known("zerowake.adapters.kserve:KServe"),  # its pods look like any other
     "container": Known("zerowake.adapters.container:Container"),
 }
 
 
-def find(environ: Mapping[str, str], name: str | None = None) -> "type[Adapter]":
+def find(
+    environ: Mapping[str, str], name: str | None = None, argument: str = ""
+) -> "type[Adapter]":
     """The adapter called ``name``, or else by ZEROWAKE_ADAPTER, or the one whose platform this is.
 
-    name: one of ``KNOWN``, or ``package.module:Class`` of one's own. A plain HTTP container where
-    nothing speaks for another. Raises ConfigError for a name that is none.
+    name: one of ``KNOWN``, or ``package.module:Class`` of one's own. argument: what stands behind
+    the command. A plain HTTP container where nothing speaks for another. Raises ConfigError for a
+    name that is none.
     """
-    name = name or environ.get(ADAPTER) or detect(environ)
+    name = name or environ.get(ADAPTER) or detect(environ, argument)
     where = KNOWN[name].where if name in KNOWN else name
     module, colon, attribute = where.partition(":")
     try:
@@ -50,9 +68,11 @@ def find(environ: Mapping[str, str], name: str | None = None) -> "type[Adapter]"
     return found
 
 
-def detect(environ: Mapping[str, str]) -> str:
-    """The name of the adapter whose platform has set this environment."""
+def detect(environ: Mapping[str, str], argument: str = "") -> str:
+    """The name of the adapter whose platform has set this environment, or has this argument."""
     for name, known in KNOWN.items():
-        if any(mark in environ for mark in known.marks):
+        if any(mark in environ for mark in known.marks) or (
+            argument and known.argument == argument
+        ):
             return name
     return "container"

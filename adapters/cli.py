@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from zerowake.adapters import ADAPTER, KNOWN
-from zerowake.runtime.cli import TARGET_HELP, Terminated, Verb, add_serving, serving
+from zerowake.runtime.cli import SNAPSHOT_HELP, TARGET_HELP, Terminated, Verb, add_serving, serving
 
 
 def add_verbs(verb: Verb) -> None:
@@ -22,7 +22,7 @@ def add_verbs(verb: Verb) -> None:
         "target",
         nargs="?",
         metavar="TARGET_OR_SNAPSHOT",
-        help=f"{TARGET_HELP}, or a snapshot's folder (default: $ZEROWAKE_SNAPSHOT)",
+        help=f"{TARGET_HELP}, or {SNAPSHOT_HELP} (default: $ZEROWAKE_SNAPSHOT)",
     )
     run.add_argument(
         "--adapter",
@@ -90,13 +90,14 @@ _PLATFORM_HELP = (
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "snapshot", metavar="SNAPSHOT", help=f"a snapshot's folder, or {TARGET_HELP} to freeze"
+        "snapshot", metavar="SNAPSHOT", help=f"{SNAPSHOT_HELP}, or {TARGET_HELP} to freeze"
     )
     parser.add_argument(
         "--url",
         default="",
         metavar="URL",
-        help="where containers find the snapshot: s3://BUCKET/KEY, or a folder that is mounted",
+        help="where containers find the snapshot: s3://BUCKET/KEY, or a folder that is mounted "
+        "(default: SNAPSHOT if that is a URL)",
     )
     parser.add_argument("--gpu", action="store_true", help="for an NVIDIA GPU")
     parser.add_argument(

@@ -22,7 +22,8 @@ class Capabilities:
     learn that a caller has left. request_nbytes, response_nbytes: the platform's limits, None where
     it has none. timeout: how long a call may take, in words. start_s: seconds that a start may take.
     drain_s: seconds between the word that we are to end and the end. hooks: what the platform does
-    with a started container beside calling it.
+    with a started container beside calling it. model: where the platform lays the model, a folder or
+    the $VARIABLE that names one; taken when none is named.
     """
 
     platform: str
@@ -39,6 +40,7 @@ class Capabilities:
     start_s: float | None = None
     drain_s: float = 30.0
     hooks: str = ""
+    model: str = ""
 
 
 class Adapter(Ingress, Protocol):

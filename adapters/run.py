@@ -7,8 +7,11 @@ and one instance start side by side, and the platform's own protocol brings the 
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from zerowake.adapters import find
+from zerowake.adapters import KNOWN, find
+from zerowake.adapters.model import snapshot_in
+from zerowake.adapters.stores import open_store
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
 
@@ -22,22 +25,40 @@ def run(
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
-    target: a source or a snapshot; None takes ZEROWAKE_SNAPSHOT. Raises what is wrong with it, with
-    the environment, or with the platform's answers, after the platform was told.
+    target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or what lies where the platform lays
+    models. Raises what is wrong with it, with the environment, or with the platform's answers, after
+    the platform was told.
     """
-    kind = find(environ, adapter)
+    kind = find(environ, adapter, target or "")
+    if target in {known.argument for known in KNOWN.values()}:
+        target = None  # the platform's word, which names no model
     config = kind.configure(environ, replace(config, alone=True, environment=tuple(environ)))
     ingress = kind(environ, config)
     try:
         from zerowake.runtime.gateway.serve import serve
 
         trusted = tuple(environ.get(TRUST, "").replace(",", " ").split())
-        target = target or environ.get(SNAPSHOT)
-        if not target:
+        target = target or environ.get(SNAPSHOT) or _laid_out(kind.capabilities.model, environ)
+        if not target and config.alone:  # else functions may come later
             raise ConfigError(
                 f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}"
             )
-        serve([target], replace(config, trusted=(*config.trusted, *trusted)), ingress)
+        if target and "://" in target:  # nothing is imported for other ones
+            from zerowake.runtime.remote import localize
+
+            target = localize(target, open_store, environ)
+        serve(
+            [target] if target else [],
+            replace(config, trusted=(*config.trusted, *trusted)),
+            ingress,
+        )
     except Exception as error:
         ingress.report_init_error(error)
         raise
+
+
+def _laid_out(place: str, environ: Mapping[str, str]) -> str:
+    """What stands for the model that the platform has laid at ``place``; "" when there is none."""
+    if place.startswith("$"):
+        return environ.get(place[1:], "")
+    return str(snapshot_in(Path(place))) if place and Path(place).is_dir() else ""

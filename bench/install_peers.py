@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from common import DEFAULT_VENVS, child_env
-from peers.registry import MODEL, PEERS, TORCH, TRANSFORMERS, Peer, select
+from peers.registry import LAMBDA, MODEL, PEERS, TORCH, TRANSFORMERS, Peer, select
 
 STAMP = "bench-recipe.txt"
 
@@ -59,7 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     args.venvs.mkdir(parents=True, exist_ok=True)
     done: set[str] = set()
-    for peer in select(args.only):
+    for peer in select(args.only, (*PEERS, LAMBDA)):
         if peer.venv not in done:
             install(peer, args.venvs)
             done.add(peer.venv)

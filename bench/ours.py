@@ -39,10 +39,15 @@ def freeze(name: str) -> Path:
 
     Each in a folder of its own: a compiled form lies in the snapshot.
     """
+    return freeze_target(TARGET, name, FORMS[name])
+
+
+def freeze_target(target: str, name: str, options: list[str]) -> Path:
+    """Freezes a target into the folder ``name`` of ours; returns the snapshot's path."""
     if missing := available():
         raise SystemExit(f"{name}: {missing}")
-    argv = [str(COMMAND), "freeze", TARGET, "--out", str(CACHE / "snapshots" / name), *FORMS[name]]
-    print(f"freezing {TARGET} for {name}", flush=True)
+    argv = [str(COMMAND), "freeze", target, "--out", str(CACHE / "snapshots" / name), *options]
+    print(f"freezing {target} for {name}", flush=True)
     done = subprocess.run(
         argv, cwd=ROOT, env=child_env({}), capture_output=True, text=True, check=False
     )
@@ -50,7 +55,7 @@ def freeze(name: str) -> Path:
     if done.returncode or not lines:
         raise SystemExit(f"freeze failed ({done.returncode}):\n{done.stdout}{done.stderr}")
     path = (ROOT / lines[-1].strip()).resolve()
-    if "--no-compile" in FORMS[name]:  # somebody may have compiled it since
+    if "--no-compile" in options:  # somebody may have compiled it since
         shutil.rmtree(path / "compiled", ignore_errors=True)
     return path
 

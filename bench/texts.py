@@ -62,6 +62,10 @@ def right(peer: Peer, text: str, vectors: Mapping[str, Sequence[float]]) -> Righ
     def check(reply: Reply) -> bool:
         if reply.status != 200:
             return False
-        return cosine(peer.response(reply.json()), vectors[text]) > MIN_COSINE
+        try:  # Lambda's errors come with a 200
+            vector = peer.response(reply.json())
+        except (KeyError, TypeError, ValueError):
+            return False
+        return cosine(vector, vectors[text]) > MIN_COSINE
 
     return check

@@ -34,6 +34,8 @@ from zerowake.runtime.nodes import (
     union_node,
 )
 
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]")  # in the name of a schema
+
 SUPPORTED = (
     "None, bool, int, float, str, bytes, list, tuple, set, dict with str keys, unions, Literal, Enum, "
     "dataclasses, TypedDict, pydantic models, numpy arrays, torch tensors, datetime, date, time, UUID, "
@@ -179,7 +181,7 @@ class Builder:
         return self._named[key]
 
     def _label(self, name: str) -> str:
-        label = base = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+        label = base = _UNFIT.sub("_", name)
         number = 1
         while label in self._definitions:
             number += 1

@@ -19,20 +19,31 @@ from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
     from zerowake.runtime.progress import ProgressBar
+    from zerowake.runtime.remote import OpenStore
+    from zerowake.snapshot.storage import Store
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 TARGET_HELP = "path/app.py:Class or package.module:Class"
+SNAPSHOT_HELP = "a snapshot's folder, or its URL (s3://...)"
 
 
 Verb = Callable[..., argparse.ArgumentParser]
 
 
+def _no_stores(url: str) -> "Store":
+    raise ConfigError(f"{url}: this command was put together without object stores")
+
+
 def main(
-    arguments: Sequence[str] | None = None, *, more: Callable[[Verb], None] = lambda verb: None
+    arguments: Sequence[str] | None = None,
+    *,
+    more: Callable[[Verb], None] = lambda verb: None,
+    open_store: "OpenStore" = _no_stores,
 ) -> int:
     """Run one command; errors of ours are one line on standard error and exit code 1.
 
     more: adds the verbs of higher floors; it is given ``verb(name, run, about, more)``.
+    open_store: opens what the URL of a snapshot names; verbs find it among their options.
     """
     # As Ctrl-C: what is open is closed and child processes are ended on the way out.
     signal.signal(signal.SIGTERM, _terminate)
@@ -40,7 +51,7 @@ def main(
         from zerowake.runtime.process import end_with_parent
 
         end_with_parent(os.environ)
-    options = _parser(more).parse_args(arguments)
+    options = _parser(more, open_store).parse_args(arguments)
     code = _run(options)
     if options.verb == "freeze":  # threads that load has started must not keep us
         from zerowake.runtime.process import leave
@@ -78,7 +89,7 @@ def _terminate(signum: int, _frame: object) -> None:
     raise Terminated
 
 
-def _parser(more_verbs: Callable[[Verb], None]) -> argparse.ArgumentParser:
+def _parser(more_verbs: Callable[[Verb], None], open_store: "OpenStore") -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zerowake",
         description="Serverless functions for models: frozen once, asleep for nothing, awake in "
@@ -95,17 +106,19 @@ def _parser(more_verbs: Callable[[Verb], None]) -> argparse.ArgumentParser:
         sub = verbs.add_parser(
             name, help=about, description=f"{about[0].upper()}{about[1:]}. {more}"
         )
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, open_store=open_store)
         return sub
 
     freeze = verb(
         "freeze",
         _freeze,
         "run load once and publish the result as a snapshot",
-        "The last line of standard output is the snapshot's path.",
+        "The last line of standard output is the snapshot's path, or its URL.",
     )
     freeze.add_argument("target", metavar="TARGET", help=TARGET_HELP)
-    freeze.add_argument("--out", required=True, type=Path, help="folder that holds snapshots")
+    freeze.add_argument(
+        "--out", required=True, help="folder that holds snapshots, or a URL (s3://bucket/prefix)"
+    )
     freeze.add_argument("--name", help="name to serve it under (default: the function's own)")
     freeze.add_argument(
         "--probe",
@@ -123,7 +136,7 @@ def _parser(more_verbs: Callable[[Verb], None]) -> argparse.ArgumentParser:
     _compile_options(freeze)
 
     inspect = verb("inspect", _inspect, "show what is in a snapshot", "Runs nothing of it.")
-    inspect.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
+    inspect.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
     inspect.add_argument("--json", action="store_true", help="the manifest and the digest as JSON")
 
     compiling = verb(
@@ -132,7 +145,7 @@ def _parser(more_verbs: Callable[[Verb], None]) -> argparse.ArgumentParser:
         "compile a snapshot's modules for this machine",
         "Freeze does it by itself; this is for a snapshot that comes from elsewhere.",
     )
-    compiling.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
+    compiling.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
     _compile_options(compiling)
     _add_trust(compiling)
 
@@ -142,7 +155,7 @@ def _parser(more_verbs: Callable[[Verb], None]) -> argparse.ArgumentParser:
         "hash every block and replay the proof",
         "Exit code 0, or 1 with the reason.",
     )
-    verify.add_argument("snapshot", metavar="SNAPSHOT", type=Path)
+    verify.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
     _add_trust(verify)
 
     serve = verb(
@@ -155,7 +168,7 @@ def _parser(more_verbs: Callable[[Verb], None]) -> argparse.ArgumentParser:
         "targets",
         nargs="+",
         metavar="TARGET_OR_SNAPSHOT",
-        help=f"{TARGET_HELP}, or a snapshot's folder",
+        help=f"{TARGET_HELP}, or {SNAPSHOT_HELP}",
     )
     defaults = ServeConfig()
     serve.add_argument("--host", default=defaults.host, help="address to listen on (%(default)s)")
@@ -372,29 +385,55 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _freeze(options: argparse.Namespace) -> None:
-    from zerowake.runtime.build import freeze_target
     from zerowake.runtime.progress import ProgressBar
+    from zerowake.snapshot.remote import is_remote
 
-    _check_folder(options.out)
     with ProgressBar() as bar:
-        path = freeze_target(
-            options.target,
-            options.out,
-            name=options.name,
-            probe=options.probe,
-            progress=bar.update,
-            note=lambda text: bar.note(f"note: {text}"),
-        )
-        if not options.no_compile:
-            _compile_frozen(path, options, bar)
-    print(path)
+        made: object
+        if is_remote(options.out):
+            made = _freeze_remote(options, bar)
+        else:
+            _check_folder(Path(options.out))
+            made = _freeze_below(Path(options.out), options, bar)
+    print(made)
+
+
+def _freeze_below(out: Path, options: argparse.Namespace, bar: "ProgressBar") -> Path:
+    from zerowake.runtime.build import freeze_target
+
+    path = freeze_target(
+        options.target,
+        out,
+        name=options.name,
+        probe=options.probe,
+        progress=bar.update,
+        note=lambda text: bar.note(f"note: {text}"),
+    )
+    if not options.no_compile:
+        _compile_frozen(path, options, bar)
+    return path
+
+
+def _freeze_remote(options: argparse.Namespace, bar: "ProgressBar") -> str:
+    """Freeze into the cache, upload that and forget it; the URL of the snapshot."""
+    from zerowake.runtime.cache import cache_directory
+    from zerowake.runtime.remote import push
+    from zerowake.snapshot.publish import staged
+    from zerowake.snapshot.store import open_snapshot
+
+    options.open_store(options.out)  # what is missing here is said before ``load`` runs
+    with staged(cache_directory(os.environ) / "uploads") as folder:
+        path = _freeze_below(folder / "made", options, bar)  # the folder itself is locked
+        url = push(path, options.out, options.open_store, bar)
+        bar.note(f"note: elsewhere its code runs with --trust {open_snapshot(path).digest}")
+    return url
 
 
 def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar") -> None:
     """A snapshot serves without a compiled form too, so what stands against one is only told."""
     from zerowake.runtime.compiling import compile_snapshot
-    from zerowake.snapshot.compiled import find
     from zerowake.snapshot.errors import CannotCompile, UnusableForm
+    from zerowake.snapshot.form import find_form
     from zerowake.snapshot.store import open_snapshot
 
     def note(text: str) -> None:
@@ -404,7 +443,7 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
     if not snapshot.skeleton.needs_torch:
         return
     with contextlib.suppress(UnusableForm):
-        if find(snapshot).dtype == options.dtype:
+        if find_form(snapshot).dtype == options.dtype:
             note("compiled already")
             return
     bar.update("compile", 0, 1)
@@ -426,16 +465,26 @@ def _compile(options: argparse.Namespace) -> None:
     from zerowake.snapshot import code
     from zerowake.snapshot.store import open_snapshot
 
-    snapshot = open_snapshot(options.snapshot)
+    path = Path(_local(options.snapshot, options))
+    snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=frozenset(options.trust), code_dir=options.code)
     form = compile_snapshot(
-        options.snapshot,
+        path,
         dtype=options.dtype,
         tolerance=options.tolerance,
         timeout_s=options.compile_timeout,
         note=lambda text: print(text, file=sys.stderr),
     )
     print(form.digest)
+
+
+def _local(text: str, options: argparse.Namespace) -> str:
+    """What is named, or the folder in the cache of the snapshot whose URL it is."""
+    if "://" not in text:  # nothing is imported for it: what serves is to start first
+        return text
+    from zerowake.runtime.remote import localize
+
+    return localize(text, options.open_store, os.environ)
 
 
 def _check_folder(out: Path) -> None:
@@ -451,7 +500,7 @@ def _inspect(options: argparse.Namespace) -> None:
     from zerowake.runtime.inspection import describe
     from zerowake.snapshot.store import open_snapshot
 
-    snapshot = open_snapshot(options.snapshot)
+    snapshot = open_snapshot(Path(_local(options.snapshot, options)))
     if options.json:
         manifest = json.loads((snapshot.path / "manifest.json").read_bytes())
         print(json.dumps({"digest": snapshot.digest, "manifest": manifest}, indent=2))
@@ -463,9 +512,10 @@ def _verify(options: argparse.Namespace) -> None:
     from zerowake.runtime.build import verify_snapshot
     from zerowake.runtime.progress import ProgressBar
 
+    path = Path(_local(options.snapshot, options))
     with ProgressBar() as bar:
         said = verify_snapshot(
-            options.snapshot,
+            path,
             trusted=frozenset(options.trust),
             code_dir=options.code,
             progress=bar.update,
@@ -486,7 +536,8 @@ def _serve(options: argparse.Namespace) -> int:
         environment=tuple(options.env),
     )
     try:
-        serve(options.targets, config, HttpIngress(config), reload=options.reload)
+        targets = [_local(text, options) for text in options.targets]
+        serve(targets, config, HttpIngress(config), reload=options.reload)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
     return 0

@@ -20,12 +20,22 @@ from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.prove import prove_compiled
-from zerowake.snapshot import compiled, proof, state
-from zerowake.snapshot.compiled import DIRECTORY, FILE, FORMAT, Form
+from zerowake.snapshot import proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
+from zerowake.snapshot.form import (
+    DIRECTORY,
+    FILE,
+    FORMAT,
+    Form,
+    find_form,
+    fingerprint,
+    fingerprint_id,
+    prune,
+)
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.publish import publish, staged, sync
 from zerowake.snapshot.restore import wake_up
+from zerowake.snapshot.skeleton import torch_at
 from zerowake.snapshot.store import open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -55,7 +65,7 @@ def compile_snapshot(
         form = {
             "format": FORMAT,
             "snapshot": snapshot.digest,
-            "fingerprint": compiled.fingerprint(),
+            "fingerprint": fingerprint(),
             "dtype": dtype,
             "modules": modules,
             "torch_free": False,
@@ -83,12 +93,15 @@ def compile_snapshot(
         for entry in staging.iterdir():
             sync(entry)
         # The newer form replaces an older one: who has mapped its files keeps them.
-        publish(staging, home / compiled.fingerprint_id(), lambda old: False)
+        publish(staging, home / fingerprint_id(), lambda old: False)
+    made = find_form(snapshot)
     if torch_by is None:
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
     else:
+        if (held := torch_at(prune(made, snapshot))) is not None:
+            torch_by = f"{held}; keep it in a module that is called, or as plain values (lists)"
         note(f"compiled; error on the probe {error:.1e}; it still needs torch: {torch_by}")
-    return compiled.find(snapshot)
+    return made
 
 
 def _in_new_process(

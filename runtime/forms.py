@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from zerowake.runtime.config import Device, shows_gpu
-from zerowake.snapshot import compiled
-from zerowake.snapshot.compiled import Form
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
+from zerowake.snapshot.form import Form, find_form
 from zerowake.snapshot.opened import Snapshot
 
 
@@ -41,7 +40,7 @@ def choose(snapshot: Snapshot, trusted: Iterable[str], device: Device) -> Chosen
     if device == "cuda" or (device == "auto" and shows_gpu()):
         return Chosen(FormName.EAGER, reason="compiled forms are for the CPU")
     try:
-        form = compiled.find(snapshot, frozenset(trusted))
+        form = find_form(snapshot, frozenset(trusted))
     except (UnusableForm, SnapshotError, OSError) as error:
         return Chosen(FormName.EAGER, reason=str(error))
     return Chosen(FormName.TORCH_FREE if form.torch_free else FormName.COMPILED, form)

@@ -216,7 +216,10 @@ def _read(target: Any, settings: dict[str, Any]) -> Function:
     )
 
 
+_WORD_STARTS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
 def _snake(name: str) -> str:
     """MyModel -> my_model, HTTPModel -> http_model."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    words = _WORD_STARTS.sub("_", name)
     return words.lower().strip("_")

@@ -19,7 +19,7 @@ from zerowake.snapshot.restore import Restored, restore
 from zerowake.snapshot.store import read_file
 
 if TYPE_CHECKING:
-    from zerowake.snapshot.compiled import Form
+    from zerowake.snapshot.form import Form
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from zerowake.snapshot.restore import Restored, wake_up
 from zerowake.snapshot.store import open_snapshot
 
 RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
+ROOM_NBYTES = 8 << 20  # for what a restore makes
 WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
 
 
@@ -53,7 +54,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
 
     For an accelerator a zygote keeps only the imports: a device's context does not survive a fork.
     """
-    snapshot = open_snapshot(Path(spec.snapshot))
+    snapshot = open_snapshot(Path(spec.snapshot), checked=spec.digest)
     if snapshot.digest != spec.digest:
         raise SnapshotError(
             f"{snapshot.path} held {spec.digest} when it was opened and holds {snapshot.digest} now; "
@@ -125,6 +126,7 @@ def _start(
 ) -> tuple[Kit, Executor, dict[str, float]]:
     report_ms: dict[str, float] = {}
     if kit is None or kit.restored is None:
+        process.make_room(ROOM_NBYTES)
         kit = prepare(spec, in_zygote=False)
         report_ms |= kit.report_ms
     assert kit.restored is not None

@@ -6,6 +6,7 @@ Linux only. Knows nothing of functions or snapshots.
 import contextlib
 import ctypes
 import fcntl
+import mmap
 import os
 import random
 import resource
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from subprocess import Popen
 
 F_SETSIG = 10  # <fcntl.h>; Python's fcntl does not name it on every build
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+HUGE_NBYTES = 2 << 20  # of a page, on x86-64 and mostly on arm64
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36  # <linux/prctl.h>
 GRACE_S = 2.0  # how long a child that was asked to end may take before it is killed
 
@@ -294,6 +297,29 @@ def _bind(tids: Iterable[int], cores: set[int]) -> None:
     for tid in tids:
         with contextlib.suppress(OSError):  # it has ended
             os.sched_setaffinity(tid, cores)
+
+
+def make_room(nbytes: int) -> None:
+    """Have the heap (glibc's) grow by ``nbytes``, in huge pages.
+
+    For a restore in a fork, where each page of the heap is a fault of 1.5 us: MiniLM's took 2500 of
+    them less and 5 ms less, and no more memory. Where there are no huge pages only the faults stay.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        return
+    libc.sbrk.argtypes, libc.sbrk.restype = [ctypes.c_ssize_t], ctypes.c_void_p
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    # Where glibc's own rule ends once large blocks have come and gone: in the heap, and kept there.
+    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
+    start = -(-libc.sbrk(0) // HUGE_NBYTES) * HUGE_NBYTES
+    libc.free(libc.malloc(nbytes))
+    end = libc.sbrk(0) // HUGE_NBYTES * HUGE_NBYTES
+    if start < end:  # not if there was room
+        libc.madvise(start, end - start, mmap.MADV_HUGEPAGE)
 
 
 def trim_heap() -> None:

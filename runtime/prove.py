@@ -18,8 +18,9 @@ from typing import Any
 from zerowake.runtime import process
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.imported import import_function
-from zerowake.snapshot import compiled, proof
+from zerowake.snapshot import proof
 from zerowake.snapshot.errors import ProofFailed
+from zerowake.snapshot.form import FILE, parse_form
 from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.store import open_snapshot
 
@@ -81,7 +82,7 @@ def answer(path: Path, code_dir: Path | None, form_path: Path | None) -> list[pr
     snapshot = open_snapshot(path)
     form = None
     if form_path is not None:
-        form = compiled.parse(form_path, (form_path / compiled.FILE).read_bytes())
+        form = parse_form(form_path, (form_path / FILE).read_bytes())
     trusted = frozenset() if code_dir else frozenset((snapshot.digest,))
     imported = import_function(snapshot, trusted=trusted, code_dir=code_dir)
     target = imported.restore(form=form).object

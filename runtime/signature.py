@@ -4,6 +4,7 @@ Knows no settings but whether a batch was declared, and calls none of the author
 cannot serve is refused with a ``DeclarationError`` that says what to write instead.
 """
 
+import contextlib
 import inspect
 import types
 import typing
@@ -99,10 +100,12 @@ def _handler_signature(handler: types.FunctionType, batched: bool) -> Signature:
 
 
 def _check_lifecycle(cls: type[Any]) -> None:
-    try:
-        wanted = _required(list(inspect.signature(cls).parameters.values()))
-    except (TypeError, ValueError):  # a constructor in C: calling it will tell
-        wanted = []
+    wanted: list[str] = []
+    makers: tuple[Any, ...] = (type(cls).__call__, cls.__new__, cls.__init__)
+    # Of Python's own there is nothing to tell, and inspect parses them as text: 3 ms of each start.
+    if makers != (type.__call__, object.__new__, object.__init__):
+        with contextlib.suppress(TypeError, ValueError):  # a constructor in C: calling it will tell
+            wanted = _required(list(inspect.signature(cls).parameters.values()))
     if wanted:
         _refuse(
             f"__init__ wants {', '.join(wanted)}, but the object is made without arguments; "

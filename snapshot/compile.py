@@ -1,36 +1,28 @@
 """Compiling the modules of a snapshot: torch.export, then AOTInductor, weights left outside.
 
 Slow (tens of seconds, a C++ compiler) and it imports torch._inductor, so it runs in a process of
-its own. What comes out is read by ``compiled``, which needs none of this.
+its own. What comes out is read by ``form`` and run by ``compiled``, which needs none of this.
 """
 
 import inspect
+import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.fx import GraphModule
 
-from zerowake.snapshot.arrays import is_array
-from zerowake.snapshot.compiled import CONSTANTS
+from zerowake.snapshot.arrays import Kind, give, is_array
 from zerowake.snapshot.errors import CannotCompile
+from zerowake.snapshot.form import CONSTANTS
 from zerowake.snapshot.layout import ALIGN_NBYTES
-from zerowake.snapshot.libtorch import reach
+from zerowake.snapshot.libtorch import Array, Library, libtorch, reach
+from zerowake.snapshot.lookups import bounds, guard
 
-aten = torch.ops.aten
-_SAME_VALUES = frozenset(
-    (
-        aten.to.dtype,
-        aten._to_copy.default,
-        aten.view.default,
-        aten.reshape.default,
-        aten.unsqueeze.default,
-        aten.contiguous.default,
-        aten.clone.default,
-    )
-)
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -71,6 +63,7 @@ def recorded(target: Any) -> list[Calls]:
     return found
 
 
+@torch.no_grad()
 def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]:
     """Compile one module into ``out``; returns its entry in form.json.
 
@@ -87,14 +80,18 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
         module = module.to(getattr(torch, dtype))
     flat = _Flat(module, names, fixed)
     example = max(examples, key=_generality)
-    with torch.no_grad():
-        flat(*example)  # finds the output's structure
     try:
+        flat(*example)  # finds the output's structure
         program = torch.export.export(
             flat, tuple(example), dynamic_shapes=(_dynamic(examples),), strict=False
         )
+    except CannotCompile:
+        raise
     except Exception as error:
-        raise CannotCompile(f"self.{calls.path} does not export: {_first_lines(error)}") from error
+        kind = f" as {dtype}" if dtype else ""
+        raise CannotCompile(
+            f"self.{calls.path} does not export{kind}: {_first_lines(error)}"
+        ) from error
     # Only a program without writes in place says what those would have changed.
     signature = program.run_decompositions({}).graph_signature
     if changed := [
@@ -102,8 +99,13 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
         *signature.user_inputs_to_mutate.values(),
     ]:
         raise CannotCompile(f"the forward of self.{calls.path} writes into {changed[0]}")
-    inputs, ranges = _inputs(calls, names, program, examples)
-    library, constants = _build(calls.path, program, out, flat.module, dtype)
+    graph = program.module(check_guards=False)
+    inputs, ranges = _inputs(calls, names, program, graph, examples)
+    lookups = guard(graph)
+    library, weights = _build(calls.path, graph, example, out)
+    _try_ones(
+        out / library, weights, flat, example, inputs, ranges, 1e-4 if dtype is None else 2e-2
+    )
     parameters = [
         (p.name, p.kind.name, [] if p.default is p.empty else [p.default])
         for p in calls.signature.parameters.values()
@@ -116,7 +118,8 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
         "inputs": inputs,
         "ranges": ranges,
         "output": flat.tree,
-        "constants": constants,
+        "lookups": lookups,
+        "constants": _constants(weights, out, flat.module, dtype),
     }
 
 
@@ -219,13 +222,16 @@ def _dynamic(examples: Sequence[list[torch.Tensor]]) -> tuple[dict[int, Any], ..
 
 
 def _inputs(
-    calls: Calls, names: list[str], program: Any, examples: Sequence[list[torch.Tensor]]
+    calls: Calls,
+    names: list[str],
+    program: Any,
+    graph: GraphModule,
+    examples: Sequence[list[torch.Tensor]],
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int | None]]]:
     """The inputs with their sizes, and the range of each size that varies."""
-    wanted = set(program.graph_signature.user_inputs)
-    nodes = [n for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
+    nodes = graph.graph.find_nodes(op="placeholder")
     inputs, ranges = [], {}
-    tables = _tables(program)
+    tables = bounds(graph)
     counts = {
         str(node.meta["val"].node.expr): rows
         for node, rows in tables.items()
@@ -261,33 +267,10 @@ def _inputs(
     return inputs, ranges
 
 
-def _tables(program: Any) -> dict[Any, int]:
-    """Nodes whose values are row numbers of a table (or a count of them), with its number of rows."""
-    found: dict[Any, int] = {}
-    for node in program.graph.nodes:
-        if node.target is aten.embedding.default:
-            table, dim, source = node.args[0], 0, node.args[1]
-        elif node.target in (aten.index_select.default, aten.gather.default):
-            table, dim, source = node.args[:3]
-        else:
-            continue
-        rows = table.meta["val"].shape[dim]
-        if not isinstance(rows, int):
-            continue
-        while source.op == "call_function" and source.target in _SAME_VALUES:
-            source = source.args[0]
-        if source.target in (aten.arange.default, aten.arange.start):
-            # positions: the last one is bounded by the size that they are counted from
-            source = source.args[0 if source.target is aten.arange.default else 1]
-        if isinstance(source, torch.fx.Node):
-            found[source] = min(rows, found.get(source, rows))
-    return found
-
-
 def _build(
-    path: str, program: Any, out: Path, module: torch.nn.Module, dtype: str | None
-) -> tuple[str, dict[str, Any]]:
-    """The compiled library's name in ``out``, and how each of its constants lies in memory."""
+    path: str, graph: GraphModule, example: Sequence[torch.Tensor], out: Path
+) -> tuple[str, dict[str, torch.Tensor]]:
+    """The compiled library's name in ``out``, and its constants."""
     options = {
         "aot_inductor.package": True,  # files as they are, in a list
         "aot_inductor.package_constants_in_so": False,
@@ -295,13 +278,14 @@ def _build(
         "cpp.dynamic_threads": True,  # instances share cores: their number is set at run time
     }
     try:
-        made = torch._inductor.aot_compile(
-            program.module(check_guards=False), *program.example_inputs, options=options
-        )
+        made = torch._inductor.aot_compile(graph, tuple(example), options=options)
     except Exception as error:
         raise CannotCompile(f"self.{path} does not compile: {_first_lines(error)}") from error
     assert isinstance(made, list)
     files = [Path(file) for file in made if isinstance(file, str)]
+    # All that the library needs is in it; a GPU's kernels, say, would lie beside it.
+    if odd := {file.suffix for file in files} - {".so", ".cpp", ".json"}:
+        raise CannotCompile(f"self.{path} compiles to files of unknown kinds: {sorted(odd)}")
     weights = {n: t for each in made if isinstance(each, dict) for n, (t, _) in each.items()}
     libraries = [file for file in files if file.suffix == ".so"]
     if len(libraries) != 1:
@@ -310,6 +294,66 @@ def _build(
         raise CannotCompile(f"self.{path} uses operators that only torch itself can call")
     library = f"{path}.so"
     shutil.copyfile(libraries[0], out / library)
+    return library, weights
+
+
+def _try_ones(
+    library: Path,
+    weights: Mapping[str, torch.Tensor],
+    flat: _Flat,
+    example: Sequence[torch.Tensor],
+    inputs: Sequence[Mapping[str, Any]],
+    ranges: dict[str, tuple[int, int | None]],
+    limit: float,
+) -> None:
+    """Let sizes be 1 as well where the library then answers as the module does.
+
+    Export takes a size of 1 for special, because of broadcasting, and starts most ranges at 2.
+    """
+    run, tree = Library(library, libtorch()), flat.tree
+    run.bind([_array(weights[constant.fqn]) for constant in run.constants])
+
+    def agrees(ones: Iterable[str]) -> bool:
+        cut = [
+            tensor[tuple(slice(1) if size in ones else slice(None) for size in each["shape"])]
+            for tensor, each in zip(example, inputs, strict=True)
+        ]
+        try:
+            wanted = flat(*cut)
+            found = run.run([_array(tensor.contiguous()) for tensor in cut])
+            alike = flat.tree == tree
+            return alike and all(map(close, wanted, (give(each, Kind.TORCH) for each in found)))
+        except (IndexError, RuntimeError, ValueError):
+            return False
+
+    def close(wanted: torch.Tensor, found: torch.Tensor) -> bool:
+        if wanted.shape != found.shape:
+            return False
+        wanted, found = wanted.double(), found.double()
+        largest = max((abs(x) for x in wanted.flatten().tolist() if math.isfinite(x)), default=0.0)
+        return torch.allclose(wanted, found, limit, limit * largest, equal_nan=True)
+
+    known = [name for name, (least, _) in ranges.items() if least == 1]  # the probe shows it
+    for name, (least, most) in ranges.items():
+        if least == 2 and all(agrees({name, *some}) for some in _subsets(known)):
+            ranges[name] = (1, most)
+            known.append(name)
+    flat.tree = tree
+
+
+def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    return list(chain.from_iterable(combinations(names, n) for n in range(len(names) + 1)))
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Array(tensor.data_ptr(), dtype, tuple(tensor.shape), tensor.stride(), tensor)
+
+
+def _constants(
+    weights: Mapping[str, torch.Tensor], out: Path, module: torch.nn.Module, dtype: str | None
+) -> dict[str, Any]:
+    """How each constant lies in memory; what the snapshot does not hold is added to CONSTANTS."""
     # The snapshot holds the module's own, as they were: no constants of its graph, no other dtype.
     held = {
         n
@@ -330,7 +374,7 @@ def _build(
                 file.write(bytes(-file.tell() % ALIGN_NBYTES))
                 constants[name][-1] = file.tell()
                 file.write(_flat_memory(tensor))
-    return library, constants
+    return constants
 
 
 def _flat_memory(tensor: torch.Tensor) -> bytes:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.torch_version import TorchVersion
 
-from zerowake.snapshot import names, refusals
+from zerowake.snapshot import names, refusals, tokenizer
 from zerowake.snapshot.errors import ForbiddenClass, FreezeError
 from zerowake.snapshot.layout import TORCH_DTYPES, array_item_nbytes
 from zerowake.snapshot.refusals import REMEDY
@@ -380,7 +380,11 @@ class _Walker:
         return {"o": o}
 
     def tokenizer(self, obj: Any, path: str) -> Node:
-        return {"asset": self.asset("tokenizer.json", obj.to_str().encode("utf-8"))}
+        text, files = tokenizer.take_apart(obj)
+        node: Node = {"asset": self.asset("tokenizer.json", text)}
+        if files:
+            node["files"] = [self.asset(name, data) for name, data in files.items()]
+        return node
 
     def token(self, obj: Any, path: str) -> Node:
         flags = [obj.single_word, obj.lstrip, obj.rstrip, obj.normalized, obj.special]

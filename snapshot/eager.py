@@ -40,14 +40,18 @@ class _Hooks:
             return None
         bound = self._signature.bind(*args, **kwargs)
         place = next((p.device for p in module.parameters()), torch.device("cpu"))
+        # lists know no dtype: a module of another precision is given its own
+        floats = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
         changed = False
         for name, value in bound.arguments.items():
             annotation = self._signature.parameters[name].annotation
             if is_array(value) and _may_be_tensor(annotation):
                 try:
-                    bound.arguments[name] = torch.as_tensor(value, device=place)
+                    tensor = torch.as_tensor(value, device=place)
                 except (TypeError, ValueError):  # a list of something else
                     continue
+                is_float = tensor.is_floating_point()
+                bound.arguments[name] = tensor.to(floats) if is_float else tensor
                 changed = True
         self._kinds.append(kind if changed else Kind.TORCH)
         return (bound.args, bound.kwargs)
@@ -65,4 +69,5 @@ def _may_be_tensor(annotation: Any) -> bool:
 
 
 def _to_numpy(tensor: torch.Tensor) -> Any:
-    return tensor.detach().cpu().numpy()
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # it has none

@@ -16,6 +16,11 @@ what was wanted and what to do. The whole tree::
     |  |- CannotCompile           422 cannot_compile
     |- WakeFailed                 500 wake_failed
     |- DeviceError                503 device_unavailable
+    |- StoreError                 502 store_failed
+    |  |- NotInStore              404 not_in_store
+    |  |- StoreDenied             403 store_denied
+    |  |- StoreChanged            409 store_changed
+    |  |- StoreInterrupted        503 store_interrupted
     |- (zerowake.runtime.errors continues below ZerowakeError)
 """
 
@@ -95,6 +100,41 @@ class DeviceError(ZerowakeError):
 
     status = 503
     code = "device_unavailable"
+
+
+class StoreError(ZerowakeError):
+    """An object store does not give or take what a remote snapshot needs."""
+
+    status = 502
+    code = "store_failed"
+
+
+class NotInStore(StoreError):
+    """The store has no such object."""
+
+    status = 404
+    code = "not_in_store"
+
+
+class StoreDenied(StoreError):
+    """The store wants other credentials, or any."""
+
+    status = 403
+    code = "store_denied"
+
+
+class StoreChanged(StoreError):
+    """An object was replaced while it was read."""
+
+    status = 409
+    code = "store_changed"
+
+
+class StoreInterrupted(StoreError):
+    """A connection broke or the store was busy: what may go well when it is tried again."""
+
+    status = 503
+    code = "store_interrupted"
 
 
 class UnusableForm(SnapshotError):

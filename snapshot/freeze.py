@@ -22,7 +22,7 @@ from zerowake.snapshot import layout, manifest, names, proof, publish, skeleton,
 from zerowake.snapshot.code import CodeFiles, in_words
 from zerowake.snapshot.dismantle import Parts, dismantle
 from zerowake.snapshot.eager import accept_arrays
-from zerowake.snapshot.errors import FreezeError, SnapshotError
+from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
 from zerowake.snapshot.restore import wake_up
@@ -106,7 +106,7 @@ def freeze(
         proof.compare(evidence, recipe.prove(staging))
         progress("prove", 1, 1)
         final = out / f"{recipe.name}-{digest.removeprefix('sha256:')[:12]}"
-        publish.publish(staging, final, _is_whole)
+        publish.publish(staging, final, store.is_whole)
     state.record_trust(digest)
     store.check_digests(store.open_snapshot(final), progress)
     return final
@@ -249,14 +249,6 @@ def _version() -> str:
         return importlib.metadata.version("zerowake")
     except importlib.metadata.PackageNotFoundError:  # a bare checkout
         return "0"
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        store.check_digests(store.open_snapshot(path))
-    except SnapshotError:
-        return False
-    return True
 
 
 def _no_space(runs: list[Run], where: Path) -> FreezeError:

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from zerowake.snapshot import names
+from zerowake.snapshot import names, tokenizer
 from zerowake.snapshot.errors import DamagedSnapshot, SnapshotError
 from zerowake.snapshot.skeleton import Skeleton
 
@@ -203,9 +203,8 @@ class Builder:
         return weakref.ref(self.value(node["o"]))
 
     def tokenizer(self, node: dict[str, Any], shell: Any) -> Any:
-        from tokenizers import Tokenizer
-
-        return Tokenizer.from_buffer(self.asset(node["asset"]))
+        files = [self.asset(path) for path in node.get("files", [])]
+        return tokenizer.put_together(self.asset(node["asset"]), files)
 
     def token(self, node: dict[str, Any], shell: Any) -> Any:
         from tokenizers import AddedToken

@@ -22,7 +22,7 @@ from zerowake.snapshot.rebuild import Builder, Make, import_names
 from zerowake.snapshot.store import read_file
 
 if TYPE_CHECKING:
-    from zerowake.snapshot.compiled import Form
+    from zerowake.snapshot.form import Form
     from zerowake.snapshot.weights import Weights
 
 
@@ -64,10 +64,11 @@ def restore(
     skeleton, more = snapshot.skeleton, dict[str, Make]()
     if form is not None:
         from zerowake.snapshot import compiled
+        from zerowake.snapshot.form import prune
 
         with _phase(report, "compiled"):
             modules = compiled.load(form, snapshot, mappings)
-            skeleton = compiled.prune(form, snapshot)
+            skeleton = prune(form, snapshot)
             more["compiled"] = lambda builder, node, shell: modules[node["v"]]
     with _phase(report, "import"):
         code_files.install(code)

@@ -8,6 +8,7 @@ it, or nodes in ``early``, which can exist empty before they are filled; so one 
 """
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
         ("partial", "f a k", ""),
         ("method", "o v", ""),
         ("weakref", "o", ""),
-        ("tokenizer", "asset", ""),
+        ("tokenizer", "asset", "files"),
         ("token", "v", ""),
     )
 }
@@ -71,6 +72,12 @@ _VALUES = {
 }
 
 _OF_TORCH = frozenset({"tensor", "array", "scalar", "module", "dtype", "device", "size"})
+_AS_TOLD = {
+    "array": "numpy array",
+    "scalar": "numpy number",
+    **{kind: f"torch.{kind}" for kind in ("dtype", "device")},
+    "size": "torch.Size",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +120,30 @@ def prune(skeleton: Skeleton, replaced: Mapping[int, str]) -> Skeleton:
         [index for index in skeleton.early if nodes[index]["t"] in SHELLS],
         [name if place in used else ("", "") for place, name in enumerate(skeleton.names)],
     )
+
+
+def torch_at(skeleton: Skeleton) -> str | None:
+    """Where the object holds something that only torch can make: ``self.table is a tensor``."""
+    waiting, seen = deque([("self", skeleton.root)]), set[int]()
+    while waiting:
+        path, value = waiting.popleft()
+        if not isinstance(value, list) or value[0] in seen:
+            continue
+        seen.add(value[0])
+        node = skeleton.nodes[value[0]]
+        kind = node["t"]
+        if kind in _OF_TORCH:
+            return f"{path} is a {_AS_TOLD.get(kind, kind)}"
+        for field in _VALUES.get(kind, ""):
+            values = node.get(field, [])
+            if field in "of":
+                waiting.append((path, values))
+            elif isinstance(values, dict):
+                where = "{}.{}" if kind in ("object", "module") else "{}[{!r}]"
+                waiting += [(where.format(path, name), each) for name, each in values.items()]
+            else:
+                waiting += [(f"{path}[{place}]", each) for place, each in enumerate(values)]
+    return None
 
 
 def _references(field: Any) -> Iterator[int]:

@@ -5,6 +5,7 @@ Knows no torch, makes no object and imports nothing that the skeleton names.
 
 import base64
 import binascii
+import json
 import re
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -14,17 +15,24 @@ from zerowake.snapshot.errors import DamagedSnapshot
 from zerowake.snapshot.layout import TORCH_DTYPES, array_item_nbytes
 from zerowake.snapshot.manifest import MAX_INT, MAX_RANK, Manifest, integer, parse_json
 from zerowake.snapshot.skeleton import ASSETS, FILE, KINDS, MAX_NODES, SHELLS, Skeleton
+from zerowake.snapshot.tokenizer import MOST_FILES
 
 _MAX_NESTED = 1000  # tuples in tuples
 _HOOKS = re.compile(r"_\w*hooks(_with_kwargs|_always_called)?")  # tables of nn.Module
 _DEVICE = re.compile(r"(cpu|cuda|mps)(:\d{1,3})?|meta", re.ASCII)
 
 
-def parse(data: bytes, manifest: Manifest) -> Skeleton:
+def parse(data: bytes, manifest: Manifest, *, checked: bool = False) -> Skeleton:
     """The skeleton in ``data``, each name on the allow-list and each node sound.
+
+    checked: these bytes have been parsed before, so they are taken at their word.
 
     Raises ForbiddenClass for a name, DamagedSnapshot for anything else.
     """
+    if checked:
+        plain = json.loads(data)
+        known = [(kind, name) for kind, name in plain["names"]]
+        return Skeleton(plain["root"], plain["nodes"], plain["early"], known)
     plain = parse_json(data, FILE)
     if not isinstance(plain, dict) or plain.keys() != {"names", "early", "root", "nodes"}:
         raise DamagedSnapshot(f"{FILE}: wanted an object with names, early, root and nodes")
@@ -380,6 +388,11 @@ class _Checker:
 
     def tokenizer(self, node: dict[str, Any]) -> None:
         self.asset(node["asset"])
+        files = node.get("files", [])
+        if type(files) is not list or len(files) > MOST_FILES:
+            self.refuse(f"holds {files!r:.60}; wanted at most {MOST_FILES} files of a tokenizer")
+        for path in files:
+            self.asset(path)
 
     def token(self, node: dict[str, Any]) -> None:
         v = node["v"]

@@ -3,6 +3,7 @@
 Knows no snapshot format; a digest and a list of file facts are all it takes.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -16,11 +17,16 @@ from zerowake.snapshot.errors import SnapshotError
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
+class NoState(SnapshotError):
+    """Nothing can be remembered here: a container's file system, say, that is only read."""
+
+
 def state_dir(environment: Mapping[str, str] | None = None) -> Path:
     """The directory of records, made on first use with mode 0700.
 
     ``$ZEROWAKE_STATE``, else ``$XDG_STATE_HOME/zerowake``, else ``~/.local/state/zerowake``. Who
-    can write there can have code run, so it must be this user's alone. Raises SnapshotError.
+    can write there can have code run, so it must be this user's alone. Raises SnapshotError, NoState
+    where it cannot be made.
     """
     env = os.environ if environment is None else environment
     if given := env.get("ZEROWAKE_STATE"):
@@ -32,7 +38,7 @@ def state_dir(environment: Mapping[str, str] | None = None) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = os.stat(path)
     except OSError as error:
-        raise SnapshotError(
+        raise NoState(
             f"the state directory {path} cannot be made: {error.strerror}; set ZEROWAKE_STATE to "
             "one that this user can write to"
         ) from error
@@ -52,19 +58,26 @@ def record_trust(digest: str) -> None:
 
 def is_trusted(digest: str, named: frozenset[str]) -> bool:
     """Whether this user made it here, or the operator named it (in full)."""
-    return digest in named or _record("made", digest).is_file()
+    if digest in named:
+        return True
+    try:
+        return _record("made", digest).is_file()
+    except NoState:
+        return False
 
 
 def is_verified(digest: str, facts: list[list[object]]) -> bool:
     """Whether the last verification of ``digest`` saw exactly these files."""
     try:
         return bool(json.loads(_record("verified", digest).read_bytes()) == facts)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NoState, ValueError):
         return False
 
 
 def record_verified(digest: str, facts: list[list[object]]) -> None:
-    _write(_record("verified", digest), json.dumps(facts).encode())
+    """Remember it, where that is possible; elsewhere it is verified again the next time."""
+    with contextlib.suppress(NoState, OSError):
+        _write(_record("verified", digest), json.dumps(facts).encode())
 
 
 def _record(kind: str, digest: str) -> Path:

@@ -11,28 +11,39 @@ from zerowake.adapters.deploy import needs as wanted
 from zerowake.adapters.deploy.needs import Needs
 from zerowake.adapters.deploy.platforms import PLATFORMS, Place, values
 from zerowake.adapters.deploy.render import plain, render, template
+from zerowake.adapters.stores import open_store
+from zerowake.runtime.cache import cache_directory, ensure_snapshot
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName, choose
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.inspection import columns, human_nbytes
+from zerowake.runtime.remote import localize
 from zerowake.runtime.target import is_target
-from zerowake.snapshot import compiled, state
+from zerowake.snapshot import form as forms
+from zerowake.snapshot import state
 from zerowake.snapshot.errors import SnapshotError
 from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.remote import is_remote
 from zerowake.snapshot.store import open_snapshot
 
 
 def opened(text: str) -> Snapshot:
-    """The snapshot in a folder, or of a source as it is now. Raises ConfigError for a URL."""
-    if "://" in text:
-        raise ConfigError(
-            f"{text} is read where it runs; name the snapshot's folder here, and the URL with --url"
-        )
-    if is_target(text):
-        from zerowake.runtime.cache import cache_directory, ensure_snapshot
+    """The snapshot in a folder or a store, or of a source as it is now.
 
+    Raises SnapshotError, StoreError, TargetError.
+    """
+    if is_target(text):
         return open_snapshot(ensure_snapshot(text, cache_directory(os.environ)))
-    return open_snapshot(Path(text))
+    return open_snapshot(Path(localize(text, open_store, os.environ)))
+
+
+def place_of(text: str, image: str, url: str) -> Place:
+    """Where the image is, and the snapshot: where ``text`` says so if it is in a store.
+
+    Without the digest that a URL may end in: it is among those to be trusted. Raises ConfigError.
+    """
+    url = url or (text if is_remote(text) else "")
+    return Place(plain("--image", image), plain("--url", url.partition("#")[0]))
 
 
 def trust_of(snapshot: Snapshot, named: tuple[str, ...]) -> tuple[str, ...]:
@@ -45,9 +56,9 @@ def trust_of(snapshot: Snapshot, named: tuple[str, ...]) -> tuple[str, ...]:
             f"platform, name it: --trust {snapshot.digest}"
         )
     digests = [snapshot.digest]
-    for path in sorted((snapshot.path / compiled.DIRECTORY).glob(f"[!.]*/{compiled.FILE}")):
+    for path in sorted((snapshot.path / forms.DIRECTORY).glob(f"[!.]*/{forms.FILE}")):
         try:
-            form = compiled.parse(path.parent, path.read_bytes())
+            form = forms.parse_form(path.parent, path.read_bytes())
         except (SnapshotError, OSError):
             continue  # it is not used either
         if form.snapshot == snapshot.digest and state.is_trusted(form.digest, vouched):
@@ -87,8 +98,8 @@ def needs_of(
     """What the function needs in this form."""
     info = FunctionInfo.of(snapshot.manifest)
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
-    if form.compiled is not None and compiled.CONSTANTS in form.compiled.files:
-        nbytes += (form.compiled.path / compiled.CONSTANTS).stat().st_size
+    if form.compiled is not None and forms.CONSTANTS in form.compiled.files:
+        nbytes += (form.compiled.path / forms.CONSTANTS).stat().st_size
     return wanted.of(
         info.settings,
         nbytes,
@@ -126,8 +137,8 @@ def deploy(
     Raises ConfigError without ``dry_run``: deploying is the vendor's tool's, and the error says how.
     """
     kind = PLATFORMS[platform]
-    place = Place(image=plain("--image", image), url=plain("--url", url))
-    if not kind.asks and not (image and url):
+    place = place_of(text, image, url)
+    if not kind.asks and not (place.image and place.url):
         raise ConfigError(
             f"{platform} has to be told --image (what `zerowake bundle` has a Dockerfile for) and "
             "--url (where containers find the snapshot: s3://BUCKET/KEY, or a mounted folder)"
@@ -172,7 +183,7 @@ def bundle(
     named: tuple[str, ...],
 ) -> None:
     """Write the bundle of a snapshot into ``out`` and print what is in it."""
-    plain("--url", url)
+    url = place_of(text, "", url).url
     snapshot = opened(text)
     trust = trust_of(snapshot, named)
     form = form_of(snapshot, trust, gpu=gpu, eager=eager)

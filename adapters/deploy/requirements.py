@@ -11,7 +11,8 @@ from importlib import metadata
 
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName
-from zerowake.snapshot import compiled, names
+from zerowake.snapshot import names
+from zerowake.snapshot.form import prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.store import read_file
 
@@ -65,7 +66,7 @@ def modules(snapshot: Snapshot, form: Chosen) -> set[str]:
     """The top-level modules of other packages that an instance imports."""
     skeleton = snapshot.skeleton
     if form.compiled is not None:
-        skeleton = compiled.prune(form.compiled, snapshot)
+        skeleton = prune(form.compiled, snapshot)
     named = {name.partition(":")[0] for _kind, name in skeleton.names}
     own = names.own_modules(snapshot.manifest.code.files)
     if any(node["t"] == "tokenizer" for node in skeleton.nodes):

@@ -133,15 +133,28 @@ OURS = Peer(
 EAGER = replace(OURS, name="zerowake-eager", note="frozen with --no-compile: torch, as the peers")
 BF16 = replace(OURS, name="zerowake-bf16", note="compiled in bfloat16")
 VARIANTS = (EAGER, OURS, BF16)
+
+# Behind AWS's Runtime Interface Emulator (``emulator``).
+INVOCATIONS = "/2015-03-31/functions/function/invocations"
+LAMBDA = Peer(
+    name="awslambdaric",
+    venv="awslambdaric",
+    packages=("awslambdaric==4.2.2",),
+    command=(),
+    path=INVOCATIONS,
+    note="AWS's Python runtime client: a process for each concurrent invocation",
+)
+OUR_LAMBDA = replace(OURS, name="zerowake-lambda", path=INVOCATIONS, note="zerowake run")
+EMULATED = (LAMBDA, OUR_LAMBDA)
 OUR_NAMES = frozenset(peer.name for peer in VARIANTS)
 
 
-def select(names: str | None) -> tuple[Peer, ...]:
-    """The peers named in a comma-separated list, or all of them; unknown names are an error."""
+def select(names: str | None, offered: tuple[Peer, ...] = PEERS) -> tuple[Peer, ...]:
+    """Those ``offered`` that a comma-separated list names, or all; unknown names are an error."""
     if names is None:
-        return PEERS
+        return offered
     wanted = [name for name in names.split(",") if name and name not in OUR_NAMES]
-    known = {peer.name: peer for peer in PEERS}
+    known = {peer.name: peer for peer in offered}
     for name in wanted:
         if name not in known:
             raise SystemExit(f"unknown {name!r}; known: {', '.join([*known, *OUR_NAMES])}")

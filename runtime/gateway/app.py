@@ -26,23 +26,34 @@ def create_app(
     *,
     max_body_nbytes: int,
     version: str,
+    with_orders: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> ASGIApp:
-    """The gateway as an ASGI app. ``clock`` gives monotonic seconds, as in ``Invocation.arrived_s``."""
+    """The gateway as an ASGI app.
+
+    with_orders: offer what only operators should do (/functions, sleep, wake); not where callers are
+    the public. ``clock`` gives monotonic seconds, as in ``Invocation.arrived_s``.
+    """
     invoke = Invoke(Caller(functions, metrics, clock), max_body_nbytes=max_body_nbytes)
-    return Edge(functions, metrics, invoke, version)
+    return Edge(functions, metrics, invoke, version, with_orders)
 
 
 class Edge:
     """The ASGI app."""
 
     def __init__(
-        self, functions: Functions, metrics: Metrics, invoke: Invoke, version: str
+        self,
+        functions: Functions,
+        metrics: Metrics,
+        invoke: Invoke,
+        version: str,
+        with_orders: bool,
     ) -> None:
         self._functions = functions
         self._metrics = metrics
         self._invoke = invoke
         self._version = version
+        self._with_orders = with_orders
         self._control: ASGIApp | None = None
         self._control_lock = asyncio.Lock()
         self._probes = {"/livez": self._livez, "/readyz": self._readyz, "/metrics": self._scrape}
@@ -108,7 +119,7 @@ class Edge:
     def _import_control(self) -> ASGIApp:
         from zerowake.runtime.gateway.control import create_control
 
-        app: ASGIApp = create_control(self._functions, self._version)
+        app: ASGIApp = create_control(self._functions, self._version, with_orders=self._with_orders)
         return app
 
 

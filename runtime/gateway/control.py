@@ -65,13 +65,28 @@ async def _same_origin(request: Request) -> None:
         raise problems.CrossOrigin(f"orders are not taken from pages of {origin:.200}")
 
 
-def create_control(functions: Functions, version: str) -> FastAPI:
+def create_control(functions: Functions, version: str, *, with_orders: bool) -> FastAPI:
+    """with_orders: serve /functions and take orders, beside the documentation."""
     app = FastAPI(title="Zerowake", version=version, docs_url=None, redoc_url=None)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
         return _docs()
 
+    if with_orders:
+        _add_orders(app, functions)
+
+    def openapi() -> dict[str, Any]:
+        control = get_openapi(title=app.title, version=version, routes=app.routes)
+        return document([functions.find(name) for name in functions.names()], control, version)
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+    for kind in (ZerowakeError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _tell)
+    return app
+
+
+def _add_orders(app: FastAPI, functions: Functions) -> None:
     @app.get("/functions", tags=["operation"], summary="The functions and their processes")
     async def list_functions() -> list[dict[str, Any]]:
         described = functions.describe()
@@ -102,15 +117,6 @@ def create_control(functions: Functions, version: str) -> FastAPI:
     async def wake(name: str) -> Standing:
         await functions.wake(name)
         return Standing(name=name, depth=Depth.HOT)
-
-    def openapi() -> dict[str, Any]:
-        control = get_openapi(title=app.title, version=version, routes=app.routes)
-        return document([functions.find(name) for name in functions.names()], control, version)
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
-    for kind in (ZerowakeError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _tell)
-    return app
 
 
 def _docs() -> Response:

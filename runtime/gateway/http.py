@@ -28,20 +28,26 @@ class HttpIngress:
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config
+        self._sockets: list[socket.socket] = []
         self._server: uvicorn.Server | None = None
 
     def open(self) -> None:
         """Raises ConfigError when the address is taken, not ours or unknown."""
-        self._socket = listen(self._config)
+        self._sockets.append(listen(self._config))
 
-    def app(self, functions: Functions, metrics: "Metrics") -> "ASGIApp":
-        """What answers requests."""
+    def app(
+        self, functions: Functions, metrics: "Metrics", *, with_orders: bool = True
+    ) -> "ASGIApp":
+        """What answers requests. with_orders: as for ``create_app``."""
         import zerowake
         from zerowake.runtime.gateway.app import create_app
 
-        limit_nbytes = self._config.max_body_nbytes
         return create_app(
-            functions, metrics, max_body_nbytes=limit_nbytes, version=zerowake.__version__
+            functions,
+            metrics,
+            max_body_nbytes=self._config.max_body_nbytes,
+            version=zerowake.__version__,
+            with_orders=with_orders,
         )
 
     async def serve(self, functions: Functions, metrics: "Metrics") -> None:
@@ -76,10 +82,12 @@ class HttpIngress:
                 timeout_graceful_shutdown=2,
             )
         )
-        host, port = self._socket.getsockname()[:2]
+        host, port = self._sockets[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        log.info("serving %s on http://%s:%d", ", ".join(functions.names()), shown, port)
-        await self._server.serve(sockets=[self._socket])
+        log.info(
+            "serving %s on http://%s:%d", ", ".join(functions.names()) or "nothing yet", shown, port
+        )
+        await self._server.serve(sockets=self._sockets)
 
     def drain(self) -> None:
         """Nothing: probes are answered to the end, and ``Functions`` refuses new calls."""

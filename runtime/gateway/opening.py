@@ -11,8 +11,8 @@ from zerowake.runtime.gateway.base import Flavour
 from zerowake.runtime.gateway.inputs import check_schemas
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target
-from zerowake.snapshot import code, compiled, names
-from zerowake.snapshot.compiled import Form
+from zerowake.snapshot import code, names
+from zerowake.snapshot.form import Form, prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.skeleton import Skeleton
 from zerowake.snapshot.store import open_snapshot
@@ -36,6 +36,15 @@ class Opened:
     form: Chosen
     modules: tuple[str, ...] = ()
     digests: tuple[str, ...] = ()
+
+    def named(self, name: str) -> "Opened":
+        """The same, to be served under another name."""
+        manifest = replace(self.snapshot.manifest, name=name)
+        return replace(
+            self,
+            snapshot=replace(self.snapshot, manifest=manifest),
+            info=replace(self.info, name=name),
+        )
 
     @property
     def flavour(self) -> Flavour:
@@ -83,7 +92,7 @@ def shared_modules(flavour: Flavour, functions: Iterable[Opened]) -> list[str]:
 
 def _modules(snapshot: Snapshot, form: Form | None) -> list[str]:
     """What an instance imports for its object, from the skeleton: allow-listed names only."""
-    skeleton = snapshot.skeleton if form is None else compiled.prune(form, snapshot)
+    skeleton = snapshot.skeleton if form is None else prune(form, snapshot)
     own = names.own_modules(snapshot.manifest.code.files)
     named = {name.partition(":")[0] for _kind, name in skeleton.names}
     modules = [] if form is None else [LIBTORCH_MODULE]

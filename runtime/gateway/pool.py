@@ -14,7 +14,7 @@ from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import Draining, UnknownFunction
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.links import ZygoteLink, adopt
-from zerowake.runtime.gateway.opening import Opened
+from zerowake.runtime.gateway.opening import Opened, open_target
 from zerowake.runtime.gateway.served import Served
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
@@ -90,13 +90,27 @@ class Pool:
         self._served[served.name] = served
         served.changed()
         if old is not None:
-            task = asyncio.create_task(_retire(old))
-            self._retired[task] = old
-            task.add_done_callback(self._retired.pop)
+            self._retire(old)
+
+    async def load(self, target: str, name: str) -> None:
+        opened = await asyncio.to_thread(open_target, target, self._config)
+        self.serve(opened.named(name))
+        try:
+            await self.wake(name)
+        except BaseException:  # also when whoever wanted it has left
+            self._retire(self._served.pop(name))
+            raise
+
+    async def remove(self, name: str) -> None:
+        self._find(name)
+        await asyncio.shield(self._retire(self._served.pop(name)))
 
     @property
     def ready(self) -> bool:
-        return not self.draining and all(served.at_rest for served in self._served.values())
+        served = self._served.values()
+        if self.draining or (served and all(each.failed for each in served)):
+            return False
+        return all(each.at_rest for each in served)
 
     def names(self) -> list[str]:
         return list(self._served)
@@ -142,6 +156,13 @@ class Pool:
         await asyncio.gather(*(served.close() for served in everyone))
         for base in self._bases.values():
             base.close()
+
+    def _retire(self, old: Served) -> "asyncio.Task[None]":
+        """Close it when it has done what it was given."""
+        task = asyncio.create_task(_retire(old))
+        self._retired[task] = old
+        task.add_done_callback(self._retired.pop)
+        return task
 
     def _find(self, name: str) -> Served:
         if served := self._served.get(name):

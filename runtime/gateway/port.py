@@ -64,6 +64,18 @@ class Functions(Protocol):
         Raises UnknownFunction or FunctionFailed.
         """
 
+    async def load(self, target: str, name: str) -> None:
+        """Serve a snapshot as ``name``, whatever its own is; returns when it is hot.
+
+        Raises what is wrong with the snapshot, or FunctionFailed; it is then not served.
+        """
+
+    async def remove(self, name: str) -> None:
+        """Serve ``name`` no longer; returns when its calls have ended and its memory is free.
+
+        Raises UnknownFunction.
+        """
+
     def describe(self) -> list[dict[str, Any]]:
         """One JSON-ready object a function, for ``GET /functions`` and ``zerowake ps``.
 

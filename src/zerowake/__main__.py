@@ -8,12 +8,13 @@ if not sys.flags.safe_path and sys.path[:1] == [os.getcwd()]:
     del sys.path[0]
 
 from zerowake.adapters import cli as adapters
+from zerowake.adapters.stores import open_store
 from zerowake.runtime import cli
 
 
 def main() -> int:
     """The command, with the verbs of all floors."""
-    return cli.main(more=adapters.add_verbs)
+    return cli.main(more=adapters.add_verbs, open_store=open_store)
 
 
 if __name__ == "__main__":

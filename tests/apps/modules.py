@@ -48,3 +48,15 @@ class Image(nn.Module):
         few = seen @ self.left + seen @ self.right.t() + seen @ self.table
         scores = few @ self.odd + torch.arange(11.0) * torch.tensor([1.0] * 10 + [2.0])
         return {"all": scores, "more": (scores, scores.sum()), "none": None}
+
+
+class Picks(nn.Module):
+    """Row numbers that are computed, some of them from the end; one row of them is special."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(9, 4))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        found = self.table[ids + 2]
+        return found[0] if ids.shape[0] == 1 else found

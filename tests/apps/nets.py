@@ -1,4 +1,4 @@
-"""Two modules with what makes compiling hard: one compile serves many tests."""
+"""Three modules with what makes compiling hard: one compile serves many tests."""
 
 import os
 import sys
@@ -16,6 +16,7 @@ class Ask(TypedDict):
     examples=[
         {"net": "text", "x": [[1, 2, 3], [4, 5, 6]]},
         {"net": "text", "x": [[7, 8, 9, 1]]},
+        {"net": "picks", "x": [[1, -9, 6], [4, -3, 0]]},
         {"net": "image", "x": [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2},
     ]
 )
@@ -27,6 +28,7 @@ class Nets:
         torch.manual_seed(3)
         self.text = modules.Text().eval()
         self.image = modules.Image().eval()
+        self.picks = modules.Picks().eval()
 
     def predict(self, ask: Ask) -> dict[str, Any]:
         if ask["net"] == "process":
@@ -34,6 +36,9 @@ class Nets:
         if ask["net"] == "text":
             found = self.text(ask["x"])
             return {"logits": found.logits, "first": found[0], "rows": found["rows"]}
+        if ask["net"] == "picks":
+            found = self.picks(ask["x"])
+            return {"mean": sum(map(sum, found[0])) / len(found[0]), "last": found[-1][-1]}
         found = self.image(x=ask["x"])
         again, total = found["more"]
         return {"all": found["all"], "again": again, "total": total, "none": found["none"]}

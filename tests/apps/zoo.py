@@ -59,6 +59,8 @@ class Once:
                 file.write(f"{do}\n")
         if do == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if do == "hang":
+            time.sleep(3600)
         return do
 
 
@@ -133,6 +135,8 @@ class NeverWakes:
     def wake(self) -> None:
         if os.environ.get("ZEROWAKE_TEST_WAKE_FAILS"):
             raise ConnectionError("the database is not there")
+        while not os.path.exists(os.environ.get("ZEROWAKE_TEST_WAKE_GATE", "/")):
+            time.sleep(0.01)
 
     def predict(self, x: int) -> int:
         return x

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,15 @@ from support import PATIENCE_S, Gateway, zerowake
 
 TEXT = [
     [[1, 2, 3], [4, 5, 6]],
+    [[10]],
+    [[1], [2], [0]],
     [[0, 10]],
     [[1, 2, 3, 4, 5, 6]] * 5,
+]
+PICKS = [
+    [[1, -9, 6], [4, -3, 0]],
+    [[-11], [6]],
+    [[-11, 6] * 8000] * 9,
 ]
 IMAGES = [
     [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2,
@@ -68,6 +76,8 @@ def test_it_answers_as_the_original_without_torch(
         assert ask(nets, "text", x) == about(ask(eager, "text", x))
     for x in IMAGES:
         assert ask(nets, "image", x) == about(ask(eager, "image", x))
+    for x in PICKS:
+        assert ask(nets, "picks", x) == about(ask(eager, "picks", x))
     assert ask(nets, "process", None)["torch"] is False
     assert ask(eager, "process", None)["torch"] is True
 
@@ -88,6 +98,10 @@ def test_it_answers_as_the_original_without_torch(
             "x has 2 entries in dimension 1; the compiled form takes 3",
         ),
         ("image", [[["a"]]], "image: x: "),
+        ("picks", [[0, 1]], "ids has 1 entries in dimension 0; the compiled form takes 2 to any"),
+        ("picks", [[0, 1], [2, 7]], "picks: index out of range in `found = self.table[ids + 2]`"),
+        ("picks", [[0, 1], [-12, 2]], "picks: index out of range in `found = self.table[ids + 2]`"),
+        ("picks", [[0] * 20_000, [10**12] * 20_000], "picks: index out of range in"),
     ],
 )
 def test_what_it_does_not_take_is_that_calls_error(
@@ -185,6 +199,17 @@ def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> 
     assert not any((snapshot / "compiled").iterdir())
 
 
+def test_what_of_the_object_keeps_torch_in_the_process_is_named(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "from zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
+        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+        "        self.labels = {'names': ['a'], 'means': torch.ones(3)}\n"
+        "    def predict(self, rows: list[list[float]]) -> list:\n        return self.model(rows)\n"
+    )
+    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
+    assert "it still needs torch: self.labels['means'] is a tensor; keep it in" in run.stderr
+
+
 @pytest.mark.parametrize(
     "options, environ, said",
     [
@@ -229,6 +254,27 @@ def test_a_killed_compiler_is_told(frozen: Callable[[str], Path], tmp_path: Path
     assert not any((copy / "compiled").iterdir())
 
 
+@pytest.mark.parametrize("mbytes", [300, 500, 700])  # torch cannot be loaded, or too little is left
+def test_too_little_memory_to_compile_is_told_and_it_serves_eagerly(
+    frozen: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path, mbytes: int
+) -> None:
+    copy = tmp_path / "snapshot"
+    shutil.copytree(frozen("tiny.py:Tiny"), copy)
+    run = zerowake(
+        "compile",
+        copy,
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (mbytes << 20, mbytes << 20)),
+    )
+    assert run.returncode == 1 and run.stderr.startswith("zerowake compile: "), run.stderr
+    assert "Traceback" not in run.stderr
+    assert not any((copy / "compiled").iterdir())
+    gateway = launch(copy, "--depth", "cold")
+    assert len(gateway.call("tiny", [[1.0, -2.0, 0.5]]).json()[0]) == 40
+    assert any("tiny runs eagerly: it has no compiled form" in line for line in gateway.log)
+    gateway.stop()
+
+
 def test_killed_then_two_at_once(
     frozen: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path
 ) -> None:
@@ -269,6 +315,44 @@ def state_of(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "Z"
+
+
+HALVES = """
+import sys
+from zerowake import function
+
+@function(examples=[{"net": "half", "x": [[0.5, 1.0, 2.0]] * 2}, {"net": "full", "x": [[1.0, 2.0, 3.0]] * 2}])
+class Halves:
+    def load(self):
+        import torch
+        torch.manual_seed(2)
+        self.full = torch.nn.Sequential(torch.nn.Linear(3, 40), torch.nn.LayerNorm(40)).eval()
+        self.half = torch.nn.Linear(3, 40).half().eval()
+
+    def predict(self, item: dict) -> list:
+        if item["net"] == "torch":
+            return ["torch" in sys.modules]
+        return self.full(item["x"]) if item["net"] == "full" else self.half(item["x"])
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "float16", "--tolerance", "1e-2"]])
+def test_modules_of_half_precision(
+    tmp_path: Path, launch: Callable[..., Gateway], options: list[str]
+) -> None:
+    (tmp_path / "app.py").write_text(HALVES)
+    run = zerowake("freeze", tmp_path / "app.py:Halves", "--out", tmp_path / "out", *options)
+    assert run.returncode == 0 and "compiled, and it needs no torch" in run.stderr, run.stderr
+    snapshot = Path(run.stdout.splitlines()[-1])
+    compiled = launch(snapshot, "--depth", "cold")
+    shutil.rmtree(shutil.copytree(snapshot, tmp_path / "eager") / "compiled")
+    eager = launch(tmp_path / "eager", "--depth", "cold")
+    assert compiled.call("halves", {"net": "torch"}).json() == [False]
+    assert eager.call("halves", {"net": "torch"}).json() == [True]
+    for net in ("half", "full"):
+        asked = {"net": net, "x": [[-1.0, 0.25, 4.0], [2.0, 0.0, 1.0]]}
+        found, wanted = (each.call("halves", asked).json() for each in (compiled, eager))
+        assert found == [pytest.approx(row, rel=1e-2, abs=1e-2) for row in wanted]
 
 
 def test_a_plain_snapshot_is_not_compiled(frozen: Callable[[str], Path]) -> None:

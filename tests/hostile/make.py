@@ -376,6 +376,32 @@ CASES: dict[str, tuple[Change, str, str, str]] = {
         "names the asset",
         OPEN,
     ),
+    "tokenizer-file-elsewhere": (
+        node({"t": "tokenizer", "asset": "assets/1-plain.json", "files": ["assets/../secret"]}),
+        D,
+        "names the asset",
+        OPEN,
+    ),
+    "tokenizer-file-of-code": (
+        node({"t": "tokenizer", "asset": "assets/1-plain.json", "files": ["code/app.py"]}),
+        D,
+        "names the asset",
+        OPEN,
+    ),
+    "tokenizer-of-many-files": (
+        node(
+            {"t": "tokenizer", "asset": "assets/1-plain.json", "files": ["assets/1-plain.json"] * 3}
+        ),
+        D,
+        "at most 2 files",
+        OPEN,
+    ),
+    "tokenizer-files-no-list": (
+        node({"t": "tokenizer", "asset": "assets/1-plain.json", "files": "assets/1-plain.json"}),
+        D,
+        "at most 2 files",
+        OPEN,
+    ),
     "code-as-asset": (
         in_skeleton(lambda s: s["nodes"][5].update(asset="code/app.py")),
         D,

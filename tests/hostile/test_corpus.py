@@ -83,6 +83,18 @@ def test_the_good_one_is_good(canary: Path) -> None:
     assert app.array[0] == 16 and app.words == {"a": 1} and app.n == 1
 
 
+def test_what_another_process_has_checked(tmp_path: Path) -> None:
+    """Only the same digest stands for it, and files may have changed since."""
+    good = open_snapshot(CORPUS / "good")
+    again = open_snapshot(CORPUS / "good", checked=good.digest)
+    assert (again.digest, again.manifest) == (good.digest, good.manifest)
+    for part in ("root", "nodes", "early", "names"):
+        assert getattr(again.skeleton, part) == getattr(good.skeleton, part)
+    for case in ("name-eval", "truncated-weights", "flip-skeleton"):
+        with pytest.raises(errors.SnapshotError):
+            open_snapshot(build(case, tmp_path / case), checked=good.digest)
+
+
 @pytest.mark.parametrize(
     "place", ["weights-00001.safetensors", "code/app.py", "assets", "compiled"]
 )

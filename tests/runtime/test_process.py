@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +153,23 @@ def test_a_group_is_ended_with_those_that_do_not_listen(
         process.end_group(leader)
         assert leader.stdout.read() == b""  # nobody has the other end any more
     assert leader.returncode == -(signal.SIGKILL if deaf == "leader" else signal.SIGTERM)
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without huge pages"
+)
+def test_room_is_made_in_huge_pages() -> None:
+    """A process of its own, for the heap has only one end."""
+    source = """
+import re
+from zerowake.runtime import process
+process.make_room(8 << 20)
+process.make_room(8 << 20)  # where there is room nothing happens
+entries = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read(), flags=re.M)
+heap = [entry for entry in entries if "[heap]" in entry]
+huge = [entry for entry in heap if re.search(r"^VmFlags:.* hg\\b", entry, re.M)]
+sizes = [int(re.search(r"^Size: +(\\d+)", entry, re.M)[1]) << 10 for entry in huge]
+assert sum(sizes) % (2 << 20) == 0 and 6 << 20 <= sum(sizes) <= 16 << 20, sizes
+assert sum(int(re.search(r"^Rss: +(\\d+)", entry, re.M)[1]) for entry in huge) <= 2048
+"""
+    subprocess.run([sys.executable, "-c", source], check=True)

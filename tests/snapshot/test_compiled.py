@@ -14,8 +14,8 @@ from support import run_python
 from torch import nn
 
 from zerowake.runtime.forms import FormName, choose
-from zerowake.snapshot import compiled as forms
-from zerowake.snapshot import proof, skeleton, state
+from zerowake.snapshot import compile, proof, skeleton, state
+from zerowake.snapshot import form as forms
 from zerowake.snapshot.compile import Calls, compile_module, recorded
 from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
 from zerowake.snapshot.store import open_snapshot
@@ -139,12 +139,15 @@ class Rows(nn.Module):
         return found + self.a.weight.index_select(0, more)[None, : ids.shape[1]]
 
 
+def only_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile, "_build", lambda *given: ("net.so", {}))
+    monkeypatch.setattr(compile, "_try_ones", lambda *given: None)
+
+
 def test_sizes_and_values_that_are_row_numbers_are_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zerowake.snapshot import compile as compiler
-
-    monkeypatch.setattr(compiler, "_build", lambda *given: ("net.so", {}))  # only the analysis
+    only_analysed(monkeypatch)
     calls = record(
         Rows(),
         (torch.tensor([[1, 2, 3]]), torch.arange(4)),
@@ -159,11 +162,42 @@ def test_sizes_and_values_that_are_row_numbers_are_bounded(
 
 
 def test_a_module_that_takes_one_size_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zerowake.snapshot import compile as compiler
-
-    monkeypatch.setattr(compiler, "_build", lambda *given: ("net.so", {}))
+    only_analysed(monkeypatch)
     form = compile_module(record(nn.Linear(3, 2), (X,)), tmp_path, None)
     assert form["inputs"][0]["shape"][1] == 3 and form["output"] == 0
+
+
+@pytest.mark.parametrize(
+    "made, said",
+    [
+        (["a.wrapper.cpp", "a.so", "k1.cubin"], r"files of unknown kinds: \['.cubin'\]"),
+        (["a.so", "b.so"], "compiles to 2 libraries"),
+        (["a.so", "a_extern_kernel_nodes.json"], "operators that only torch itself can call"),
+    ],
+)
+def test_nothing_that_a_library_needs_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[str], said: str
+) -> None:
+    monkeypatch.setattr(torch._inductor, "aot_compile", lambda *given, **options: [*made, {}])
+    with pytest.raises(CannotCompile, match=said):
+        compile_module(record(nn.Linear(3, 2), (X,)), tmp_path, None)
+    assert not any(tmp_path.iterdir())
+
+
+class OneOfThemIsSpecial(nn.Module):
+    """With one row it has another answer; with one column it is as with many."""
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        found = x.mean(1) + more.std(0)
+        return found * 2 if x.shape[0] == 1 else found
+
+
+def test_a_size_of_1_is_taken_where_it_is_tried_and_right(tmp_path: Path) -> None:
+    form = compile_module(
+        record(OneOfThemIsSpecial(), (torch.randn(3, 4), torch.randn(5))), tmp_path, None
+    )
+    (rows, columns), (count,) = (each["shape"] for each in form["inputs"])
+    assert form["ranges"] == {rows: (2, None), columns: (1, None), count: (1, None)}
 
 
 # ---- what a form must be before it is used
@@ -352,7 +386,7 @@ def test_a_form_that_lies_is_found_out_before_it_runs(copy: Path, tmp_path: Path
         """
         import sys
         from pathlib import Path
-        from zerowake.snapshot import compiled
+        from zerowake.snapshot import compiled, form
         from zerowake.snapshot.errors import UnusableForm
         from zerowake.snapshot.mapping import map_file
         from zerowake.snapshot.store import open_snapshot
@@ -360,7 +394,7 @@ def test_a_form_that_lies_is_found_out_before_it_runs(copy: Path, tmp_path: Path
             snapshot = open_snapshot(Path(path))
             mapped = [map_file(snapshot.path / s.file, s.nbytes) for s in snapshot.manifest.segments]
             try:
-                compiled.load(compiled.find(snapshot), snapshot, mapped)
+                compiled.load(form.find_form(snapshot), snapshot, mapped)
                 print("it was loaded")
             except UnusableForm as error:
                 print(str(error).replace("\\n", " "))
@@ -393,6 +427,31 @@ def test_pruning_leaves_out_what_only_the_module_needed() -> None:
     assert small.names == [("", ""), ("class", "app:Kept"), ("class", "app:App")]
     assert full.needs_torch and full.nodes[1]["t"] == "module"  # as it was
     assert skeleton.prune(full, {}).needs_torch
+
+
+@pytest.mark.parametrize(
+    "state, said",
+    [
+        ({"table": [0]}, "self.table is a tensor"),
+        ({"a": 1, "rest": [2]}, "self.rest['b'][1] is a numpy array"),
+        ({"call": [3]}, "self.call[0] is a tensor"),
+        ({"deep": [4], "again": [4]}, "self.deep.kind is a torch.dtype"),
+        ({"itself": [7], "net": [6]}, None),
+    ],
+)
+def test_what_of_an_object_needs_torch_is_named(state: dict[str, Any], said: str | None) -> None:
+    nodes: list[dict[str, Any]] = [
+        {"t": "tensor", "i": 0},
+        {"t": "list", "v": ["x", [5]]},
+        {"t": "dict", "s": {"b": [1]}},
+        {"t": "partial", "f": [6], "a": [[0]], "k": {}},
+        {"t": "object", "c": 0, "s": {"kind": [8]}},
+        {"t": "array", "i": 1, "dtype": "<f4", "shape": [1]},
+        {"t": "compiled", "v": "net"},
+        {"t": "object", "c": 0, "s": state},
+        {"t": "dtype", "v": "float32"},
+    ]
+    assert skeleton.torch_at(skeleton.Skeleton([7], nodes, [7], [])) == said
 
 
 def evidence(answer: Any) -> proof.Proof:

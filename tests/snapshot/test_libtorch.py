@@ -17,14 +17,14 @@ from zerowake.snapshot.libtorch import (
 LOAD = """
 import gc, sys
 from pathlib import Path
-from zerowake.snapshot import compiled
+from zerowake.snapshot import compiled, form
 from zerowake.snapshot.arrays import take
 from zerowake.snapshot.mapping import map_file
 from zerowake.snapshot.store import open_snapshot
 
 snapshot = open_snapshot(Path(sys.argv[1]))
 mapped = [map_file(snapshot.path / s.file, s.nbytes) for s in snapshot.manifest.segments]
-modules = compiled.load(compiled.find(snapshot), snapshot, mapped)
+modules = compiled.load(form.find_form(snapshot), snapshot, mapped)
 text, image = modules["text"], modules["image"]
 IDS = [[1, 2, 3], [4, 5, 6]]
 IMAGE = [[[[0.5, 1.0, -1.0, 0.0]] * 4] * 3] * 2
@@ -67,6 +67,14 @@ print(rss() - before)
     assert int(said) < 3 << 20
 
 
+@pytest.fixture
+def freed_is_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is freed gets other contents at once (glibc): who still reads it is found out."""
+    monkeypatch.setenv("MALLOC_PERTURB_", "165")
+    monkeypatch.setenv("PYTHONMALLOC", "malloc")
+
+
+@pytest.mark.usefixtures("freed_is_overwritten")
 def test_results_outlive_the_module_and_its_inputs(compiled: Callable[[str], Path]) -> None:
     said = run(
         compiled,
@@ -90,6 +98,26 @@ print("torch" in sys.modules)
 """,
     )
     assert said == "False\n"
+
+
+@pytest.mark.usefixtures("freed_is_overwritten")
+def test_many_calls_and_errors_touch_nothing_that_was_freed(
+    compiled: Callable[[str], Path],
+) -> None:
+    run(
+        compiled,
+        """
+first, of_text, of_picks = image(IMAGE), text(IDS), modules["picks"](IDS)
+for place in range(200):
+    assert image(IMAGE) == first and text(IDS) == of_text and modules["picks"](IDS) == of_picks
+    for wrong in ([[0, 1], [70, 1]], [[0]], [[[0]]]):
+        try:
+            modules["picks"](wrong)
+        except (IndexError, TypeError, ValueError):
+            continue
+        raise AssertionError(wrong)
+""",
+    )
 
 
 def test_inputs_are_not_kept(compiled: Callable[[str], Path]) -> None:

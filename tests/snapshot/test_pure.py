@@ -270,3 +270,17 @@ def test_wake_errors_say_so(tmp_path: Path) -> None:
             wake_up(restored, "app")
     finally:
         del os.environ["FAIL_WAKE"]
+
+
+def test_where_nothing_can_be_remembered_snapshots_are_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ZEROWAKE_STATE", str(tmp_path / "file" / "state"))
+    digest = "sha256:" + 64 * "a"
+    state.record_verified(digest, [])
+    assert not state.is_verified(digest, [])
+    assert not state.is_trusted(digest, frozenset())
+    assert state.is_trusted(digest, frozenset((digest,)))
+    with pytest.raises(state.NoState):
+        state.record_trust(digest)

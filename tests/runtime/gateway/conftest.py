@@ -95,7 +95,11 @@ class Edge:
     def __init__(self) -> None:
         self.functions = FakeFunctions()
         self.metrics = Metrics()
-        self.options: dict[str, Any] = {"version": "1.2.3", "max_body_nbytes": 16 << 20}
+        self.options: dict[str, Any] = {
+            "version": "1.2.3",
+            "max_body_nbytes": 16 << 20,
+            "with_orders": True,
+        }
 
     @property
     def app(self) -> Any:

@@ -241,3 +241,40 @@ async def test_all_who_ask_for_a_lost_base_get_the_same_new_one(world: World) ->
     assert process.starts == 2
     base.close()
     await process.zygote.over()
+
+
+# -------------------------------------------------------------------- loaded and removed
+
+
+async def test_a_snapshot_is_loaded_under_a_name_of_the_caller_s(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway(world)
+    snapshot = world.opened("f")
+    monkeypatch.setattr("zerowake.runtime.gateway.pool.open_target", lambda *given: snapshot)
+    loading = asyncio.create_task(gateway.pool.load("/path", "mine"))
+    instance = await gateway.instance()
+    await loading
+    assert gateway.pool.names() == ["mine"] and gateway.pool.find("mine").name == "mine"
+    assert instance.spec["name"] == "mine"
+    caller = gateway.submit("mine", b"a")
+    assert await instance.batch() == [b"a"]
+    removing = asyncio.create_task(gateway.pool.remove("mine"))
+    await world.quiet()
+    assert gateway.pool.names() == [] and not removing.done()  # its call is under way
+    with pytest.raises(UnknownFunction):
+        gateway.submit("mine", b"b")
+    with pytest.raises(UnknownFunction):
+        await gateway.pool.remove("mine")
+    instance.answer(b"a")
+    await removing
+    assert caller.outcome == "ok" and instance.ended.is_set()
+
+
+async def test_a_pool_whose_functions_have_all_failed_is_not_ready(world: World) -> None:
+    gateway = Gateway(world, "f")
+    assert gateway.pool.ready
+    gateway.pool._served["f"]._processes.quarantined = "its files have changed"
+    assert not gateway.pool.ready
+    gateway.pool.serve(world.opened("g"))
+    assert gateway.pool.ready

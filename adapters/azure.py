@@ -1,0 +1,110 @@
+"""Azure Functions custom handlers: a web server beside the Functions host, which gives it the calls.
+
+https://learn.microsoft.com/azure/azure-functions/functions-custom-handlers. Triggers come as POST
+/<FunctionName> with the bindings' data; with enableProxyingHttpRequest HTTP requests come as they are,
+under /api/. Whichever names function.json has, there is one function.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from zerowake.adapters.calls import body_of, json_of
+from zerowake.adapters.port import Capabilities
+from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, port
+from zerowake.adapters.routes import JSON, Passed, Request, Response, Route, answer_json
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import BadRequest
+from zerowake.runtime.gateway import problems
+from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.jsontext import parse_json
+
+
+class Azure(Push):
+    """Answers triggers with ``ReturnValue``, HTTP triggers with the binding ``res`` as well."""
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        platform="Azure Functions custom handler",
+        shape="push",
+        streaming=f"with enableProxyingHttpRequest: {STREAMING}",
+        mid_stream_error=MID_STREAM,
+        events=("every trigger of the host", *CLOUD_EVENTS),
+        concurrency="as host.json says",
+        request_nbytes=100 << 20,
+        timeout="the plan's; 230 s over HTTP",
+        start_s=60.0,
+    )
+
+    @staticmethod
+    def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
+        listening = port(environ, "FUNCTIONS_CUSTOMHANDLER_PORT", 8080)
+        return replace(config, host="127.0.0.1", port=listening)  # the host is beside us
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", "/{function}", self._trigger),
+            Route("", "", self._proxied),
+        ]
+
+    def _proxied(self, request: Request) -> Passed:
+        """function.json may have given the function any route below /api/."""
+        return Passed("/" if request.path.startswith("/api/") else request.path)
+
+    async def _trigger(self, request: Request) -> Response:
+        value = parse_json(await request.body())
+        if (
+            not isinstance(value, dict)
+            or not isinstance(data := value.get("Data"), dict)
+            or not data
+        ):
+            raise BadRequest('a trigger is {"Data": {binding: ...}, "Metadata": {...}}')
+        name = self.only()
+        info = self.functions.find(name)
+        id_ = request.headers.get("x-azure-functions-invocationid", request.id)
+        http = next((each for each in data.values() if _is_http(each)), None)
+        if http is not None:
+            return await self._http(info, http, id_)
+        decoded = {binding: _decoded(each) for binding, each in data.items()}
+        given = next(iter(decoded.values())) if len(decoded) == 1 else decoded
+        chunks = await self.caller.call(name, body_of(info, given), id_)
+        return _answer({}, json_of(info, chunks))
+
+    async def _http(self, info: FunctionInfo, http: dict[str, Any], id_: str) -> Response:
+        """An HTTP trigger's caller gets the function's status, which stands inside the answer."""
+        body = http.get("Body")
+        if not isinstance(body, str):
+            given = b"" if body is None else json.dumps(body).encode()
+        else:
+            given = body.encode()
+        try:
+            chunks = await self.caller.call(info.name, given, id_)
+        except Exception as error:
+            problem = problems.describe(error, f"{info.name} {id_}")
+            status, headers, told = problems.reply(problem, error)
+            names = {name.decode(): value.decode() for name, value in headers}
+            return _answer({"res": _res(status, told, names)}, b"null")
+        result = json_of(info, chunks)
+        return _answer({"res": _res(200, result, {"content-type": JSON})}, result)
+
+
+def _is_http(value: Any) -> bool:
+    return isinstance(value, dict) and "Method" in value and "Url" in value
+
+
+def _decoded(value: Any) -> Any:
+    """The host gives most payloads as texts; one that is JSON is meant as that."""
+    if isinstance(value, str):
+        try:
+            return parse_json(value.encode())
+        except BadRequest:
+            return value
+    return value
+
+
+def _res(status: int, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    return {"statusCode": status, "body": body.decode(), "headers": dict(headers)}
+
+
+def _answer(outputs: dict[str, Any], result: bytes) -> Response:
+    return answer_json({"Outputs": outputs, "Logs": [], "ReturnValue": json.loads(result)})

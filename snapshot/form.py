@@ -1,0 +1,258 @@
+"""A compiled form of a snapshot, as it lies on disk: checked, and found for this machine.
+
+It lies in ``compiled/<fingerprint>`` of a snapshot, outside its identity: ``form.json``, one library a
+module and what constants the snapshot does not hold. It is a program, so it is used only where this
+user compiled it or named its digest. docs/format.md describes it, ``compile`` makes one, ``compiled``
+runs it.
+"""
+
+import functools
+import hashlib
+import inspect
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from zerowake.snapshot import skeleton, state
+from zerowake.snapshot.errors import UnusableForm
+from zerowake.snapshot.libtorch import ELEMENTS, library_path
+from zerowake.snapshot.opened import Snapshot
+
+DIRECTORY = "compiled"
+FILE = "form.json"
+FORMAT = 1
+CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: literals, other dtypes
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One array that a module takes. shape: sizes, or names of sizes that vary (``ranges``).
+
+    below: values are row numbers of a table of so many rows; 0 where they are none. An error in a
+    parallel loop of compiled code ends the process, so they are looked at before.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    below: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """How a constant lies in memory; offset: in CONSTANTS, None where the snapshot holds it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleForm:
+    """One compiled module.
+
+    path: the attribute of the object where it stands. signature: what its forward takes.
+    fixed: arguments that are no arrays, with the values they had when it was compiled.
+    ranges: smallest and largest size by name; None is no bound. output: a tree like ``{"t": "dict",
+    "v": {...}}`` with the places of results as leaves. lookups: lines that look up rows which they
+    compute; where there are any the last result tells which of them had one out of range.
+    constants: what the library wants, by FQN.
+    """
+
+    path: str
+    library: str
+    signature: inspect.Signature
+    fixed: Mapping[str, Any]
+    inputs: tuple[Input, ...]
+    ranges: Mapping[str, tuple[int, int | None]]
+    output: Any
+    lookups: tuple[str, ...]
+    constants: Mapping[str, Weight]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A checked form. torch_free: the probe was answered without importing torch.
+
+    snapshot: the digest of the one that it belongs to. files: SHA-256 by name.
+    dtype: what weights and arithmetic were changed to. error: the largest on the probe.
+    """
+
+    path: Path
+    digest: str
+    snapshot: str
+    torch_free: bool
+    dtype: str | None
+    error: float
+    modules: tuple[ModuleForm, ...]
+    files: Mapping[str, str]
+
+
+def find_form(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
+    """The form for this machine, checked, of a snapshot.
+
+    named: digests that the operator vouches for. Raises UnusableForm with the reason when there is
+    none, or it is not to be used.
+    """
+    path = snapshot.path / DIRECTORY / fingerprint_id()
+    try:
+        data = (path / FILE).read_bytes()
+    except OSError:
+        others = list((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}"))
+        raise UnusableForm(
+            "its compiled forms are for other machines, torch versions or devices"
+            if others
+            else "it has no compiled form; `zerowake compile` makes one"
+        ) from None
+    form = parse_form(path, data)
+    if form.snapshot != snapshot.digest:
+        raise UnusableForm(f"{path / FILE} belongs to another snapshot")
+    if not state.is_trusted(form.digest, named):
+        raise UnusableForm(
+            f"its compiled form was not compiled by this user on this machine; name its digest "
+            f"({form.digest}) with --trust, or compile it here: zerowake compile {snapshot.path}"
+        )
+    _check_files(path, form.files)
+    return form
+
+
+def prune(form: Form, snapshot: Snapshot) -> skeleton.Skeleton:
+    """The snapshot's skeleton with the form's modules in place of the object's own."""
+    replaced = {module_node(snapshot, each.path): each.path for each in form.modules}
+    return skeleton.prune(snapshot.skeleton, replaced)
+
+
+def module_node(snapshot: Snapshot, path: str) -> int:
+    """The skeleton's node of the module at an attribute of the object. Raises UnusableForm."""
+    nodes = snapshot.skeleton.nodes
+    root = snapshot.skeleton.root
+    found = nodes[root[0]].get("s", {}).get(path) if isinstance(root, list) else None
+    if not isinstance(found, list) or nodes[found[0]]["t"] != "module":
+        raise UnusableForm(f"the object has no module {path!r:.80}")
+    index: int = found[0]
+    return index
+
+
+def fingerprint() -> dict[str, str]:
+    """What compiled code depends on: the processor's features, torch and the device."""
+    return {"machine": platform.machine(), "cpu": _cpu(), "torch": _torch(), "device": "cpu"}
+
+
+def fingerprint_id() -> str:
+    return hashlib.sha256(json.dumps(fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _cpu() -> str:
+    """A digest of the features that the kernel reports: code for more of them would crash."""
+    with open("/proc/cpuinfo") as file:
+        flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
+    features = " ".join(sorted(flags.partition(":")[2].split()))
+    return hashlib.sha256(features.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _torch() -> str:
+    """torch's version, read from its file: importing it to ask takes a second."""
+    text = (library_path().parents[1] / "version.py").read_text()
+    found = re.search(r"__version__ = '([^']+)'", text)
+    if found is None:
+        raise UnusableForm("the installed torch does not say its version")
+    return found[1]
+
+
+def parse_form(path: Path, data: bytes) -> Form:
+    """The form that ``data`` describes. Raises UnusableForm."""
+    try:
+        plain = json.loads(data)
+        if plain["format"] != FORMAT:
+            raise UnusableForm(
+                f"{path / FILE} has format {plain['format']}; this release: {FORMAT}"
+            )
+        modules = tuple(_module(each) for each in plain["modules"])
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        return Form(
+            path,
+            digest,
+            str(plain["snapshot"]),
+            bool(plain["torch_free"]),
+            plain["dtype"],
+            float(plain["error"]),
+            modules,
+            {str(name): str(sha256) for name, sha256 in plain["files"].items()},
+        )
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UnusableForm(f"{path / FILE} does not hold a form: {error!r}") from None
+
+
+def _module(plain: dict[str, Any]) -> ModuleForm:
+    parameters = [
+        inspect.Parameter(
+            name,
+            getattr(inspect.Parameter, kind),
+            default=default[0] if default else inspect.Parameter.empty,
+        )
+        for name, kind, default in plain["signature"]
+    ]
+    inputs = tuple(
+        Input(str(each["name"]), str(each["dtype"]), tuple(each["shape"]), int(each["below"]))
+        for each in plain["inputs"]
+    )
+    fixed = dict(plain["fixed"])
+    known = {parameter.name for parameter in parameters}
+    if unknown := {*fixed, *(each.name for each in inputs)} - known:
+        raise ValueError(f"{min(unknown)!r:.80} is no argument")
+    ranges = {name: (int(low), high) for name, (low, high) in plain["ranges"].items()}
+    for each in inputs:
+        if each.dtype not in ELEMENTS:
+            raise ValueError(f"dtype {each.dtype!r:.40}")
+        if any(isinstance(size, str) and size not in ranges for size in each.shape):
+            raise ValueError(f"a size of {each.name} has no range")
+    constants = {
+        fqn: Weight(
+            str(dtype), _sizes(shape), _sizes(strides), offset if offset is None else int(offset)
+        )
+        for fqn, (dtype, shape, strides, offset) in plain["constants"].items()
+    }
+    for weight in constants.values():
+        if weight.dtype not in ELEMENTS or len(weight.shape) != len(weight.strides):
+            raise ValueError(f"a weight that is {weight!r:.200}")
+    return ModuleForm(
+        path=str(plain["path"]),
+        library=_plain_name(plain["library"]),
+        signature=inspect.Signature(parameters),
+        fixed=fixed,
+        inputs=inputs,
+        ranges=ranges,
+        output=plain["output"],
+        lookups=tuple(map(str, plain["lookups"])),
+        constants=constants,
+    )
+
+
+def _sizes(plain: list[int]) -> tuple[int, ...]:
+    sizes = tuple(map(int, plain))
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"negative sizes {sizes}")
+    return sizes
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[\w-]+\.so", name):
+        raise ValueError(f"library {name!r:.80}")
+    return name
+
+
+def _check_files(path: Path, files: Mapping[str, str]) -> None:
+    for name, sha256 in files.items():
+        with open(path / name, "rb") as file:  # not read at once: each page would be a fault
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
+            raise UnusableForm(f"{path / name} does not have the digest that {FILE} names")
+    if odd := {entry.name for entry in path.iterdir()} - {*files, FILE}:
+        raise UnusableForm(f"{path / min(odd)} is not listed in {FILE}")

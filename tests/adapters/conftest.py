@@ -1,0 +1,56 @@
+"""Containers of platforms, started once for all tests that only call them."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from platforms import PUSH, PushContainer, PushPlatform
+
+
+@pytest.fixture(params=PUSH, ids=lambda platform: platform.name)
+def platform(request: pytest.FixtureRequest) -> PushPlatform:
+    found: PushPlatform = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def containers() -> Iterator[list[PushContainer]]:
+    """What is still running at the end is ended."""
+    running: list[PushContainer] = []
+    yield running
+    for container in running:
+        container.callers.shutdown(wait=False, cancel_futures=True)
+        container.stop(signal.SIGKILL)
+
+
+Start = Callable[..., PushContainer]
+
+
+@pytest.fixture
+def start(frozen: Callable[[str], Path], containers: list[PushContainer]) -> Start:
+    """``start(platform, "zoo.py:Add", "--drain-s", "1", NAME="value")``: a container of its own."""
+
+    def begin(platform: PushPlatform, target: str, *options: str, **environ: str) -> PushContainer:
+        container = platform.start(frozen(target), *options, **environ)
+        containers.append(container)
+        return container
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def on(frozen: Callable[[str], Path], containers: list[PushContainer]) -> Start:
+    """``on(platform, "zoo.py:Add")``: a ready one, shared by the tests of its platform."""
+    made: dict[tuple[str, str], PushContainer] = {}
+
+    def ready(platform: PushPlatform, target: str) -> PushContainer:
+        key = platform.name, target
+        if key not in made:
+            for old in [other for other in made if other[0] != platform.name]:
+                made.pop(old).stop(signal.SIGKILL)
+            made[key] = platform.start(frozen(target)).until_ready()
+            containers.append(made[key])
+        return made[key]
+
+    return ready

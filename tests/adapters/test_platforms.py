@@ -1,0 +1,152 @@
+"""What single platforms want beside what all do: which adapter it is, ports, probes, shapes of bodies."""
+
+import json
+import socket
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from platforms import PUSH, PushContainer
+
+from zerowake.adapters import KNOWN, detect, find
+from zerowake.adapters.container import Container
+from zerowake.adapters.knative import CloudRun
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError
+
+On = Callable[..., PushContainer]
+PLATFORMS = {platform.name: platform for platform in PUSH}
+
+
+@pytest.mark.parametrize("platform", PUSH, ids=lambda platform: platform.name)
+def test_the_environment_says_which_platform_it_is(platform: Any) -> None:
+    if not platform.options:  # else it has to be named
+        assert detect({"PATH": "/bin", **platform.environ(80)}) == platform.name
+
+
+def test_an_adapter_can_be_named() -> None:
+    assert detect({}, "serve") == "sagemaker" and detect({}, "app.py:App") == "container"
+    assert find({"K_SERVICE": "s", "ZEROWAKE_ADAPTER": "container"}) is Container
+    assert find({}, "zerowake.adapters.knative:CloudRun") is CloudRun
+    with pytest.raises(ConfigError, match=r"no adapter 'nothing'.*kserve"):
+        find({}, "nothing")
+    for name in KNOWN:
+        assert find({}, name).capabilities.platform
+
+
+@pytest.mark.parametrize(
+    "name, variable",
+    [
+        ("container", "PORT"),
+        ("runpod-http", "PORT"),
+        ("vertex", "AIP_HTTP_PORT"),
+        ("azure", "FUNCTIONS_CUSTOMHANDLER_PORT"),
+        ("sagemaker", "SAGEMAKER_BIND_TO_PORT"),
+    ],
+)
+@pytest.mark.parametrize("text", ["", "eighty", "-1", "70000", "²"])
+def test_a_port_that_is_none_is_named(name: str, variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=variable):
+        find({}, name).configure({variable: text}, ServeConfig())
+
+
+def test_cloud_run_drains_within_its_ten_seconds() -> None:
+    assert CloudRun.configure({}, ServeConfig(drain_s=30.0)).drain_s < 10
+    assert CloudRun.configure({}, ServeConfig(drain_s=2.0)).drain_s == 2.0
+
+
+def test_probes_of_knative_are_told_from_requests(on: On) -> None:
+    container = on(PLATFORMS["knative"], "zoo.py:Batched")
+    probe = container.request("GET", "/", headers={"K-Network-Probe": "queue"})
+    assert (probe.status, probe.body) == (200, b"queue")
+    assert (
+        container.request("GET", "/any/path", headers={"user-agent": "kube-probe/1.35"}).status
+        == 200
+    )
+    assert container.request("GET", "/").status == 405
+    live = container.request("GET", "/livez", headers={"user-agent": "kube-probe/1.35"})
+    assert live.json() == {"status": "alive"}
+
+
+def test_health_of_runpod_may_have_a_port_of_its_own(
+    frozen: Callable[[str], Any], containers: list[PushContainer]
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        health = probe.getsockname()[1]
+    platform = replace(PLATFORMS["runpod-http"], probe=("/healthz", 200, 204, 503))
+    container = platform.start(
+        frozen("zoo.py:Add"), PORT_HEALTH=str(health), HEALTH_CHECK_PATH="/healthz"
+    )
+    containers.append(container)
+    container.until_ready()
+    calls = container.url
+    container.url = f"http://127.0.0.1:{health}"
+    assert container.state() == "ready"
+    container.url = calls
+
+
+def test_raw_predictions_of_vertex_go_to_the_function_as_they_are(on: On) -> None:
+    container = on(PLATFORMS["vertex"], "zoo.py:Add")
+    path = "/v1/endpoints/1:predict"
+    assert container.request("POST", path, b'{"a": 1}').json() == 1006
+    body = {"instances": [{"a": 1}, {"a": 2, "b": 0}], "parameters": {"b": 1}}
+    reply = container.request("POST", path, json.dumps(body).encode())
+    assert reply.json() == {"predictions": [1002, 1002]}
+    for parameters in ("no", [1]):
+        odd = json.dumps({**body, "parameters": parameters}).encode()
+        assert container.request("POST", path, odd).status == 400
+    odd = json.dumps({"instances": [1], "parameters": {"b": 1}}).encode()
+    assert container.request("POST", path, odd).status == 400
+
+
+def test_bytes_in_instances_are_base64(on: On) -> None:
+    container = on(PLATFORMS["kserve"], "zoo.py:Reverse")
+    path = "/v1/models/reverse:predict"
+    body = {"instances": [{"b64": "YWJj"}, "abc"]}
+    reply = container.request("POST", path, json.dumps(body).encode())
+    assert reply.json() == {"predictions": [{"b64": "Y2Jh"}, {"b64": "Y2Jh"}]}
+    for odd in ({"b64": "%"}, 5, {"b64": "YQ==", "x": 1}):
+        body = {"instances": [odd]}
+        assert container.request("POST", path, json.dumps(body).encode()).status == 400
+
+
+def test_proxied_requests_of_azure_may_have_any_route(on: On) -> None:
+    container = on(PLATFORMS["azure"], "zoo.py:Once")
+    for path in ("/api/f", "/api/orders/7/items"):
+        assert container.request("POST", path, b'{"do": "x"}').json() == "x"
+    assert container.request("GET", "/api/f").status == 405
+    assert container.request("GET", "/readyz").status == 200
+
+
+def trigger(container: PushContainer, data: Any) -> Any:
+    body = json.dumps({"Data": data, "Metadata": {"sys": {"MethodName": "QueueTrigger"}}})
+    return container.request("POST", "/QueueTrigger", body.encode())
+
+
+def test_triggers_of_azure_bring_texts_values_and_bindings(on: On) -> None:
+    container = on(PLATFORMS["azure"], "zoo.py:Once")
+    for item in ('{"do": "x"}', {"do": "x"}):
+        assert trigger(container, {"item": item}).json() == {
+            "Outputs": {},
+            "Logs": [],
+            "ReturnValue": "x",
+        }
+    assert trigger(container, {"do": "by binding", "log": ""}).json()["ReturnValue"] == "by binding"
+    for odd in (None, {}, [], "x"):
+        assert trigger(container, odd).status == 400
+    assert trigger(container, {"item": "no json"}).status == 422
+
+
+def test_http_triggers_of_azure_have_their_status_inside(on: On) -> None:
+    container = on(PLATFORMS["azure"], "zoo.py:Batched")
+    request = {"Url": "http://h/api/f", "Method": "POST", "Body": '{"do": "raise"}', "Headers": {}}
+    outputs = trigger(container, {"req": request}).json()["Outputs"]
+    assert outputs["res"]["statusCode"] == 500 and "this item is bad" in outputs["res"]["body"]
+    request["Body"] = '{"do": "ok"}'
+    outputs = trigger(container, {"req": request}).json()["Outputs"]
+    assert outputs["res"]["statusCode"] == 200
+    assert json.loads(outputs["res"]["body"]) == {"did": "ok", "batch": 1}
+    # A trigger that is no HTTP request fails as a whole: the host tries it again.
+    assert trigger(container, {"item": {"do": "raise"}}).status == 500

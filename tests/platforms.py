@@ -1,0 +1,252 @@
+"""The platforms that adapters are tested on: how each starts a container, calls it and asks for its state.
+
+``Platform`` is what the conformance suite needs of one; ``PushPlatform`` plays all those that send
+HTTP requests. Containers are real processes (``zerowake run`` in the platform's environment).
+"""
+
+import http.client
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from support import PATIENCE_S, Gateway, Reply
+
+from zerowake.adapters import KNOWN
+
+MARKS = {mark for known in KNOWN.values() for mark in known.marks}
+
+
+@dataclass
+class Answer:
+    """error: what is said to be wrong, "" for a result."""
+
+    status: int
+    value: Any = None
+    error: str = ""
+
+
+class Container(Protocol):
+    """One function on a platform."""
+
+    process: "subprocess.Popen[bytes]"
+    log: list[str]
+
+    def call(self, value: Any) -> Answer: ...
+
+    def many(self, values: list[Any]) -> Answer:
+        """Several items at once; the values of their results, or the error of one."""
+
+    def state(self) -> str:
+        """What the platform makes of the answer to its probe: ready, starting or failed."""
+
+    def stop(self) -> int: ...
+
+
+class Platform(Protocol):
+    name: str
+
+    def start(self, snapshot: object, *options: str, **environ: str) -> Container: ...
+
+
+@dataclass
+class PushPlatform:
+    """A platform that sends requests.
+
+    environ: what it sets, with the port. path: where calls go, by the function's name. wrap, unwrap:
+    a value in the body of a request, and of an answer. many, unwrap_many: several; None where a
+    request has one. error: what an answer says is wrong. through: where requests pass unchanged.
+    probe: path and the statuses of ready, starting and failed.
+    """
+
+    name: str
+    environ: Callable[[int], dict[str, str]] = lambda port: {"PORT": str(port)}
+    options: tuple[str, ...] = ()
+    path: Callable[[str], str] = lambda name: "/"
+    wrap: Callable[[Any], Any] = lambda value: value
+    unwrap: Callable[[Any], Any] = lambda value: value
+    many: Callable[[list[Any]], Any] | None = None
+    unwrap_many: Callable[[Any], Any] = lambda value: value
+    error: Callable[[Any], str] = lambda value: value["detail"]
+    through: str = "/"
+    probe: tuple[str, int, int, int] = ("/readyz", 200, 503, 503)
+    probe_headers: dict[str, str] = field(default_factory=dict)
+
+    def start(self, snapshot: object, *options: str, **environ: str) -> "PushContainer":
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        target = [] if snapshot is None else [str(snapshot)]
+        command = [sys.executable, "-m", "zerowake", "run", *target, *self.options, *options]
+        ours = {name: value for name, value in os.environ.items() if name not in MARKS}
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**ours, **self.environ(port), **environ},
+        )
+        container = PushContainer(process, f"http://127.0.0.1:{port}", platform=self)
+        threading.Thread(target=container.collect, daemon=True).start()
+        return container
+
+
+@dataclass
+class PushContainer(Gateway):
+    platform: PushPlatform = field(kw_only=True)
+
+    def collect(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.log.append(line.decode(errors="replace").rstrip("\n"))
+
+    @property
+    def function_name(self) -> str:
+        """From the log, as tests do not ask an operator's route."""
+        serving = re.compile(r"serving (\w+) on http")
+        found: re.Match[str] = self.until(
+            lambda: next(filter(None, map(serving.search, list(self.log))), None)
+        )
+        return found[1]
+
+    def call(self, value: Any) -> Answer:  # type: ignore[override]
+        return self._told(self.post(value), self.platform.unwrap)
+
+    def post(self, value: Any) -> Reply:
+        platform = self.platform
+        body = json.dumps(platform.wrap(value)).encode()
+        headers = {"content-type": "application/json"}
+        return self.request("POST", platform.path(self.function_name), body, headers)
+
+    def many(self, values: list[Any]) -> Answer:
+        platform = self.platform
+        assert platform.many is not None
+        path, body = platform.path(self.function_name), json.dumps(platform.many(values)).encode()
+        return self._told(self.request("POST", path, body), platform.unwrap_many)
+
+    def _told(self, reply: Reply, unwrap: Callable[[Any], Any]) -> Answer:
+        told = reply.json()
+        if reply.status >= 400:
+            return Answer(reply.status, error=self.platform.error(told))
+        inner = (told.get("Outputs") or {}).get("res") if isinstance(told, dict) else None
+        if inner is not None and inner["statusCode"] >= 400:  # Azure: the status that callers see
+            return Answer(inner["statusCode"], error=json.loads(inner["body"])["detail"])
+        return Answer(reply.status, unwrap(told))
+
+    def event(self, event: dict[str, Any] | list[Any], **headers: str) -> Reply:
+        kind = "cloudevents-batch+json" if isinstance(event, list) else "cloudevents+json"
+        told = {"content-type": f"application/{kind}", **headers}
+        return self.request("POST", "/", json.dumps(event).encode(), told)
+
+    def state(self) -> str:
+        path, *statuses = self.platform.probe
+        try:
+            status = self.request("GET", path, headers=self.platform.probe_headers).status
+        except OSError:
+            assert self.process.poll() is None, "\n".join(self.log)
+            return "starting"
+        return dict(zip(reversed(statuses), ("failed", "starting", "ready"), strict=True))[status]
+
+    def until_ready(self) -> "PushContainer":
+        self.until(lambda: self.state() == "ready")
+        return self
+
+    def connect(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=PATIENCE_S)
+
+    def open_stream(self, value: Any, accept: str = "*/*") -> http.client.HTTPResponse:
+        connection = self.connect()
+        headers = {"content-type": "application/json", "accept": accept}
+        connection.request("POST", self.platform.through, json.dumps(value), headers)
+        return connection.getresponse()
+
+    def count(self, outcome: str) -> float:
+        """How many calls have ended so."""
+        text = self.request("GET", "/metrics").body.decode()
+        wanted = (
+            f'zerowake_invocations_total{{function="{self.function_name}",outcome="{outcome}"}} '
+        )
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(wanted))
+
+
+def event(data: Any, **attributes: Any) -> dict[str, Any]:
+    """A CloudEvent."""
+    return {
+        "specversion": "1.0",
+        "id": "e1",
+        "source": "/tests",
+        "type": "t",
+        "data": data,
+    } | attributes
+
+
+def _azure_http(value: Any) -> Any:
+    return {
+        "Data": {"req": {"Url": "/", "Method": "POST", "Body": json.dumps(value)}},
+        "Metadata": {},
+    }
+
+
+PUSH = [
+    PushPlatform("container"),
+    PushPlatform(
+        "knative",
+        lambda port: {"PORT": str(port), "K_SERVICE": "s", "K_REVISION": "s-1"},
+        probe=("/whatever", 200, 503, 503),
+        probe_headers={"K-Network-Probe": "probe"},
+    ),
+    PushPlatform("cloud-run", options=("--adapter", "cloud-run")),
+    PushPlatform(
+        "kserve",
+        lambda port: {"PORT": str(port), "MODEL_NAME": "mine"},
+        options=("--adapter", "kserve"),
+        path=lambda name: f"/v1/models/{name}:predict",
+        wrap=lambda value: {"instances": [value]},
+        unwrap=lambda value: value["predictions"][0],
+        many=lambda values: {"instances": values},
+        unwrap_many=lambda value: value["predictions"],
+        error=lambda value: value["error"],
+        through="/invoke/count",
+        probe=("/v2/health/ready", 200, 503, 503),
+    ),
+    PushPlatform(
+        "sagemaker",
+        lambda port: {"SAGEMAKER_BIND_TO_PORT": str(port), "SAGEMAKER_SAFE_PORT_RANGE": "1-2"},
+        path=lambda name: "/invocations",
+        through="/invocations",
+        probe=("/ping", 200, 503, 503),
+    ),
+    PushPlatform(
+        "vertex",
+        lambda port: {
+            "AIP_HTTP_PORT": str(port),
+            "AIP_HEALTH_ROUTE": "/v1/health",
+            "AIP_PREDICT_ROUTE": "/v1/endpoints/1:predict",
+        },
+        path=lambda name: "/v1/endpoints/1:predict",
+        wrap=lambda value: {"instances": [value]},
+        unwrap=lambda value: value["predictions"][0],
+        many=lambda values: {"instances": values},
+        unwrap_many=lambda value: value["predictions"],
+        through="/v1/endpoints/1:predict",
+        probe=("/v1/health", 200, 503, 503),
+    ),
+    PushPlatform(
+        "azure",
+        lambda port: {"FUNCTIONS_CUSTOMHANDLER_PORT": str(port)},
+        path=lambda name: "/OrderTrigger",
+        wrap=_azure_http,
+        unwrap=lambda value: value["ReturnValue"],
+        through="/api/orders/new",
+    ),
+    PushPlatform(
+        "runpod-http",
+        lambda port: {"PORT": str(port), "RUNPOD_ENDPOINT_ID": "e"},
+        probe=("/ping", 200, 204, 503),
+    ),
+]
