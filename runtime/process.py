@@ -256,8 +256,10 @@ def set_threads(count: int | None, sharers: int = 1) -> None:
     if (torch := sys.modules.get("torch")) is not None:
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)
-    elif (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
-        libtorch.libtorch().set_threads(count)
+        return
+    module = sys.modules.get("zerowake.snapshot.libtorch")
+    if module is not None and (libtorch := module.loaded()) is not None:
+        libtorch.set_threads(count)
 
 
 def leave(code: int) -> int:

@@ -179,8 +179,8 @@ def main(arguments: list[str]) -> None:
         command = [sys.executable, "-P", "-m", __name__, *arguments[:2], ALONE]
         os.execv(sys.executable, command)
     _run_torch_once()
-    if (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
-        libtorch.libtorch().run_once()
+    if "zerowake.snapshot.libtorch" in modules:  # named where a function runs on it
+        sys.modules["zerowake.snapshot.libtorch"].libtorch().run_once()
         with contextlib.suppress(ZerowakeError, OSError):  # a fork will say what is wrong
             form.fingerprint_id()  # what it reads is remembered: 1 ms of each fork
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing

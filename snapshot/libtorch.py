@@ -284,6 +284,11 @@ def libtorch() -> LibTorch:
     return LibTorch(library_path())
 
 
+def loaded() -> LibTorch | None:
+    """This process's libtorch if something has loaded it: functions without tensors run without it."""
+    return libtorch() if libtorch.cache_info().currsize else None
+
+
 def library_path() -> Path:
     """Where the installed torch keeps its library. Raises UnusableForm without one."""
     if (path := find_library()) is None:

