@@ -22,16 +22,8 @@ from zerowake.runtime.imported import import_function
 from zerowake.runtime.prove import prove_compiled
 from zerowake.snapshot import proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
-from zerowake.snapshot.form import (
-    DIRECTORY,
-    FILE,
-    FORMAT,
-    Form,
-    find_form,
-    fingerprint,
-    fingerprint_id,
-    prune,
-)
+from zerowake.snapshot.fingerprint import fingerprint, fingerprint_id
+from zerowake.snapshot.form import DIRECTORY, FILE, FORMAT, Form, find_form, prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.publish import publish, staged, sync
 from zerowake.snapshot.restore import wake_up

@@ -26,8 +26,8 @@ from zerowake.runtime.errors import FunctionFailed, to_problem
 from zerowake.runtime.instance import Kit
 from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.wire import Connection
-from zerowake.snapshot import form
 from zerowake.snapshot.errors import ZerowakeError
+from zerowake.snapshot.fingerprint import fingerprint_id
 
 ALONE = "alone"  # a base that imports nothing for its functions
 ONCE = "once"  # a base that is not to be forked from
@@ -182,7 +182,7 @@ def main(arguments: list[str]) -> None:
     if (libtorch := sys.modules.get("zerowake.snapshot.libtorch")) is not None:
         libtorch.libtorch().run_once()
         with contextlib.suppress(ZerowakeError, OSError):  # a fork will say what is wrong
-            form.fingerprint_id()  # what it reads is remembered: 1 ms of each fork
+            fingerprint_id()  # what it reads is remembered: 1 ms of each fork
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     report = {"import": 1e3 * (time.perf_counter() - started)}
     control.send({"kind": "up", "report": report})

@@ -11,16 +11,10 @@ from typing import Any
 from zerowake.snapshot.errors import UnusableForm
 from zerowake.snapshot.form import CONSTANTS, Form, ModuleForm, Weight, module_node
 from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES
-from zerowake.snapshot.libtorch import (
-    ELEMENTS,
-    Array,
-    Library,
-    contiguous_strides,
-    reach,
-    same_layout,
-)
+from zerowake.snapshot.libtorch import Library
 from zerowake.snapshot.mapping import map_file
 from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.strided import ELEMENTS, Array, contiguous_strides, reach, same_layout
 
 _TORCH_NAMES = {stored: name for name, (_, stored) in TORCH_DTYPES.items() if stored}
 

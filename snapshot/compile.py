@@ -20,8 +20,9 @@ from zerowake.snapshot.arrays import Kind, give, is_array
 from zerowake.snapshot.errors import CannotCompile
 from zerowake.snapshot.form import CONSTANTS
 from zerowake.snapshot.layout import ALIGN_NBYTES
-from zerowake.snapshot.libtorch import Array, Library, libtorch, reach
+from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.lookups import bounds, guard
+from zerowake.snapshot.strided import Array, reach
 
 PLAIN = (bool, int, float, str, type(None))
 

@@ -11,8 +11,9 @@ from zerowake.snapshot.arrays import Kind, give, kind_of, span, take
 from zerowake.snapshot.binding import weights
 from zerowake.snapshot.errors import UnusableForm
 from zerowake.snapshot.form import FILE, Form, Input, ModuleForm
-from zerowake.snapshot.libtorch import Array, Library, libtorch
+from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.strided import Array
 
 
 class Output(dict[str, Any]):

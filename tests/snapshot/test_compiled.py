@@ -249,15 +249,6 @@ def test_a_form_for_another_machine(copy: Path) -> None:
     assert "for other machines, torch versions or devices" in reason(copy)
 
 
-def test_the_fingerprint_tells_torch_and_processor_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = forms.fingerprint_id()
-    assert forms.fingerprint()["torch"] == str(torch.__version__)
-    monkeypatch.setattr(forms, "_torch", lambda: "9.9")
-    other = forms.fingerprint_id()
-    monkeypatch.setattr(forms, "_cpu", lambda: "another")
-    assert len({here, other, forms.fingerprint_id()}) == 3
-
-
 def test_a_form_that_nobody_vouches_for(copy: Path) -> None:
     file = form_file(copy)
     file.write_bytes(file.read_bytes() + b"\n")
