@@ -153,7 +153,8 @@ def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
     imported = import_function(snapshot, trusted=(snapshot.digest,))
     target = imported.restore().object
     wake_up(target, snapshot.manifest.name)
-    from zerowake.snapshot.compile import compile_module, recorded
+    from zerowake.snapshot.calls import recorded
+    from zerowake.snapshot.compile import compile_module
 
     calls = recorded(target)
     imported.answer_probe(target)

@@ -16,7 +16,8 @@ from torch import nn
 from zerowake.runtime.forms import FormName, choose
 from zerowake.snapshot import compile, proof, skeleton, state
 from zerowake.snapshot import form as forms
-from zerowake.snapshot.compile import Calls, compile_module, recorded
+from zerowake.snapshot.calls import Calls, recorded
+from zerowake.snapshot.compile import compile_module
 from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
 from zerowake.snapshot.store import open_snapshot
 
@@ -84,7 +85,7 @@ X = torch.ones(2, 3)
         (Counts(), [(X,)], "the forward of self.net writes into module.seen"),
         (Overwrites(), [(X,)], "the forward of self.net writes into"),
         (Gives(abs), [], "self.net is not called on the probe"),
-        (Gives(abs), [(X, X)], r"self.net is called with \*args"),
+        (Gives(abs), [(X, X)], r"self.net is called with \*more"),
         (Gives(abs), [{"x": X, "k": 1}], r"self.net is called with \*\*options"),
         (Gives(abs), [(X,), {"x": X, "scale": 2.0}], "called in different ways"),
         (Gives(abs), [(X,), {"x": X, "scale": X}], "called in different ways"),
@@ -111,12 +112,15 @@ def test_training_mode_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_recorder_can_only_be_called() -> None:
-    calls = record(nn.Linear(3, 2))
-    for read in (lambda: calls.weight, lambda: calls.eval(), lambda: hasattr(calls, "config")):
+    target = Target(nn.Linear(3, 2))
+    (calls,) = recorded(target)
+    net = target.net
+    for read in (lambda: net.weight, lambda: net.eval(), lambda: hasattr(net, "path")):
         with pytest.raises(CannotCompile, match=r"predict reads self.net\.\w+; a compiled module"):
             read()
     with pytest.raises(TypeError):
-        calls(X, X, X)
+        net(X, X, X)
+    assert torch.equal(net(X), calls.module(X)) and len(calls.seen) == 1
 
 
 class Slots:
