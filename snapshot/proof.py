@@ -104,9 +104,9 @@ def compare(proof: Proof, found: list[Answers]) -> None:
 def distance(proof: Proof, found: list[Answers]) -> float:
     """How far ``found`` is from the proof's answers: the largest error of a field.
 
-    The error of a list of numbers is its cosine distance or the relative error of its length, of a
-    number the relative one. Raises
-    ProofFailed where answers differ in anything but numbers.
+    The error of a list of numbers is its cosine distance or the relative error of its length,
+    whichever is larger, of a number the relative one. Raises ProofFailed where answers differ in
+    anything but numbers.
     """
     if len(found) != len(proof.answers):
         raise ProofFailed(f"{len(proof.answers)} cases were asked and {len(found)} answered")
