@@ -21,7 +21,7 @@ from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.prove import prove_compiled
-from zerowake.snapshot import proof, state
+from zerowake.snapshot import comparison, proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
 from zerowake.snapshot.fingerprint import fingerprint, fingerprint_id
 from zerowake.snapshot.form import DIRECTORY, FILE, FORMAT, Form, find_form, prune
@@ -71,7 +71,7 @@ def compile_snapshot(
         evidence = proof.parse(read_file(snapshot, "proof.json"))
         try:
             answers, torch_by = prove_compiled(snapshot.path, staging, timeout_s)
-            error = proof.distance(evidence, answers)
+            error = comparison.distance(evidence, answers)
         except ProofFailed as failure:
             raise CannotCompile(f"the compiled form does not answer the probe: {failure}") from None
         if not error <= tolerance:
