@@ -17,7 +17,7 @@ from zerowake.runtime.info import Kind
 from zerowake.runtime.jsontext import encode_json, parse_json, pointer
 from zerowake.runtime.prove import prove
 from zerowake.runtime.target import heavy_imports, load_function, parse_target
-from zerowake.snapshot import code, proof
+from zerowake.snapshot import code, comparison
 from zerowake.snapshot.errors import FreezeError, ZerowakeError
 from zerowake.snapshot.proof import Answers
 from zerowake.snapshot.store import Progress, open_snapshot, verify
@@ -196,5 +196,5 @@ def verify_snapshot(
     code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
     evidence = verify(snapshot, lambda path: prove(path, code_dir), progress)
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
-    said = proof.summary(evidence)
+    said = comparison.summary(evidence)
     return f"{snapshot.manifest.name}: {nbytes:,} bytes of weights are right; {said}"

@@ -1,8 +1,9 @@
 """Compiling a snapshot: its modules in one new process, the proof in a second, then it is published.
 
 ``python -m zerowake.runtime.compiling SNAPSHOT OUT [DTYPE]`` is the first: it restores the snapshot,
-answers the probe while the calls of its modules are recorded, and compiles those. Whatever goes
-wrong here, the snapshot stays as it is and serves eagerly.
+answers the probe while the calls of its modules are recorded, and compiles those. It writes to OUT their
+libraries and, as ``form.json``, ``{"modules": [...]}`` or ``{"error": ...}``. Whatever goes wrong here,
+the snapshot stays as it is and serves eagerly.
 """
 
 import contextlib
@@ -20,18 +21,10 @@ from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.prove import prove_compiled
-from zerowake.snapshot import proof, state
+from zerowake.snapshot import comparison, proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
-from zerowake.snapshot.form import (
-    DIRECTORY,
-    FILE,
-    FORMAT,
-    Form,
-    find_form,
-    fingerprint,
-    fingerprint_id,
-    prune,
-)
+from zerowake.snapshot.fingerprint import fingerprint, fingerprint_id
+from zerowake.snapshot.form import DIRECTORY, FILE, FORMAT, Form, find_form, prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.publish import publish, staged, sync
 from zerowake.snapshot.restore import wake_up
@@ -40,8 +33,6 @@ from zerowake.snapshot.store import open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
-Note = Callable[[str], None]
-
 
 def compile_snapshot(
     path: Path,
@@ -49,7 +40,7 @@ def compile_snapshot(
     dtype: str | None = None,
     tolerance: float = COMPILE_TOLERANCE,
     timeout_s: float = COMPILE_TIMEOUT_S,
-    note: Note = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Form:
     """Compile the modules of the snapshot at ``path`` for this machine, prove and publish the form.
 
@@ -60,7 +51,7 @@ def compile_snapshot(
     """
     snapshot = open_snapshot(path)
     home = snapshot.path / DIRECTORY
-    with _no_space(home), staged(home) as staging:
+    with _write_errors_told(home), staged(home) as staging:
         modules = _in_new_process(snapshot, staging, dtype, timeout_s)
         form = {
             "format": FORMAT,
@@ -80,7 +71,7 @@ def compile_snapshot(
         evidence = proof.parse(read_file(snapshot, "proof.json"))
         try:
             answers, torch_by = prove_compiled(snapshot.path, staging, timeout_s)
-            error = proof.distance(evidence, answers)
+            error = comparison.distance(evidence, answers)
         except ProofFailed as failure:
             raise CannotCompile(f"the compiled form does not answer the probe: {failure}") from None
         if not error <= tolerance:
@@ -109,7 +100,7 @@ def _in_new_process(
 ) -> list[dict[str, Any]]:
     command = [sys.executable, "-P", "-m", "zerowake.runtime.compiling"]
     command += [str(snapshot.path), str(out), *([dtype] if dtype else [])]
-    said = out / FILE
+    said = out / FILE  # for now: the form itself takes its place
     # Inductor keeps what it has compiled, below /tmp by default, where others could put it first.
     environ = {INDUCTOR_CACHE: str(state.state_dir() / "inductor"), **os.environ}
     environ[process.PARENT] = str(os.getpid())
@@ -140,7 +131,7 @@ def _in_new_process(
 
 
 @contextlib.contextmanager
-def _no_space(home: Path) -> Iterator[None]:
+def _write_errors_told(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -161,7 +152,8 @@ def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
     imported = import_function(snapshot, trusted=(snapshot.digest,))
     target = imported.restore().object
     wake_up(target, snapshot.manifest.name)
-    from zerowake.snapshot.compile import compile_module, recorded
+    from zerowake.snapshot.calls import recorded
+    from zerowake.snapshot.compile import compile_module
 
     calls = recorded(target)
     imported.answer_probe(target)

@@ -13,9 +13,9 @@ def _load_libtorch() -> None:
     import ctypes
     import os
 
-    from zerowake.snapshot.torchlib import find_library
+    from zerowake.snapshot import installed_torch
 
-    if (path := find_library()) is None:
+    if (path := installed_torch.library()) is None:
         return
     # A call through ctypes gives up the interpreter lock; ctypes.CDLL would hold it.
     dlopen = ctypes.CDLL(None).dlopen

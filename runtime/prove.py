@@ -18,7 +18,7 @@ from typing import Any
 from zerowake.runtime import process
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.imported import import_function
-from zerowake.snapshot import proof
+from zerowake.snapshot import installed_torch, proof
 from zerowake.snapshot.errors import ProofFailed
 from zerowake.snapshot.form import FILE, parse_form
 from zerowake.snapshot.restore import wake_up
@@ -99,7 +99,7 @@ class _TorchWatch(MetaPathFinder):
     def find_spec(self, name: str, path: Any, target: Any = None) -> None:
         if name == "torch" and self.by is None:
             stack = [f for f in traceback.extract_stack() if not f.filename.startswith("<")][:-1]
-            if stack[-1].name == "find_library":  # asks where torch is, does not import it
+            if stack[-1].filename == installed_torch.__file__:  # looks for it, does not import it
                 return
             own = [f for f in stack if "/code/" in f.filename] or stack  # the author's, if it is
             line = own[-1]

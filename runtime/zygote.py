@@ -26,10 +26,10 @@ from zerowake.runtime.errors import FunctionFailed, to_problem
 from zerowake.runtime.instance import Kit
 from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.wire import Connection
-from zerowake.snapshot import form
 from zerowake.snapshot.errors import ZerowakeError
+from zerowake.snapshot.fingerprint import fingerprint_id
 
-ALONE = "alone"  # a base that imports nothing for its functions
+BARE = "bare"  # a base that imports nothing for its functions
 ONCE = "once"  # a base that is not to be forked from
 
 
@@ -153,7 +153,7 @@ def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> No
 
 
 def main(arguments: list[str]) -> None:
-    """The base: ``CONTROL_FD ALIVE_FD [alone | once]``, which the gateway tells what to import."""
+    """The base: ``CONTROL_FD ALIVE_FD [bare | once]``, which the gateway tells what to import."""
     control_fd, alive_fd = int(arguments[0]), int(arguments[1])
     os.set_inheritable(control_fd, False)
     os.set_inheritable(alive_fd, False)
@@ -163,7 +163,7 @@ def main(arguments: list[str]) -> None:
     gc.disable()  # a collection here writes into pages that every fork shares
     started = time.perf_counter()
     control = Connection(socket.socket(fileno=control_fd))
-    modules = [] if ALONE in arguments else _modules(control)
+    modules = [] if BARE in arguments else _modules(control)
     _import(modules)
     if ONCE in arguments:
         control.send({"kind": "up", "report": {}})
@@ -176,13 +176,13 @@ def main(arguments: list[str]) -> None:
         )
         os.set_inheritable(control_fd, True)
         os.set_inheritable(alive_fd, True)
-        command = [sys.executable, "-P", "-m", __name__, *arguments[:2], ALONE]
+        command = [sys.executable, "-P", "-m", __name__, *arguments[:2], BARE]
         os.execv(sys.executable, command)
     _run_torch_once()
     if "zerowake.snapshot.libtorch" in modules:  # named where a function runs on it
         sys.modules["zerowake.snapshot.libtorch"].libtorch().run_once()
         with contextlib.suppress(ZerowakeError, OSError):  # a fork will say what is wrong
-            form.fingerprint_id()  # what it reads is remembered: 1 ms of each fork
+            fingerprint_id()  # what it reads is remembered: 1 ms of each fork
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     report = {"import": 1e3 * (time.perf_counter() - started)}
     control.send({"kind": "up", "report": report})

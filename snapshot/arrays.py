@@ -1,6 +1,6 @@
 """What a module is given and gives back: torch tensors, numpy arrays or nested lists.
 
-A compiled module takes and returns memory (``libtorch.Array``); this file turns the author's kinds
+A compiled module takes and returns memory (``strided.Array``); this file turns the author's kinds
 into that and back. numpy and torch are used where the author has imported them, never imported.
 """
 
@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import Any
 
-from zerowake.snapshot.libtorch import ELEMENTS, Array, contiguous_strides, same_layout
+from zerowake.snapshot.strided import ELEMENTS, Array, contiguous_strides, same_layout
 
 _CODES = {
     "float64": "d",

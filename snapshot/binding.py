@@ -1,6 +1,7 @@
 """The weights of a compiled library: where the snapshot's files are mapped, or in the form's own file.
 
-The library believes whatever it is given, so shape, dtype and strides of each are checked.
+The library believes whatever it is given, and a wrong address or stride ends the process: shape,
+dtype and strides of each are checked.
 """
 
 import ctypes
@@ -10,19 +11,11 @@ from typing import Any
 
 from zerowake.snapshot.errors import UnusableForm
 from zerowake.snapshot.form import CONSTANTS, Form, ModuleForm, Weight, module_node
-from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES
-from zerowake.snapshot.libtorch import (
-    ELEMENTS,
-    Array,
-    Library,
-    contiguous_strides,
-    reach,
-    same_layout,
-)
+from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_NAMES
+from zerowake.snapshot.libtorch import Library
 from zerowake.snapshot.mapping import map_file
 from zerowake.snapshot.opened import Snapshot
-
-_TORCH_NAMES = {stored: name for name, (_, stored) in TORCH_DTYPES.items() if stored}
+from zerowake.snapshot.strided import ELEMENTS, Array, contiguous_strides, reach, same_layout
 
 
 def weights(
@@ -32,7 +25,11 @@ def weights(
     mapped: Sequence[mmap.mmap],
     library: Library,
 ) -> list[Array]:
-    """An array for each of the library's constants, in its order, of the dtype it wants."""
+    """An array for each of the library's constants, in its order, of the layout that it wants.
+
+    mapped: the snapshot's weights files. Raises UnusableForm for a constant that nothing holds, or
+    that has another dtype, shape or strides.
+    """
     nodes = _tensors(snapshot, module.path)
     in_file = any(each.offset is not None for each in module.constants.values())
     nbytes = (form.path / CONSTANTS).stat().st_size if in_file else 0
@@ -47,7 +44,6 @@ def weights(
             array = _in_snapshot(snapshot, mapped, nodes[fqn])
         else:
             raise UnusableForm(f"{module.library} wants {constant.fqn!r:.80}, which nothing holds")
-        # The library believes whatever it is given: a wrong address or stride ends the process.
         if (
             (array.dtype, array.dtype, array.shape) != (constant.dtype, wanted.dtype, wanted.shape)
             or not same_layout(array.shape, array.strides, wanted.strides)
@@ -84,7 +80,7 @@ def _in_snapshot(snapshot: Snapshot, mapped: Sequence[mmap.mmap], node: dict[str
         raise UnusableForm("a weight without elements cannot be bound")
     entry = snapshot.manifest.tensors[node["i"]]
     segment = snapshot.manifest.segments[entry.segment]
-    dtype, shape, offset = _TORCH_NAMES[entry.dtype], tuple(entry.shape), 0
+    dtype, shape, offset = TORCH_NAMES[entry.dtype], tuple(entry.shape), 0
     strides = contiguous_strides(shape)
     if "v" in node:
         dtype, shape, strides, offset = node["v"]

@@ -4,11 +4,9 @@ Slow (tens of seconds, a C++ compiler) and it imports torch._inductor, so it run
 its own. What comes out is read by ``form`` and run by ``compiled``, which needs none of this.
 """
 
-import inspect
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -16,63 +14,30 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
-from zerowake.snapshot.arrays import Kind, give, is_array
+from zerowake.snapshot.arrays import Kind, give
+from zerowake.snapshot.calls import Calls
 from zerowake.snapshot.errors import CannotCompile
 from zerowake.snapshot.form import CONSTANTS
 from zerowake.snapshot.layout import ALIGN_NBYTES
-from zerowake.snapshot.libtorch import Array, Library, libtorch, reach
+from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.lookups import bounds, guard
+from zerowake.snapshot.output import take_apart
+from zerowake.snapshot.strided import Array, reach
 
-PLAIN = (bool, int, float, str, type(None))
-
-
-@dataclass(slots=True)
-class Calls:
-    """A module on the probe: how it was called. It can be called, and nothing else."""
-
-    path: str
-    module: torch.nn.Module
-    signature: inspect.Signature
-    seen: list[dict[str, Any]] = field(default_factory=list)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        bound = self.signature.bind(*args, **kwargs)
-        bound.apply_defaults()
-        self.seen.append(dict(bound.arguments))
-        return self.module(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        raise CannotCompile(
-            f"predict reads self.{self.path}.{name}; a compiled module is only called"
-        )
-
-
-def recorded(target: Any) -> list[Calls]:
-    """Put a recorder in place of each module that stands on ``target``, and return them.
-
-    Raises CannotCompile when there is none.
-    """
-    found = []
-    for name, value in list(getattr(target, "__dict__", {}).items()):
-        if isinstance(value, torch.nn.Module):
-            found.append(Calls(name, value, inspect.signature(value.forward)))
-    if not found:
-        raise CannotCompile("the object has no attribute that is a module")
-    for calls in found:
-        setattr(target, calls.path, calls)
-    return found
+# How far a library's answer may be from the module's, relative to the largest value: rounding, and
+# that of a lower precision.
+_ALIKE, _ALIKE_LOWER = 1e-4, 2e-2
 
 
 @torch.no_grad()
 def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]:
     """Compile one module into ``out``; returns its entry in form.json.
 
-    Raises CannotCompile with what stands against it.
+    Writes ``<path>.so``, and to CONSTANTS what the snapshot does not hold. dtype: of the weights and
+    the arithmetic, by torch's name; None keeps them. Raises CannotCompile with what stands against it.
     """
-    if not calls.seen:
-        raise CannotCompile(f"self.{calls.path} is not called on the probe")
-    names, fixed = _arguments(calls)
-    examples = [_tensors(call, names) for call in calls.seen]
+    names, fixed = calls.arguments()
+    examples = calls.tensors(names)
     module = calls.module
     if module.training:
         raise CannotCompile(f"self.{calls.path} is in training mode; call eval() in load")
@@ -103,9 +68,8 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
     inputs, ranges = _inputs(calls, names, program, graph, examples)
     lookups = guard(graph)
     library, weights = _build(calls.path, graph, example, out)
-    _try_ones(
-        out / library, weights, flat, example, inputs, ranges, 1e-4 if dtype is None else 2e-2
-    )
+    limit = _ALIKE if dtype is None else _ALIKE_LOWER
+    _try_ones(out / library, weights, flat, example, inputs, ranges, limit)
     parameters = [
         (p.name, p.kind.name, [] if p.default is p.empty else [p.default])
         for p in calls.signature.parameters.values()
@@ -139,71 +103,14 @@ class _Flat(torch.nn.Module):
         given = [t.to(self._parameter) if t.is_floating_point() else t for t in tensors]
         result = self.module(**dict(zip(self._names, given, strict=True)), **self._fixed)
         results: list[torch.Tensor] = []
-        self.tree = _tree(result, results)
-        return tuple(results)
+        self.tree = take_apart(result, torch.Tensor, results)
+        return tuple(map(_dense, results))
 
 
-def _tree(value: Any, results: list[torch.Tensor]) -> Any:
-    """``value``'s structure as JSON; its tensors go to ``results``, dense and at least float32."""
-    if isinstance(value, torch.Tensor):
-        if value.dtype in (torch.float16, torch.bfloat16):
-            value = value.float()
-        results.append(value.contiguous())
-        return len(results) - 1
-    if value is None:
-        return None
-    if isinstance(value, dict):  # a ModelOutput of transformers is one too
-        kind = "dict" if type(value) is dict else "output"
-        return {"t": kind, "v": {str(k): _tree(v, results) for k, v in value.items()}}
-    if isinstance(value, tuple | list) and type(value) in (tuple, list):
-        return {"t": type(value).__name__, "v": [_tree(v, results) for v in value]}
-    raise CannotCompile(
-        f"a module returns a {type(value).__qualname__}; wanted tensors in containers"
-    )
-
-
-def _arguments(calls: Calls) -> tuple[list[str], dict[str, Any]]:
-    """Names of the array arguments, and the other arguments' values, the same in all calls."""
-    kinds = {p.kind for p in calls.signature.parameters.values()}
-    first = calls.seen[0]
-    if inspect.Parameter.VAR_POSITIONAL in kinds and first.get(_variadic(calls)):
-        raise CannotCompile(f"self.{calls.path} is called with *args")
-    given = [_by_name(calls, call) for call in calls.seen]
-    names = [name for name, value in given[0].items() if is_array(value)]
-    fixed = {name: value for name, value in given[0].items() if name not in names}
-    for name, value in fixed.items():
-        if not isinstance(value, PLAIN):
-            raise CannotCompile(
-                f"self.{calls.path}({name}=...) is a {type(value).__qualname__}; wanted arrays or "
-                "plain values"
-            )
-    for call in given:
-        if any(is_array(call[n]) != (n in names) for n in call) or any(
-            call[n] != v for n, v in fixed.items()
-        ):
-            raise CannotCompile(f"self.{calls.path} is called in different ways on the probe")
-    return names, fixed
-
-
-def _variadic(calls: Calls) -> str:
-    return next(p.name for p in calls.signature.parameters.values() if p.kind is p.VAR_POSITIONAL)
-
-
-def _by_name(calls: Calls, call: dict[str, Any]) -> dict[str, Any]:
-    """Arguments by name; empty ``*args`` and ``**kwargs`` left out, given keywords among them."""
-    found: dict[str, Any] = {}
-    for parameter in calls.signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            if call.get(parameter.name):
-                raise CannotCompile(f"self.{calls.path} is called with **{parameter.name}")
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            found[parameter.name] = call[parameter.name]
-    return found
-
-
-def _tensors(call: Mapping[str, Any], names: list[str]) -> list[torch.Tensor]:
-    # copies, for predict ran in inference mode, and export refuses tensors that were made there
-    return [torch.as_tensor(call[name]).detach().clone().contiguous() for name in names]
+def _dense(result: torch.Tensor) -> torch.Tensor:
+    """Contiguous, and of at least float32: nested lists have nothing smaller."""
+    half = result.dtype in (torch.float16, torch.bfloat16)
+    return (result.float() if half else result).contiguous()
 
 
 def _generality(tensors: Sequence[torch.Tensor]) -> tuple[int, int]:

@@ -4,30 +4,17 @@ All that a call brings is checked before the library sees it, for an error in th
 """
 
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from zerowake.snapshot import output
 from zerowake.snapshot.arrays import Kind, give, kind_of, span, take
 from zerowake.snapshot.binding import weights
 from zerowake.snapshot.errors import UnusableForm
-from zerowake.snapshot.form import FILE, Form, Input, ModuleForm
-from zerowake.snapshot.libtorch import Array, Library, libtorch
+from zerowake.snapshot.form import Form, Input, ModuleForm
+from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.opened import Snapshot
-
-
-class Output(dict[str, Any]):
-    """What a module returned as an object with named fields: by key, attribute or place."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __getitem__(self, key: Any) -> Any:
-        return (
-            list(self.values())[key] if isinstance(key, int | slice) else super().__getitem__(key)
-        )
+from zerowake.snapshot.strided import Array
 
 
 class CompiledModule:
@@ -61,7 +48,7 @@ class CompiledModule:
                 if wrong:
                     raise IndexError(f"{form.path}: index out of range in {line}")
         kind = kind_of(given[each.name] for each in form.inputs)
-        return _tree(form.output, results, kind)
+        return output.put_together(form.output, lambda place: give(results[place], kind))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -114,36 +101,8 @@ def load(form: Form, snapshot: Snapshot, mapped: Sequence[mmap.mmap]) -> dict[st
             raise UnusableForm(
                 f"{each.library} takes {library.inputs} inputs, not {len(each.inputs)}"
             )
-        if any(not 0 <= place < library.outputs for place in _places(each.output)):
+        if any(not 0 <= place < library.outputs for place in output.places(each.output)):
             raise UnusableForm(f"{each.library} has {library.outputs} outputs, not {each.output}")
         library.bind(weights(form, each, snapshot, mapped, library))
         made[each.path] = CompiledModule(each, library)
     return made
-
-
-def _places(tree: Any) -> Iterator[int]:
-    """The leaves of an output's tree."""
-    if isinstance(tree, int):
-        yield tree
-    elif isinstance(tree, dict):
-        inside = tree["v"]
-        for each in inside.values() if isinstance(inside, dict) else inside:
-            yield from _places(each)
-
-
-def _tree(tree: Any, results: Sequence[Array], kind: Kind) -> Any:
-    """The module's answer: ``tree`` with results in place of its leaves."""
-    match tree:
-        case int(place):
-            return give(results[place], kind)
-        case None:
-            return None
-        case {"t": "output", "v": fields}:
-            return Output({name: _tree(each, results, kind) for name, each in fields.items()})
-        case {"t": "dict", "v": fields}:
-            return {name: _tree(each, results, kind) for name, each in fields.items()}
-        case {"t": "tuple", "v": items}:
-            return tuple(_tree(each, results, kind) for each in items)
-        case {"t": "list", "v": items}:
-            return [_tree(each, results, kind) for each in items]
-    raise UnusableForm(f"{FILE} has an output {tree!r:.80}")

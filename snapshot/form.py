@@ -6,11 +6,9 @@ user compiled it or named its digest. docs/format.md describes it, ``compile`` m
 runs it.
 """
 
-import functools
 import hashlib
 import inspect
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +17,9 @@ from typing import Any
 
 from zerowake.snapshot import skeleton, state
 from zerowake.snapshot.errors import UnusableForm
-from zerowake.snapshot.libtorch import ELEMENTS, library_path
+from zerowake.snapshot.fingerprint import fingerprint_id
 from zerowake.snapshot.opened import Snapshot
+from zerowake.snapshot.strided import ELEMENTS
 
 DIRECTORY = "compiled"
 FILE = "form.json"
@@ -136,34 +135,6 @@ def module_node(snapshot: Snapshot, path: str) -> int:
         raise UnusableForm(f"the object has no module {path!r:.80}")
     index: int = found[0]
     return index
-
-
-def fingerprint() -> dict[str, str]:
-    """What compiled code depends on: the processor's features, torch and the device."""
-    return {"machine": os.uname().machine, "cpu": _cpu(), "torch": _torch(), "device": "cpu"}
-
-
-def fingerprint_id() -> str:
-    return hashlib.sha256(json.dumps(fingerprint(), sort_keys=True).encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _cpu() -> str:
-    """A digest of the features that the kernel reports: code for more of them would crash."""
-    with open("/proc/cpuinfo") as file:
-        flags = next((line for line in file if line.startswith(("flags", "Features"))), "")
-    features = " ".join(sorted(flags.partition(":")[2].split()))
-    return hashlib.sha256(features.encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _torch() -> str:
-    """torch's version, read from its file: importing it to ask takes a second."""
-    text = (library_path().parents[1] / "version.py").read_text()
-    found = re.search(r"__version__ = '([^']+)'", text)
-    if found is None:
-        raise UnusableForm("the installed torch does not say its version")
-    return found[1]
 
 
 def parse_form(path: Path, data: bytes) -> Form:

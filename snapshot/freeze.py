@@ -18,7 +18,17 @@ from typing import Any
 
 import torch
 
-from zerowake.snapshot import layout, manifest, names, proof, publish, skeleton, state, store
+from zerowake.snapshot import (
+    comparison,
+    layout,
+    manifest,
+    names,
+    proof,
+    publish,
+    skeleton,
+    state,
+    store,
+)
 from zerowake.snapshot.code import CodeFiles, in_words
 from zerowake.snapshot.dismantle import Parts, dismantle
 from zerowake.snapshot.eager import accept_arrays
@@ -87,7 +97,7 @@ def freeze(
     wakes = callable(getattr(target, "wake", None))
     wake = (lambda: wake_up(target, recipe.name)) if wakes else None
     first, second = run_twice(runs, wake, lambda: _answers(recipe, target))
-    evidence = Proof(recipe.cases, first, proof.unsteady(first, second))
+    evidence = Proof(recipe.cases, first, comparison.unsteady(first, second))
     for case, fields in enumerate(evidence.unsteady):
         if fields and note is not None:
             note(
@@ -103,7 +113,7 @@ def freeze(
             raise _no_space(runs, out) from error
         store.open_snapshot(staging)
         progress("prove", 0, 1)
-        proof.compare(evidence, recipe.prove(staging))
+        comparison.compare(evidence, recipe.prove(staging))
         progress("prove", 1, 1)
         final = out / f"{recipe.name}-{digest.removeprefix('sha256:')[:12]}"
         publish.publish(staging, final, store.is_whole)

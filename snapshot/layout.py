@@ -56,6 +56,7 @@ TORCH_DTYPES = {
     "complex64": (8, "C64"),
     "complex128": (16, ""),
 }
+TORCH_NAMES = {stored: name for name, (_, stored) in TORCH_DTYPES.items() if stored}
 
 # numpy's spelling of the array dtypes that a skeleton may name: little-endian or of single bytes
 _ARRAY_DTYPE = re.compile(

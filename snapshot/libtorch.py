@@ -9,72 +9,15 @@ ends the process, so callers check those first (``compiled``).
 
 import ctypes
 import functools
-import math
 from collections.abc import Iterable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from zerowake.snapshot import installed_torch
 from zerowake.snapshot.errors import UnusableForm
-from zerowake.snapshot.torchlib import find_library
-
-Shape = tuple[int, ...]
-
-# dtype -> its size in bytes and the ctypes element that Python can read, if there is one
-ELEMENTS: dict[str, tuple[int, Any]] = {
-    "float64": (8, ctypes.c_double),
-    "float32": (4, ctypes.c_float),
-    "float16": (2, None),
-    "bfloat16": (2, None),
-    "int64": (8, ctypes.c_int64),
-    "int32": (4, ctypes.c_int32),
-    "int16": (2, ctypes.c_int16),
-    "int8": (1, ctypes.c_int8),
-    "uint8": (1, ctypes.c_uint8),
-    "bool": (1, ctypes.c_bool),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Array:
-    """A dense array in memory that somebody else owns: ``owner`` is kept alive with it.
-
-    address: of the first element, in bytes. shape and strides: in elements.
-    """
-
-    address: int
-    dtype: str
-    shape: Shape
-    strides: Shape
-    owner: Any
-
-    @property
-    def count(self) -> int:
-        return math.prod(self.shape)
-
-
-def contiguous_strides(shape: Sequence[int]) -> Shape:
-    """Strides, in elements, of a dense row-major array."""
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
-def same_layout(shape: Sequence[int], one: Sequence[int], two: Sequence[int]) -> bool:
-    """Whether strides mean the same: those of a size of 1 mean nothing."""
-    return len(one) == len(two) and all(
-        size == 1 or a == b for size, a, b in zip(shape, one, two, strict=True)
-    )
-
-
-def reach(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """How many elements there are from the first to the last, gaps included."""
-    if 0 in shape:
-        return 0
-    return 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
+from zerowake.snapshot.strided import ELEMENTS, Array
 
 
 class LibTorch:
@@ -280,17 +223,15 @@ def _check(failed: int, what: str) -> None:
 
 @functools.cache
 def libtorch() -> LibTorch:
-    """This process's libtorch, loaded at the first call (0.1 s); torch itself is not imported."""
-    return LibTorch(library_path())
+    """This process's libtorch, loaded at the first call (0.1 s); torch itself is not imported.
+
+    Raises UnusableForm without one.
+    """
+    if (path := installed_torch.library()) is None:
+        raise UnusableForm("torch is not installed")
+    return LibTorch(Path(path))
 
 
 def loaded() -> LibTorch | None:
     """This process's libtorch if something has loaded it: functions without tensors run without it."""
     return libtorch() if libtorch.cache_info().currsize else None
-
-
-def library_path() -> Path:
-    """Where the installed torch keeps its library. Raises UnusableForm without one."""
-    if (path := find_library()) is None:
-        raise UnusableForm("torch is not installed")
-    return Path(path)

@@ -3,7 +3,9 @@
 Compiled code trusts them: one that is out of range reads foreign memory, or fails a check in a
 parallel loop, which ends the process. What is an argument is looked at before the call (``bounds``).
 Row numbers that the module computes are clamped, and one more result tells whether that has changed
-any (``guard``): MiniLM has five such places, most of them in its masks. Knows the operators of torch's export, nothing of snapshots.
+any (``guard``): MiniLM has five such places, most of them in its masks.
+
+Knows the operators of torch's export, nothing of snapshots.
 """
 
 import operator

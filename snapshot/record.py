@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zerowake.snapshot.errors import FreezeError
+from zerowake.snapshot.strided import reach
 from zerowake.snapshot.tensors import Run
 
 T = TypeVar("T")
@@ -100,8 +101,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             start = tensor.data_ptr()
         except RuntimeError:  # no storage of its own
             return
-        pairs = zip(tensor.shape, tensor.stride(), strict=True)
-        end = start + (1 + sum((n - 1) * stride for n, stride in pairs)) * tensor.element_size()
+        end = start + reach(tensor.shape, tensor.stride()) * tensor.element_size()
         runs = self._runs[device]
         i = max(bisect.bisect_right(self._starts[device], start) - 1, 0)
         while i < len(runs) and runs[i].start < end:

@@ -28,6 +28,7 @@ from zerowake.snapshot.errors import (
     StoreError,
     UnusableForm,
 )
+from zerowake.snapshot.fingerprint import fingerprint_id
 from zerowake.snapshot.storage import (
     THREADS,
     Found,
@@ -242,7 +243,7 @@ def _fetch_form(
 def _form_name() -> str | None:
     """Where a form for this machine would be; None where there can be none."""
     try:
-        return f"{forms.DIRECTORY}/{forms.fingerprint_id()}"
+        return f"{forms.DIRECTORY}/{fingerprint_id()}"
     except (SnapshotError, OSError, ImportError):  # no torch is installed that could run one
         return None
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """``report``: milliseconds by phase: map, import, build, and with tensors bind (of which on a
-    device context, ring, copy). ``mappings``: the weights files, one each; on the CPU the
+    """``report``: milliseconds by phase: map, import, build, with a compiled form compiled, and with
+    tensors bind (of which on a device context, ring, copy). ``mappings``: the weights files, one each; on the CPU the
     object's tensors lie in them."""
 
     object: Any
@@ -47,14 +47,14 @@ def restore(
 ) -> Restored:
     """The object that was frozen, as ``load`` left it; ``wake_up`` is the caller's next step.
 
-    form: a compiled form, whose modules stand in place of the object's own; their classes are not
-    imported, and torch only if something else of the object needs it.
+    ``code`` comes from ``load_code``. ``form``: a compiled form, whose modules stand in place of the
+    object's own; their classes are not imported, and torch only if something else needs it.
 
-    ``code`` comes from ``load_code``. On the CPU tensors are views of the weights files, mapped
+    On the CPU tensors are views of the weights files, mapped
     private and writable; only odd-sized ones are copied. On another device ("cuda", "cuda:N") all
     weights are copied there once, and tensors are views of that copy.
 
-    Raises DamagedSnapshot, ForbiddenClass, SnapshotError when a library is missing or does not fit
+    Raises DamagedSnapshot, ForbiddenClass, UnusableForm, SnapshotError when a library is missing or does not fit
     the skeleton, and DeviceError; what the import of the author's code raises goes through.
     """
     report: dict[str, float] = {}

@@ -59,8 +59,7 @@ KINDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     )
 }
 
-
-# kind -> the fields in which values stand: a list of them, or an object of them; in o and f, one
+# kind -> the fields in which values stand
 _VALUES = {
     **dict.fromkeys(("list", "tuple", "set", "frozenset", "namedtuple", "slice"), "v"),
     **dict.fromkeys(("dict", "ordered", "default"), "skv"),
@@ -101,7 +100,7 @@ def prune(skeleton: Skeleton, replaced: Mapping[int, str]) -> Skeleton:
     What only those have needed is left out: nodes become ``{"t": "unused"}``, names empty.
     """
     nodes: list[dict[str, Any]] = [{"t": "unused"}] * len(skeleton.nodes)
-    waiting = list(_references([skeleton.root]))
+    waiting = [skeleton.root[0]] if isinstance(skeleton.root, list) else []
     while waiting:
         index = waiting.pop()
         if nodes[index]["t"] != "unused":
@@ -110,9 +109,7 @@ def prune(skeleton: Skeleton, replaced: Mapping[int, str]) -> Skeleton:
             nodes[index] = {"t": "compiled", "v": replaced[index]}
             continue
         nodes[index] = node = skeleton.nodes[index]
-        for field in _VALUES.get(node["t"], ""):
-            values = node.get(field, [])
-            waiting += _references([values] if field in "of" else values)
+        waiting += [value[0] for _, value in _values(node) if isinstance(value, list)]
     used = {node["c"] for node in nodes if isinstance(node.get("c"), int)}
     return Skeleton(
         skeleton.root,
@@ -134,23 +131,20 @@ def torch_at(skeleton: Skeleton) -> str | None:
         kind = node["t"]
         if kind in _OF_TORCH:
             return f"{path} is a {_AS_TOLD.get(kind, kind)}"
-        for field in _VALUES.get(kind, ""):
-            values = node.get(field, [])
-            if field in "of":
-                waiting.append((path, values))
-            elif isinstance(values, dict):
-                where = "{}.{}" if kind in ("object", "module") else "{}[{!r}]"
-                waiting += [(where.format(path, name), each) for name, each in values.items()]
-            else:
-                waiting += [(f"{path}[{place}]", each) for place, each in enumerate(values)]
+        place = "{}.{}" if kind in ("object", "module") else "{}[{!r}]"
+        for key, inside in _values(node):
+            waiting.append((path if key is None else place.format(path, key), inside))
     return None
 
 
-def _references(field: Any) -> Iterator[int]:
-    """The nodes that a list or an object of values names."""
-    for value in field.values() if isinstance(field, dict) else field:
-        if isinstance(value, list):
-            yield value[0]
+def _values(node: dict[str, Any]) -> Iterator[tuple[str | int | None, Any]]:
+    """The values that stand in a node, each with its key or place; None for one that stands alone."""
+    for field in _VALUES.get(node["t"], ""):
+        values = node.get(field, [])
+        if field in "of":  # one value, where the others hold a list or an object of them
+            yield None, values
+        else:
+            yield from values.items() if isinstance(values, dict) else enumerate(values)
 
 
 def encode(skeleton: Skeleton) -> bytes:

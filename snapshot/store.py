@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from zerowake.snapshot import layout, manifest, names, proof, skeleton, skeleton_parser, state
+from zerowake.snapshot import (
+    comparison,
+    layout,
+    manifest,
+    names,
+    proof,
+    skeleton,
+    skeleton_parser,
+    state,
+)
 from zerowake.snapshot.code import code_digest
 from zerowake.snapshot.errors import DamagedSnapshot, SnapshotError, SnapshotNotFound
 from zerowake.snapshot.mapping import open_file
@@ -140,7 +149,7 @@ def verify(
     """
     check_digests(snapshot, progress, force=True)
     evidence = proof.parse(read_file(snapshot, PROOF_FILE))
-    proof.compare(evidence, prove(snapshot.path))
+    comparison.compare(evidence, prove(snapshot.path))
     return evidence
 
 

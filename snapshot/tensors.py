@@ -16,6 +16,7 @@ import torch
 from zerowake.snapshot.dismantle import Leaf
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES, Piece
+from zerowake.snapshot.strided import reach
 
 _ITEM_MAX = 16  # the widest element, complex128
 # numpy's kind and size of an element to safetensors' dtype; others are stored as plain bytes
@@ -127,14 +128,14 @@ def gather(leaves: list[Leaf]) -> list[Run]:
     members = [m for m in map(_member, leaves) if m.end > m.start]
     members.sort(key=lambda m: (m.device, m.start, -m.end))
     groups: list[list[Member]] = []
-    reach, device = 0, ""
+    end, device = 0, ""
     for member in members:
-        if groups and member.device == device and member.start < reach:
+        if groups and member.device == device and member.start < end:
             groups[-1].append(member)
-            reach = max(reach, member.end)
+            end = max(end, member.end)
         else:
             groups.append([member])
-            reach, device = member.end, member.device
+            end, device = member.end, member.device
     for group in groups:
         group.sort(key=lambda m: order[id(m.leaf)])
     groups.sort(key=lambda group: order[id(group[0].leaf)])
@@ -197,10 +198,7 @@ def _member(leaf: Leaf) -> Member:
     if isinstance(value, torch.Tensor):
         keep = value.untyped_storage()
         item, dtype = TORCH_DTYPES[_dtype(value)]
-        extent = 0
-        if value.numel():
-            pairs = zip(value.shape, value.stride(), strict=True)
-            extent = (1 + sum((n - 1) * stride for n, stride in pairs)) * item
+        extent = reach(value.shape, value.stride()) * item
         start = value.data_ptr()
         base = keep.data_ptr()
         device = str(value.device)

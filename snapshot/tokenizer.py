@@ -3,7 +3,9 @@
 Most of a tokenizer is its vocabulary, and of all ways in which the library reads one, the files that
 its models save and load are the quickest. In a fork of the base zygote MiniLM's WordPiece of 30,522
 tokens took 13 ms, as part of the JSON 18 and as a dict of Python's 16; where the heap is in huge pages
-8, 14 and 11. A BPE of 30,000 took 29 ms on a heap in use, as part of the JSON 53. Knows no snapshot: bytes in, bytes out.
+8, 14 and 11. A BPE of 30,000 took 29 ms on a heap in use, as part of the JSON 53.
+
+Knows no snapshot: bytes in, bytes out.
 """
 
 import contextlib
@@ -38,7 +40,7 @@ def take_apart(tokenizer: Any) -> tuple[bytes, dict[str, bytes]]:
     No files, and the whole JSON, where parts would not give the same tokenizer again: other kinds
     of models, ids with holes, tokens that end in blanks or hold line ends.
     """
-    import tempfile
+    import tempfile  # only freezing needs it
 
     whole: str = tokenizer.to_str()
     if type(tokenizer.model).__name__ not in _SETTINGS:

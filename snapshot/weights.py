@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from zerowake.snapshot.errors import DamagedSnapshot
-from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES
+from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_NAMES
 from zerowake.snapshot.manifest import Manifest
 from zerowake.snapshot.rebuild import Builder, Make
 
-_TORCH = {stored: getattr(torch, name) for name, (_, stored) in TORCH_DTYPES.items() if stored}
+_TORCH = {stored: getattr(torch, name) for stored, name in TORCH_NAMES.items()}
 
 
 class Weights:

@@ -73,7 +73,10 @@ def serve(
 
 
 def _looks_torch_free(target: str) -> bool:
-    """A quick look, before anything is imported that could tell: it only decides what is begun."""
+    """A quick look, before anything is imported that could tell: it only decides what is begun.
+
+    At what ``snapshot.form`` reads and ``runtime.compiling`` writes.
+    """
     try:
         forms = Path(target).glob("compiled/*/form.json")
         return any(b'"torch_free": true' in form.read_bytes() for form in forms)

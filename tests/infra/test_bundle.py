@@ -23,8 +23,8 @@ from support import PATIENCE_S, ROOT, zerowake
 from zerowake.adapters.deploy.requirements import GATEWAY, HTTP, TENSORS, modules, pinned
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName, choose
+from zerowake.snapshot import installed_torch
 from zerowake.snapshot.store import open_snapshot
-from zerowake.snapshot.torchlib import find_library
 
 SETUPTOOLS = "setuptools==80.9.0"
 
@@ -225,7 +225,7 @@ def test_a_torch_free_function_runs_with_the_libraries_of_torch(
     assert needed - {of_torch} <= there  # so this environment will do
     torch = packages / "torch"
     (torch / "nn").mkdir(parents=True)
-    installed = Path(find_library() or "").parent
+    installed = Path(installed_torch.library() or "").parent
     (torch / "lib").symlink_to(installed)
     (torch / "version.py").symlink_to(installed.parent / "version.py")
     (torch / "__init__.py").write_text("from torch import nn\n")

@@ -12,7 +12,7 @@ import torch
 from support import run_python
 
 from zerowake.snapshot.arrays import Kind, give, is_array, kind_of, span, take
-from zerowake.snapshot.libtorch import Array, contiguous_strides
+from zerowake.snapshot.strided import Array, contiguous_strides
 
 
 def back(taken: Array) -> Any:

@@ -7,12 +7,6 @@ from pathlib import Path
 import pytest
 from support import run_python
 
-from zerowake.snapshot.libtorch import (
-    contiguous_strides,
-    reach,
-    same_layout,
-)
-
 # text and image: the modules of nets.py, bound; library: text's own
 LOAD = """
 import gc, sys
@@ -253,12 +247,3 @@ def test_a_compiled_library_without_the_symbols(tmp_path: Path) -> None:
         tmp_path / "missing.so",
     ).stdout
     assert said.count("cannot be loaded") == 2 and "AOTInductor" in said
-
-
-def test_layouts() -> None:
-    assert contiguous_strides((2, 3, 4)) == (12, 4, 1)
-    assert contiguous_strides(()) == () and contiguous_strides((2, 0)) == (1, 1)
-    assert reach((2, 3), (3, 1)) == 6 and reach((2, 3), (1, 2)) == 6
-    assert reach((2, 3), (0, 1)) == 3 and reach((), ()) == 1 and reach((4, 0), (1, 1)) == 0
-    assert same_layout((1, 3), (77, 1), (3, 1)) and not same_layout((2, 3), (1, 2), (3, 1))
-    assert not same_layout((2, 3), (3, 1), (1,))

@@ -18,6 +18,7 @@ from zerowake.snapshot.errors import (
     StoreError,
     StoreInterrupted,
 )
+from zerowake.snapshot.fingerprint import fingerprint_id
 from zerowake.snapshot.remote import Remote, is_remote, parse_url
 from zerowake.snapshot.storage import MAX_PART_NBYTES, PART_NBYTES, Found, Part, delay_s, plan
 
@@ -65,7 +66,7 @@ def store(frozen: Callable[[str], Path], tmp_path: Path) -> FolderStore:
 
 def put_form(store: FolderStore, name: str | None = None, **changes: object) -> Path:
     """A compiled form of the snapshot in the store, for this machine unless ``name`` is another's."""
-    place = store.folder / "compiled" / (name or forms.fingerprint_id())
+    place = store.folder / "compiled" / (name or fingerprint_id())
     place.mkdir(parents=True)
     (place / "module.so").write_bytes(b"code")
     form = {

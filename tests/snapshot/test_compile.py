@@ -1,0 +1,193 @@
+"""``zerowake.snapshot.calls`` and ``compile``: what compiles, and what is said of the rest."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from zerowake.snapshot import compile
+from zerowake.snapshot.calls import Calls, recorded
+from zerowake.snapshot.compile import compile_module
+from zerowake.snapshot.errors import CannotCompile
+
+
+class Target:
+    def __init__(self, module: Any) -> None:
+        self.net = module
+
+
+def record(module: nn.Module, *calls: tuple[Any, ...] | dict[str, Any]) -> Calls:
+    target = Target(module.eval())
+    (found,) = recorded(target)
+    with torch.inference_mode():  # as predict runs
+        for call in calls:
+            target.net(**call) if isinstance(call, dict) else target.net(*call)
+    return found
+
+
+def refusal(module: nn.Module, out: Path, *calls: tuple[Any, ...] | dict[str, Any]) -> str:
+    with pytest.raises(CannotCompile) as caught:
+        compile_module(record(module, *calls), out, None)
+    return str(caught.value)
+
+
+class Branches(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += 1
+        return x + self.seen
+
+
+class Overwrites(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.add_(1)
+
+
+class Gives(nn.Module):
+    """Returns whatever ``made`` makes of its input."""
+
+    def __init__(self, made: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: torch.Tensor, *more: Any, scale: Any = None, **options: Any) -> Any:
+        return self.made(x)
+
+
+X = torch.ones(2, 3)
+
+
+@pytest.mark.parametrize(
+    "module, calls, said",
+    [
+        (Branches(), [(X,)], "self.net does not export: .*[Dd]ata"),
+        (Counts(), [(X,)], "the forward of self.net writes into module.seen"),
+        (Overwrites(), [(X,)], "the forward of self.net writes into"),
+        (Gives(abs), [], "self.net is not called on the probe"),
+        (Gives(abs), [(X, X)], r"self.net is called with \*more"),
+        (Gives(abs), [{"x": X, "k": 1}], r"self.net is called with \*\*options"),
+        (Gives(abs), [(X,), {"x": X, "scale": 2.0}], "called in different ways"),
+        (Gives(abs), [(X,), {"x": X, "scale": X}], "called in different ways"),
+        (Gives(abs), [{"x": X, "scale": {"a": 1}}], r"self.net\(scale=...\) is a dict"),
+        (Gives(lambda x: {x}), [(X,)], "returns a set; wanted tensors in containers"),
+        (Gives(lambda x: (x, 5)), [(X,)], "returns a int"),
+        (Gives(lambda x: x.shape), [(X,)], "returns a Size"),
+    ],
+)
+def test_what_stands_against_compiling_is_said(
+    tmp_path: Path, module: nn.Module, calls: list[Any], said: str
+) -> None:
+    assert re.search(said, refusal(module, tmp_path, *calls))
+    assert not any(tmp_path.glob("*.so"))
+
+
+def test_training_mode_is_refused(tmp_path: Path) -> None:
+    calls = record(nn.Dropout(), (X,))
+    calls.module.train()
+    with pytest.raises(CannotCompile, match="in training mode; call eval"):
+        compile_module(calls, tmp_path, None)
+
+
+def test_a_recorder_can_only_be_called() -> None:
+    target = Target(nn.Linear(3, 2))
+    (calls,) = recorded(target)
+    net = target.net
+    for read in (lambda: net.weight, lambda: net.eval(), lambda: hasattr(net, "path")):
+        with pytest.raises(CannotCompile, match=r"predict reads self.net\.\w+; a compiled module"):
+            read()
+    with pytest.raises(TypeError):
+        net(X, X, X)
+    assert torch.equal(net(X), calls.module(X)) and len(calls.seen) == 1
+
+
+class Slots:
+    __slots__ = ("net",)
+
+
+@pytest.mark.parametrize("target", [None, Target(3), Slots(), {"net": nn.ReLU()}])
+def test_an_object_without_a_module(target: Any) -> None:
+    with pytest.raises(CannotCompile, match="no attribute that is a module"):
+        recorded(target)
+
+
+class Rows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Embedding(9, 4), nn.Embedding(7, 4)
+
+    def forward(self, ids: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        found = self.a(ids) + self.b(torch.arange(ids.shape[1]))
+        return found + self.a.weight.index_select(0, more)[None, : ids.shape[1]]
+
+
+def only_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile, "_build", lambda *given: ("net.so", {}))
+    monkeypatch.setattr(compile, "_try_ones", lambda *given: None)
+
+
+def test_sizes_and_values_that_are_row_numbers_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_analysed(monkeypatch)
+    calls = record(
+        Rows(),
+        (torch.tensor([[1, 2, 3]]), torch.arange(4)),
+        (torch.tensor([[1, 2], [3, 4]]), torch.arange(2)),
+    )
+    form = compile_module(calls, tmp_path, None)
+    ids, more = form["inputs"]
+    assert (ids["dtype"], ids["below"], more["below"]) == ("int64", 9, 9)
+    batch, length = ids["shape"]
+    assert form["ranges"][length] == (2, 7)
+    assert form["ranges"][batch] == (1, None)
+
+
+def test_a_module_that_takes_one_size_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_analysed(monkeypatch)
+    form = compile_module(record(nn.Linear(3, 2), (X,)), tmp_path, None)
+    assert form["inputs"][0]["shape"][1] == 3 and form["output"] == 0
+
+
+@pytest.mark.parametrize(
+    "made, said",
+    [
+        (["a.wrapper.cpp", "a.so", "k1.cubin"], r"files of unknown kinds: \['.cubin'\]"),
+        (["a.so", "b.so"], "compiles to 2 libraries"),
+        (["a.so", "a_extern_kernel_nodes.json"], "operators that only torch itself can call"),
+    ],
+)
+def test_nothing_that_a_library_needs_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: list[str], said: str
+) -> None:
+    monkeypatch.setattr(torch._inductor, "aot_compile", lambda *given, **options: [*made, {}])
+    with pytest.raises(CannotCompile, match=said):
+        compile_module(record(nn.Linear(3, 2), (X,)), tmp_path, None)
+    assert not any(tmp_path.iterdir())
+
+
+class OneOfThemIsSpecial(nn.Module):
+    """With one row it has another answer; with one column it is as with many."""
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        found = x.mean(1) + more.std(0)
+        return found * 2 if x.shape[0] == 1 else found
+
+
+def test_a_size_of_1_is_taken_where_it_is_tried_and_right(tmp_path: Path) -> None:
+    form = compile_module(
+        record(OneOfThemIsSpecial(), (torch.randn(3, 4), torch.randn(5))), tmp_path, None
+    )
+    (rows, columns), (count,) = (each["shape"] for each in form["inputs"])
+    assert form["ranges"] == {rows: (2, None), columns: (1, None), count: (1, None)}
