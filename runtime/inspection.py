@@ -50,8 +50,10 @@ def describe(snapshot: Snapshot) -> str:
         ("weights", f"{human_nbytes(weights)} in {len(manifest.tensors)} tensors"),
         ("changed by probe", str(sum(tensor.mutated for tensor in manifest.tensors))),
         ("environment", ", ".join(f"{k} {v}" for k, v in manifest.environment.items() if v)),
-        *(("compiled form", line) for each in forms for line in _form_lines(each)),
     ]
+    for each in forms:
+        first, *more = _form_lines(each)
+        lines += [("compiled form", first), *(("", line) for line in more)]
     width = max(len(key) for key, _ in lines)
     return "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines)
 
@@ -106,12 +108,13 @@ def _form_lines(form: dict[str, Any]) -> list[str]:
     where = "here" if form["here"] else "elsewhere"
     if "digest" not in form:
         return [f"{where}: {form['reason']}"]
+    why = "the reason stands above" if form["here"] else form["reason"]
     lines = [
         f"{where}: {form['dtype'] or 'own dtype'}, error {form['error']:.1e} (at most "
         f"{form['tolerance']:.1e}), {'torch-free' if form['torch_free'] else 'needs torch'}, "
         f"{human_nbytes(form['library_nbytes'])} of code",
         f"  {form['digest']}",
-        f"  {'not used: ' + form['reason'] if form['reason'] else 'used here'}",
+        "  used here" if not form["reason"] else f"  not used: {why}",
     ]
     for path, inputs in form["modules"].items():
         said = ", ".join(f"{i['name']} {i['dtype']} {_shape(i['shape'])}" for i in inputs)
