@@ -55,7 +55,12 @@ def describe(snapshot: Snapshot) -> str:
         first, *more = _form_lines(each)
         lines += [("compiled form", first), *(("", line) for line in more)]
     width = max(len(key) for key, _ in lines)
-    return "\n".join(f"{key.ljust(width)}  {value}" for key, value in lines)
+    return "\n".join(f"{key.ljust(width)}  {_printable(value)}" for key, value in lines)
+
+
+def _printable(text: str) -> str:
+    """Without what a terminal would obey: it may be a stranger's."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def trusts_code(snapshot: Snapshot) -> bool:
@@ -119,8 +124,7 @@ def _form_lines(form: dict[str, Any]) -> list[str]:
     for path, inputs in form["modules"].items():
         said = ", ".join(f"{i['name']} {i['dtype']} {_shape(i['shape'])}" for i in inputs)
         lines.append(f"  {path}({said})")
-    # It may be a stranger's: what is no text stays off the terminal.
-    return ["".join(c if c.isprintable() else "?" for c in line) for line in lines]
+    return lines
 
 
 def _shape(sizes: list[Any]) -> str:

@@ -245,7 +245,7 @@ def parse_form(path: Path, data: bytes) -> Form:
         plain = json.loads(data)
         if plain["format"] != FORMAT:
             raise UnusableForm(
-                f"{path / FILE} has format {plain['format']}; this release: {FORMAT}"
+                f"{path / FILE} has format {plain['format']!r:.40}; this release: {FORMAT}"
             )
         modules = tuple(_module(each) for each in plain["modules"])
         digest = "sha256:" + hashlib.sha256(data).hexdigest()

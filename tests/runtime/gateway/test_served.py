@@ -69,7 +69,7 @@ async def test_what_arrives_during_a_restore_is_the_first_batch(world: World) ->
 
 
 async def test_a_restore_before_anybody_called_is_in_nobodys_timings(world: World) -> None:
-    served = world.serve(Settings("f", instances=(1, 1)))
+    served = world.serve(instances=(1, 1))
     served.changed()
     instance = await world.base.instance()
     await world.advance(0.25)
