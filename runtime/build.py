@@ -196,13 +196,14 @@ def verify_snapshot(
     """
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
-    if compiled := lies_here(snapshot):
+    modules = snapshot.skeleton.needs_torch
+    if modules and lies_here(snapshot):
         check_form(snapshot)  # before half a minute goes into the rest
     evidence = verify(snapshot, lambda path: prove(path, code_dir), progress)
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
     said = f"{snapshot.manifest.name}: {nbytes:,} bytes of weights are right; "
-    said += f"{'eager: ' if snapshot.skeleton.needs_torch else ''}{proof.summary(evidence)}"
-    if compiled:
+    said += f"{'eager: ' if modules else ''}{proof.summary(evidence)}"
+    if modules:
         said += f"\n{_verify_form(snapshot, evidence, trusted, code_dir)}"
     return said
 
@@ -212,7 +213,7 @@ def _verify_form(
 ) -> str:
     try:
         form = find_form(snapshot, trusted)
-    except UnusableForm as error:  # its files are right: nobody vouches for it
+    except UnusableForm as error:  # there is none, or nobody vouches for it: its files are right
         return f"compiled: not replayed: {error}"
     try:
         answers, _torch_by = prove_compiled(snapshot.path, form.path, code_dir)
