@@ -68,6 +68,12 @@ def find(
     return found
 
 
+def name_of(kind: "type[Adapter]") -> str:
+    """What ``find`` finds it by."""
+    where = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, known in KNOWN.items() if known.where == where), where)
+
+
 def detect(environ: Mapping[str, str], argument: str = "") -> str:
     """The name of the adapter whose platform has set this environment, or has this argument."""
     for name, known in KNOWN.items():

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from zerowake.adapters import KNOWN, find
+from zerowake.adapters import KNOWN, find, name_of
 from zerowake.adapters.model import snapshot_in
 from zerowake.adapters.stores import open_store
+from zerowake.runtime import logs
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
 
@@ -33,6 +34,8 @@ def run(
     if target in {known.argument for known in KNOWN.values()}:
         target = None  # the platform's word, which names no model
     config = kind.configure(environ, replace(config, alone=True, environment=tuple(environ)))
+    logs.configure(config.log_format)
+    log.info("running on: %s (adapter %s)", kind.capabilities.platform, name_of(kind))
     ingress = kind(environ, config)
     try:
         from zerowake.runtime.gateway.serve import serve

@@ -15,10 +15,12 @@ from zerowake.runtime.executor import Executor
 from zerowake.runtime.function import Function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.jsontext import encode_json, parse_json, pointer
-from zerowake.runtime.prove import prove
+from zerowake.runtime.prove import prove, prove_compiled
 from zerowake.runtime.target import heavy_imports, load_function, parse_target
-from zerowake.snapshot import code, comparison
-from zerowake.snapshot.errors import FreezeError, ZerowakeError
+from zerowake.snapshot import code, comparison, proof
+from zerowake.snapshot.errors import FreezeError, ProofFailed, UnusableForm, ZerowakeError
+from zerowake.snapshot.form import check_form, find_form, lies_here
+from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.proof import Answers
 from zerowake.snapshot.store import Progress, open_snapshot, verify
 
@@ -188,13 +190,41 @@ def verify_snapshot(
     code_dir: Path | None = None,
     progress: Progress = lambda stage, done, total: None,
 ) -> str:
-    """Hash every block and replay the proof; returns what was found, in a line.
+    """Hash every block and replay the proof, in this machine's compiled form too if there is one.
 
-    Raises SnapshotError with what is wrong.
+    Returns what was found, a line for each form. Raises SnapshotError with what is wrong.
     """
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=trusted, code_dir=code_dir)
+    modules = snapshot.skeleton.needs_torch
+    if modules and lies_here(snapshot):
+        check_form(snapshot)  # before half a minute goes into the rest
     evidence = verify(snapshot, lambda path: prove(path, code_dir), progress)
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
-    said = comparison.summary(evidence)
-    return f"{snapshot.manifest.name}: {nbytes:,} bytes of weights are right; {said}"
+    said = f"{snapshot.manifest.name}: {nbytes:,} bytes of weights are right; "
+    said += f"{'eager: ' if modules else ''}{comparison.summary(evidence)}"
+    if modules:
+        said += f"\n{_verify_form(snapshot, evidence, trusted, code_dir)}"
+    return said
+
+
+def _verify_form(
+    snapshot: Snapshot, evidence: proof.Proof, trusted: frozenset[str], code_dir: Path | None
+) -> str:
+    try:
+        form = find_form(snapshot, trusted)
+    except UnusableForm as error:  # there is none, or nobody vouches for it: its files are right
+        return f"compiled: not replayed: {error}"
+    try:
+        answers, _torch_by = prove_compiled(snapshot.path, form.path, code_dir)
+        found = comparison.distance(evidence, answers)
+        if not found <= form.tolerance:
+            raise ProofFailed(
+                f"it differs from the original by {found:.1e}, and {form.tolerance:.1e} was allowed"
+            )
+    except ProofFailed as failure:
+        raise ProofFailed(
+            f"the compiled form in {form.path} does not answer the probe as it did: {failure}; "
+            f"`zerowake compile {snapshot.path}` makes it anew"
+        ) from None
+    return f"compiled: the proof is right (largest error {found:.1e}, at most {form.tolerance:.1e})"

@@ -6,6 +6,7 @@ A target is frozen by a process of its own, so that the gateway stays free of to
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -20,6 +21,8 @@ from zerowake.runtime.target import Target, parse_target
 from zerowake.snapshot import code, names
 from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.store import open_snapshot
+
+log = logging.getLogger("zerowake.gateway")
 
 SPEAKING = (1, 130, 143)  # exit codes of a freeze that has said why: an error, interrupted
 
@@ -57,6 +60,8 @@ def ensure_snapshot(text: str, cache: Path, *, compiled: bool = True) -> Path:
         return path
     except (OSError, ZerowakeError):
         pass
+    more = ", and its modules are compiled for this machine (about half a minute)"
+    log.info("%s is frozen first: load runs%s", text, more if compiled else "")
     out = cache / "snapshots"
     command = [sys.executable, "-P", "-m", "zerowake", "freeze", text, "--out", str(out)]
     command += [] if compiled else ["--no-compile"]

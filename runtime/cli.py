@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE, ServeConfig
 from zerowake.runtime.depth import Depth
-from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.errors import ConfigError, RemoteError
 from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8000"
 TARGET_HELP = "path/app.py:Class or package.module:Class"
 SNAPSHOT_HELP = "a snapshot's folder, or its URL (s3://...)"
+COMPILING = "compiling for this machine, about half a minute"
 
 
 Verb = Callable[..., argparse.ArgumentParser]
@@ -51,7 +53,9 @@ def main(
         from zerowake.runtime.process import end_with_parent
 
         end_with_parent(os.environ)
-    options = _parser(more, open_store).parse_args(arguments)
+    options, unknown = _parser(more, open_store).parse_known_args(arguments)
+    if unknown:  # said by the verb's parser, with the verb's usage
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     code = _run(options)
     if options.verb == "freeze":  # threads that load has started must not keep us
         from zerowake.runtime.process import leave
@@ -106,14 +110,15 @@ def _parser(more_verbs: Callable[[Verb], None], open_store: "OpenStore") -> argp
         sub = verbs.add_parser(
             name, help=about, description=f"{about[0].upper()}{about[1:]}. {more}"
         )
-        sub.set_defaults(run=run, open_store=open_store)
+        sub.set_defaults(run=run, open_store=open_store, parser=sub)
         return sub
 
     freeze = verb(
         "freeze",
         _freeze,
         "run load once and publish the result as a snapshot",
-        "The last line of standard output is the snapshot's path, or its URL.",
+        "Standard output is the snapshot's path, or its URL; what load and predict print goes to "
+        "standard error.",
     )
     freeze.add_argument("target", metavar="TARGET", help=TARGET_HELP)
     freeze.add_argument(
@@ -131,19 +136,25 @@ def _parser(more_verbs: Callable[[Verb], None], open_store: "OpenStore") -> argp
     freeze.add_argument(
         "--no-compile",
         action="store_true",
-        help="leave out the compiled form, which takes about half a minute to make",
+        help="have no compiled form, which takes about half a minute to make; one that the same "
+        "snapshot has for this machine is removed",
     )
     _compile_options(freeze)
 
     inspect = verb("inspect", _inspect, "show what is in a snapshot", "Runs nothing of it.")
     inspect.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
-    inspect.add_argument("--json", action="store_true", help="the manifest and the digest as JSON")
+    inspect.add_argument(
+        "--json",
+        action="store_true",
+        help="the digest, the manifest and the compiled forms as JSON",
+    )
 
     compiling = verb(
         "compile",
         _compile,
         "compile a snapshot's modules for this machine",
-        "Freeze does it by itself; this is for a snapshot that comes from elsewhere.",
+        "Freeze does it by itself; this is for a snapshot that comes from elsewhere. Standard output "
+        "is the form's digest.",
     )
     compiling.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
     _compile_options(compiling)
@@ -152,7 +163,7 @@ def _parser(more_verbs: Callable[[Verb], None], open_store: "OpenStore") -> argp
     verify = verb(
         "verify",
         _verify,
-        "hash every block and replay the proof",
+        "hash every block and replay the proof, also in the form compiled for this machine",
         "Exit code 0, or 1 with the reason.",
     )
     verify.add_argument("snapshot", metavar="SNAPSHOT", help=SNAPSHOT_HELP)
@@ -190,7 +201,9 @@ def _parser(more_verbs: Callable[[Verb], None], open_store: "OpenStore") -> argp
         help="seconds without calls after which a function sinks one step (%(default)s)",
     )
     serve.add_argument(
-        "--reload", action="store_true", help="freeze again when a source file changes"
+        "--reload",
+        action="store_true",
+        help="freeze again, without compiling, when a source file changes",
     )
     serve.add_argument(
         "--env",
@@ -322,6 +335,12 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _more_seconds(text: str) -> float:
+    if not (value := _seconds(text)):
+        raise argparse.ArgumentTypeError("wanted a number of seconds, more than 0")
+    return value
+
+
 def _fraction(text: str) -> float:
     try:
         value = float(text)
@@ -371,24 +390,42 @@ def _compile_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tolerance",
         type=_fraction,
-        default=COMPILE_TOLERANCE,
         help="largest error of the compiled form on the probe: cosine distance of vectors, relative "
-        "error of numbers (default %(default)s)",
+        f"error of numbers (default {COMPILE_TOLERANCE})",
     )
     parser.add_argument(
         "--compile-timeout",
-        type=_seconds,
-        default=COMPILE_TIMEOUT_S,
+        type=_more_seconds,
         metavar="S",
-        help="default %(default)s",
+        help="seconds that compiling may take, and after it answering the probe, before it is given "
+        f"up and the function serves eagerly (default {COMPILE_TIMEOUT_S:g})",
     )
+
+
+def _compiling(options: argparse.Namespace) -> dict[str, Any]:
+    """What ``_compile_options`` say, as ``compile_snapshot`` takes it."""
+    tolerance, timeout_s = options.tolerance, options.compile_timeout
+    return {
+        "dtype": options.dtype,
+        "tolerance": COMPILE_TOLERANCE if tolerance is None else tolerance,
+        "timeout_s": COMPILE_TIMEOUT_S if timeout_s is None else timeout_s,
+    }
 
 
 def _freeze(options: argparse.Namespace) -> None:
     from zerowake.runtime.progress import ProgressBar
     from zerowake.snapshot.remote import is_remote
 
-    with ProgressBar() as bar:
+    if options.no_compile:
+        for name in ("dtype", "tolerance", "compile_timeout"):
+            if getattr(options, name) is not None:
+                option = "--" + name.replace("_", "-")
+                raise ConfigError(
+                    f"{option} is about the compiled form, and --no-compile leaves that out; leave "
+                    "out one of the two"
+                )
+    # What load and predict print must not come between the path and who reads it.
+    with contextlib.redirect_stdout(sys.stderr), ProgressBar() as bar:
         made: object
         if is_remote(options.out):
             made = _freeze_remote(options, bar)
@@ -409,7 +446,11 @@ def _freeze_below(out: Path, options: argparse.Namespace, bar: "ProgressBar") ->
         progress=bar.update,
         note=lambda text: bar.note(f"note: {text}"),
     )
-    if not options.no_compile:
+    if options.no_compile:
+        from zerowake.runtime.compiling import leave_uncompiled
+
+        leave_uncompiled(path, lambda text: bar.note(f"note: {text}"))
+    else:
         _compile_frozen(path, options, bar)
     return path
 
@@ -439,22 +480,17 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
     def note(text: str) -> None:
         bar.note(f"note: {text}")
 
-    snapshot = open_snapshot(path)
+    snapshot, wanted = open_snapshot(path), _compiling(options)
     if not snapshot.skeleton.needs_torch:
         return
     with contextlib.suppress(UnusableForm):
-        if find_form(snapshot).dtype == options.dtype:
-            note("compiled already")
+        there = find_form(snapshot)
+        if there.dtype == wanted["dtype"] and there.error <= wanted["tolerance"]:
+            note(f"compiled already ({there})")
             return
-    bar.update("compile", 0, 1)
+    bar.begin("compile", COMPILING)
     try:
-        compile_snapshot(
-            path,
-            dtype=options.dtype,
-            tolerance=options.tolerance,
-            timeout_s=options.compile_timeout,
-            note=note,
-        )
+        compile_snapshot(path, note=note, **wanted)
     except (CannotCompile, UnusableForm, OSError) as error:
         note(f"not compiled: {error}")
     bar.update("compile", 1, 1)
@@ -468,13 +504,12 @@ def _compile(options: argparse.Namespace) -> None:
     path = Path(_local(options.snapshot, options))
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=frozenset(options.trust), code_dir=options.code)
+    print(COMPILING, file=sys.stderr)
     form = compile_snapshot(
-        path,
-        dtype=options.dtype,
-        tolerance=options.tolerance,
-        timeout_s=options.compile_timeout,
-        note=lambda text: print(text, file=sys.stderr),
+        path, note=lambda text: print(text, file=sys.stderr), **_compiling(options)
     )
+    print(f"it lies in {form.path}; others use it with --trust and its digest:", file=sys.stderr)
+    sys.stderr.flush()
     print(form.digest)
 
 
@@ -497,13 +532,19 @@ def _check_folder(out: Path) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    from zerowake.runtime.inspection import describe
+    from zerowake.runtime.inspection import compiled_forms, describe, trusts_code
     from zerowake.snapshot.store import open_snapshot
 
     snapshot = open_snapshot(Path(_local(options.snapshot, options)))
     if options.json:
         manifest = json.loads((snapshot.path / "manifest.json").read_bytes())
-        print(json.dumps({"digest": snapshot.digest, "manifest": manifest}, indent=2))
+        found = {
+            "digest": snapshot.digest,
+            "code_trusted": trusts_code(snapshot),
+            "forms": compiled_forms(snapshot),
+            "manifest": manifest,
+        }
+        print(json.dumps(found, indent=2))
     else:
         print(describe(snapshot))
 
@@ -546,7 +587,13 @@ def _serve(options: argparse.Namespace) -> int:
 def _invoke(options: argparse.Namespace) -> int:
     from zerowake.runtime.client import Client
 
-    content_type, chunks = Client(options.url).invoke(options.name, _body(options.data))
+    body = _body(options.data)
+    try:
+        content_type, chunks = Client(options.url).invoke(options.name, body)
+    except RemoteError as error:
+        if error.problem.get("code") == "bad_request" and (hint := _quoting(options.data)):
+            raise ConfigError(f"{error}; {hint}") from None
+        raise
     last = b""
     for last in chunks:
         sys.stdout.buffer.write(last)
@@ -555,6 +602,14 @@ def _invoke(options: argparse.Namespace) -> int:
     if last and not last.endswith(b"\n") and ("json" in content_type or sys.stdout.isatty()):
         print()
     return 0
+
+
+def _quoting(data: str) -> str:
+    """A hint where ``data``, which is no JSON, looks like a text that somebody has not quoted."""
+    if not data or data[0] in '-@"{[' or len(data) > 80:
+        return ""
+    quoted = shlex.quote(json.dumps(data, ensure_ascii=False))
+    return f"a JSON string needs quotes of its own: --data {quoted}"
 
 
 def _body(data: str) -> bytes:

@@ -22,16 +22,28 @@ from zerowake.runtime.errors import to_problem
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.prove import prove_compiled
 from zerowake.snapshot import comparison, proof, state
-from zerowake.snapshot.errors import CannotCompile, ProofFailed
-from zerowake.snapshot.fingerprint import fingerprint, fingerprint_id
-from zerowake.snapshot.form import DIRECTORY, FILE, FORMAT, Form, find_form, prune
+from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
+from zerowake.snapshot.fingerprint import fingerprint
+from zerowake.snapshot.form import (
+    FILE,
+    FORMAT,
+    NOT_WANTED,
+    Form,
+    find_form,
+    home,
+    lies_here,
+    prune,
+    why_file,
+)
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.publish import publish, staged, sync
+from zerowake.snapshot.publish import publish, staged, sync, write_file
 from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.skeleton import torch_at
-from zerowake.snapshot.store import open_snapshot, read_file
+from zerowake.snapshot.store import check_digests, open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+Note = Callable[[str], None]
 
 
 def compile_snapshot(
@@ -40,18 +52,60 @@ def compile_snapshot(
     dtype: str | None = None,
     tolerance: float = COMPILE_TOLERANCE,
     timeout_s: float = COMPILE_TIMEOUT_S,
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = lambda text: None,
 ) -> Form:
     """Compile the modules of the snapshot at ``path`` for this machine, prove and publish the form.
 
     The caller vouches for the snapshot's code. dtype: of the weights and the arithmetic ("bfloat16");
     None keeps them. tolerance: the largest error on the probe against the snapshot's own answers,
     as cosine distance of vectors and relative error of numbers. ``note`` is told which form it is,
-    and what keeps it from the next. Raises CannotCompile with the reason.
+    and what keeps it from the next. Raises CannotCompile with the reason, which is kept beside the
+    forms where there is no earlier one that stays in use; DamagedSnapshot.
     """
     snapshot = open_snapshot(path)
-    home = snapshot.path / DIRECTORY
-    with _write_errors_told(home), staged(home) as staging:
+    check_digests(snapshot)  # what is compiled from damaged weights would be trusted afterwards
+    if not snapshot.skeleton.needs_torch:
+        raise CannotCompile("it holds no module, so there is nothing to compile")
+    earlier = None
+    with contextlib.suppress(UnusableForm):
+        earlier = find_form(snapshot)
+    try:
+        made = _make(snapshot, dtype, tolerance, timeout_s, note)
+    except CannotCompile as error:
+        if earlier is not None:
+            raise CannotCompile(f"{error}; the earlier form ({earlier}) stays in use") from None
+        _keep_why(snapshot, str(error))
+        raise CannotCompile(f"{error}; the function serves eagerly") from None
+    if earlier is not None and earlier.dtype != dtype:
+        note(f"it takes the place of the earlier form ({earlier})")
+    return made
+
+
+def leave_uncompiled(path: Path, note: Note = lambda text: None) -> None:
+    """Have no form for this machine, because nobody wants one: an earlier one is removed."""
+    snapshot = open_snapshot(path)
+    if not snapshot.skeleton.needs_torch:
+        return
+    if lies_here(snapshot):
+        with staged(home(snapshot).parent) as aside:  # gone at once for who looks, then removed
+            home(snapshot).rename(aside / "form")
+        note("the compiled form that it had for this machine is removed (--no-compile)")
+    _keep_why(snapshot, NOT_WANTED)
+
+
+def _keep_why(snapshot: Snapshot, reason: str) -> None:
+    """So that it can still be said when somebody asks why the function runs eagerly."""
+    file = why_file(snapshot)
+    with contextlib.suppress(OSError):  # the snapshot serves without it too
+        file.unlink(missing_ok=True)
+        write_file(file, reason.encode(errors="replace"))
+
+
+def _make(
+    snapshot: Snapshot, dtype: str | None, tolerance: float, timeout_s: float, note: Note
+) -> Form:
+    forms = home(snapshot).parent
+    with _write_errors_told(forms), staged(forms) as staging:
         modules = _in_new_process(snapshot, staging, dtype, timeout_s)
         form = {
             "format": FORMAT,
@@ -61,6 +115,7 @@ def compile_snapshot(
             "modules": modules,
             "torch_free": False,
             "error": 0.0,
+            "tolerance": tolerance,
             "files": {
                 entry.name: hashlib.sha256(entry.read_bytes()).hexdigest()
                 for entry in staging.iterdir()
@@ -70,21 +125,22 @@ def compile_snapshot(
         _write(staging, form)
         evidence = proof.parse(read_file(snapshot, "proof.json"))
         try:
-            answers, torch_by = prove_compiled(snapshot.path, staging, timeout_s)
+            answers, torch_by = prove_compiled(snapshot.path, staging, timeout_s=timeout_s)
             error = comparison.distance(evidence, answers)
         except ProofFailed as failure:
             raise CannotCompile(f"the compiled form does not answer the probe: {failure}") from None
         if not error <= tolerance:
             raise CannotCompile(
-                f"the compiled form differs from the original by {error:.1e} on the probe; "
-                f"at most {tolerance:.1e} is allowed (--tolerance)"
+                f"the compiled form differs from the original by {error:.1e} on the probe, and at "
+                f"most {tolerance:.1e} is allowed; --tolerance raises that, where it does no harm"
             )
         form |= {"torch_free": torch_by is None, "error": error}
         state.record_trust(_write(staging, form))
         for entry in staging.iterdir():
             sync(entry)
         # The newer form replaces an older one: who has mapped its files keeps them.
-        publish(staging, home / fingerprint_id(), lambda old: False)
+        publish(staging, home(snapshot), lambda old: False)
+        why_file(snapshot).unlink(missing_ok=True)
     made = find_form(snapshot)
     if torch_by is None:
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
@@ -131,11 +187,11 @@ def _in_new_process(
 
 
 @contextlib.contextmanager
-def _write_errors_told(home: Path) -> Iterator[None]:
+def _write_errors_told(forms: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CannotCompile(f"{home} cannot be written to: {error.strerror}") from error
+        raise CannotCompile(f"{forms} cannot be written to: {error.strerror}") from error
 
 
 def _write(staging: Path, form: dict[str, Any]) -> str:

@@ -44,6 +44,12 @@ class ProgressBar:
         self._bar.total = total
         self._bar.update(done - self._bar.n)
 
+    def begin(self, stage: str, text: str) -> None:
+        """A stage that takes long and has no steps: a bar, or ``text`` where there are no bars."""
+        self.update(stage, 0, 1)
+        if self._bar.disable:
+            self.note(text)
+
     def note(self, text: str) -> None:
         from tqdm import tqdm
 

@@ -18,6 +18,7 @@ from typing import Any
 from zerowake.runtime import process
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.imported import import_function
+from zerowake.runtime.target import TOP_REMEDY
 from zerowake.snapshot import installed_torch, proof
 from zerowake.snapshot.errors import ProofFailed
 from zerowake.snapshot.form import FILE, parse_form
@@ -35,13 +36,13 @@ def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
 
 
 def prove_compiled(
-    path: Path, form: Path, timeout_s: float
+    path: Path, form: Path, code_dir: Path | None = None, timeout_s: float | None = None
 ) -> tuple[list[proof.Answers], str | None]:
     """The same with the compiled form that lies in ``form``; and what has imported torch, if any.
 
     The caller vouches for both.
     """
-    return _in_new_process(path, form=form, timeout_s=timeout_s)
+    return _in_new_process(path, code_dir, form, timeout_s)
 
 
 def _in_new_process(
@@ -102,11 +103,20 @@ class _TorchWatch(MetaPathFinder):
             if stack[-1].filename == installed_torch.__file__:  # looks for it, does not import it
                 return
             own = [f for f in stack if "/code/" in f.filename] or stack  # the author's, if it is
-            line = own[-1]
-            where = f"{os.path.basename(line.filename)}:{line.lineno}"
-            at_top = line.name == "<module>"
-            remedy = "at the top; move it into load" if at_top else f"in {line.name}"
-            self.by = f"{where} imports torch {remedy}"
+            self.by = _said(own)
+
+
+def _said(own: list[traceback.FrameSummary]) -> str:
+    """Who imports torch, and the remedy. own: the author's frames, outermost first."""
+    first, last = own[0], own[-1]
+    file = os.path.basename(last.filename)
+    if last.name != "<module>":
+        return f"{file}:{last.lineno} imports torch in {last.name}"
+    if first.filename == last.filename:
+        return f"{file}:{last.lineno} imports torch at the top; {TOP_REMEDY}"
+    where = f"{os.path.basename(first.filename)}:{first.lineno}"
+    at = "at the top" if first.name == "<module>" else f"in {first.name}"
+    return f"{where} imports {file} {at}, which imports torch; import it in load"
 
 
 def main(arguments: list[str]) -> int:

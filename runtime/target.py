@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from zerowake.runtime.function import Function
 
 HEAVY_IMPORT_S = 0.15  # what is slower than this at the top of an app file is worth a word
+TOP_REMEDY = (
+    "move it into load, and classes that need it (an nn.Module) into a file of their own, which load "
+    "imports"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,7 @@ def heavy_imports(target: Target) -> list[str]:
             seconds = time.perf_counter() - started
             if seconds > HEAVY_IMPORT_S:
                 slow.append(
-                    f"{target.entry.name}:{node.lineno} imports {name} at the top ({seconds:.1f} s); "
-                    "move it into load or predict, so that a cold start does not pay for it"
+                    f"{target.entry.name}:{node.lineno} imports {name} at the top ({seconds:.1f} s), "
+                    f"and every cold start pays for it; {TOP_REMEDY}"
                 )
     return slow

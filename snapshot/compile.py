@@ -6,6 +6,7 @@ its own. What comes out is read by ``form`` and run by ``compiled``, which needs
 
 import math
 import shutil
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, combinations
 from pathlib import Path
@@ -55,7 +56,7 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
     except Exception as error:
         kind = f" as {dtype}" if dtype else ""
         raise CannotCompile(
-            f"self.{calls.path} does not export{kind}: {_first_lines(error)}"
+            f"self.{calls.path} does not export{kind}: {_authors_line(error)}{_shortly(error)}"
         ) from error
     # Only a program without writes in place says what those would have changed.
     signature = program.run_decompositions({}).graph_signature
@@ -288,6 +289,26 @@ def _flat_memory(tensor: torch.Tensor) -> bytes:
     """All elements with the gaps between them: compiled code takes a constant's strides for granted."""
     flat = tensor.detach().as_strided((reach(tensor.shape, tensor.stride()),), (1,))
     return flat.clone().view(torch.uint8).numpy().tobytes()
+
+
+def _authors_line(error: BaseException) -> str:
+    """The innermost line of neither torch nor us: what torch says of itself helps nobody."""
+    ours = tuple(str(Path(file).resolve().parent) for file in (torch.__file__, __file__))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<")
+        and not str(Path(frame.filename).resolve()).startswith(ours)
+    ]
+    if not frames:
+        return ""
+    where = frames[-1]
+    return f"{Path(where.filename).name}:{where.lineno} `{(where.line or '')[:120]}`: "
+
+
+def _shortly(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or [""])[0].partition(" (unhinted")[0]
+    return f"{type(error).__name__}: {first[:200]}"
 
 
 def _first_lines(error: BaseException) -> str:

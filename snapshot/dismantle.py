@@ -157,6 +157,11 @@ class _Walker:
             found = None
         if found is not obj:
             what = "class" if isinstance(obj, type) else "function"
+            if "<locals>" in name:
+                raise FreezeError(
+                    f"{path}: the {what} {name} is defined inside a function, where nothing finds it "
+                    "again; define it at the top of a file of yours (one that load imports)"
+                )
             raise FreezeError(
                 f"{path}: the {what} {name} cannot be frozen by name: it is neither on the "
                 f"allow-list nor defined at the top of one of the author's files; {REMEDY}"

@@ -10,14 +10,15 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from zerowake.snapshot import skeleton, state
-from zerowake.snapshot.errors import UnusableForm
+from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
 from zerowake.snapshot.fingerprint import fingerprint_id
+from zerowake.snapshot.mapping import open_file
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.strided import ELEMENTS
 
@@ -25,6 +26,8 @@ DIRECTORY = "compiled"
 FILE = "form.json"
 FORMAT = 1
 CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: literals, other dtypes
+NOT_WANTED = "--no-compile"  # what stands in a WHY file where nobody has tried
+_WHY_NBYTES = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class Form:
 
     snapshot: the digest of the one that it belongs to. files: SHA-256 by name.
     dtype: what weights and arithmetic were changed to. error: the largest on the probe.
+    tolerance: how large it was allowed to be.
     """
 
     path: Path
@@ -88,8 +92,12 @@ class Form:
     torch_free: bool
     dtype: str | None
     error: float
+    tolerance: float
     modules: tuple[ModuleForm, ...]
     files: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.dtype or 'own dtype'}, error {self.error:.1e}"
 
 
 def find_form(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
@@ -98,26 +106,91 @@ def find_form(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
     named: digests that the operator vouches for. Raises UnusableForm with the reason when there is
     none, or it is not to be used.
     """
-    path = snapshot.path / DIRECTORY / fingerprint_id()
+    form = _read_form(snapshot)
+    if not state.is_trusted(form.digest, named):
+        code = f" --trust {snapshot.digest}"
+        needed = "" if state.is_trusted(snapshot.digest, named) else code
+        here = "" if state.is_trusted(snapshot.digest, frozenset()) else code
+        raise UnusableForm(
+            f"its compiled form was not compiled by this user on this machine; vouch for it with "
+            f"--trust {form.digest}{needed}, or compile it here: zerowake compile "
+            f"{snapshot.path}{here}"
+        )
+    _check_files(form, snapshot)
+    return form
+
+
+def check_form(snapshot: Snapshot) -> Form:
+    """The same, whoever made it: what can be told of a form without running it."""
+    form = _read_form(snapshot)
+    _check_files(form, snapshot)
+    return form
+
+
+def lies_here(snapshot: Snapshot) -> bool:
+    """Whether there is a form for this machine, of whatever worth."""
+    return (home(snapshot) / FILE).exists()
+
+
+def all_forms(snapshot: Snapshot) -> Iterator[tuple[Path, Form | UnusableForm]]:
+    """The folder of each form that lies there, for whatever machine, and what it says."""
+    for file in sorted((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}")):
+        try:
+            yield file.parent, parse_form(file.parent, file.read_bytes())
+        except UnusableForm as error:
+            yield file.parent, error
+        except OSError as error:
+            yield file.parent, UnusableForm(f"{file}: {error.strerror}")
+
+
+def home(snapshot: Snapshot) -> Path:
+    """Where the form for this machine lies, or would."""
+    return snapshot.path / DIRECTORY / fingerprint_id()
+
+
+def why_file(snapshot: Snapshot) -> Path:
+    """Where it is written why there is no form for this machine: the reason, or NOT_WANTED."""
+    return snapshot.path / DIRECTORY / f"{fingerprint_id()}.why"
+
+
+def _read_form(snapshot: Snapshot) -> Form:
+    path = home(snapshot)
     try:
         data = (path / FILE).read_bytes()
     except OSError:
-        others = list((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}"))
-        raise UnusableForm(
-            "its compiled forms are for other machines, torch versions or devices"
-            if others
-            else "it has no compiled form; `zerowake compile` makes one"
-        ) from None
-    form = parse_form(path, data)
-    if form.snapshot != snapshot.digest:
-        raise UnusableForm(f"{path / FILE} belongs to another snapshot")
-    if not state.is_trusted(form.digest, named):
-        raise UnusableForm(
-            f"its compiled form was not compiled by this user on this machine; name its digest "
-            f"({form.digest}) with --trust, or compile it here: zerowake compile {snapshot.path}"
-        )
-    _check_files(path, form.files)
-    return form
+        raise UnusableForm(_why_none(snapshot)) from None
+    try:
+        form = parse_form(path, data)
+        if form.snapshot != snapshot.digest:
+            raise UnusableForm(f"{path / FILE} belongs to another snapshot")
+        return form
+    except UnusableForm as error:
+        raise UnusableForm(f"{error}; {_anew(snapshot)}") from None
+
+
+def _why_none(snapshot: Snapshot) -> str:
+    compiling = f"`zerowake compile {snapshot.path}` makes one"
+    if (said := _read_why(snapshot)) == NOT_WANTED:
+        return f"it was frozen with --no-compile; {compiling}"
+    if said:
+        return f"it was not compiled: {said}"
+    if any((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}")):
+        return f"its compiled forms are for other machines, torch versions or devices; {compiling}"
+    return f"it has no compiled form; {compiling}"
+
+
+def _read_why(snapshot: Snapshot) -> str:
+    """What stands there, as one line that a terminal can show: it may be a stranger's."""
+    try:
+        with open(open_file(why_file(snapshot)), "rb") as file:
+            text = file.read(_WHY_NBYTES).decode(errors="replace")
+    except (DamagedSnapshot, OSError):
+        return ""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def _anew(snapshot: Snapshot) -> str:
+    return f"`zerowake compile {snapshot.path}` makes it anew"
 
 
 def prune(form: Form, snapshot: Snapshot) -> skeleton.Skeleton:
@@ -143,7 +216,7 @@ def parse_form(path: Path, data: bytes) -> Form:
         plain = json.loads(data)
         if plain["format"] != FORMAT:
             raise UnusableForm(
-                f"{path / FILE} has format {plain['format']}; this release: {FORMAT}"
+                f"{path / FILE} has format {plain['format']!r:.40}; this release: {FORMAT}"
             )
         modules = tuple(_module(each) for each in plain["modules"])
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
@@ -154,6 +227,7 @@ def parse_form(path: Path, data: bytes) -> Form:
             bool(plain["torch_free"]),
             plain["dtype"],
             float(plain["error"]),
+            float(plain.get("tolerance", plain["error"])),  # older ones do not say
             modules,
             {str(name): str(sha256) for name, sha256 in plain["files"].items()},
         )
@@ -219,11 +293,17 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _check_files(path: Path, files: Mapping[str, str]) -> None:
-    for name, sha256 in files.items():
-        with open(path / name, "rb") as file:  # not read at once: each page would be a fault
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise UnusableForm(f"{path / name} does not have the digest that {FILE} names")
-    if odd := {entry.name for entry in path.iterdir()} - {*files, FILE}:
-        raise UnusableForm(f"{path / min(odd)} is not listed in {FILE}")
+def _check_files(form: Form, snapshot: Snapshot) -> None:
+    path = form.path
+    try:
+        for name, sha256 in form.files.items():
+            with open(path / name, "rb") as file:  # not read at once: each page would be a fault
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != sha256:
+                raise UnusableForm(f"{path / name} does not have the digest that {FILE} names")
+        if odd := {entry.name for entry in path.iterdir()} - {*form.files, FILE}:
+            raise UnusableForm(f"{path / min(odd)} is not listed in {FILE}")
+    except UnusableForm as error:
+        raise UnusableForm(f"{error}; {_anew(snapshot)}") from None
+    except OSError as error:
+        raise UnusableForm(f"{error.filename}: {error.strerror}; {_anew(snapshot)}") from None

@@ -206,7 +206,6 @@ class Depths:
             if fresh is None:
                 failure = processes.last_failure
                 raise FunctionFailed(f"{self._info.name} cannot be prewarmed: {failure}")
-            fresh.restore_ms = {}  # over before anybody calls
         await self._retire(i for i in instances if i.hot)
 
     async def _retire(self, instances: Iterable[Instance]) -> None:

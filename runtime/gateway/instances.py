@@ -29,7 +29,7 @@ class Instance:
     batch: what is not answered yet, by its place in the batch. begun: ``predict`` runs on it, as
     far as we know. poisoned: it runs a single call under which another instance has died already,
     so that its death says nothing about the function. restore_ms: what its restore took, told to
-    the first batch, which waited for it.
+    those of the first batch that waited for it: they came before ``ready_s``, monotonic seconds.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Instance:
         self.poisoned = False
         self.timer: asyncio.TimerHandle | None = None
         self.restore_ms: dict[str, float] = {}
+        self.ready_s = 0.0
         self.ready: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(mark_seen)
         self._hooked: asyncio.Future[None] | None = None

@@ -269,6 +269,7 @@ class Processes:
             asyncio.get_running_loop().call_soon(self._listener.changed)
         now = self._clock()
         phases_ms = {f"restore-{phase}": ms for phase, ms in report_ms.items() if phase != "total"}
+        instance.ready_s = now
         instance.restore_ms = {"restore": 1e3 * (now - started), **phases_ms}
         self.health.started_well()
         self._metrics.observe_restore(self.name, report_ms)

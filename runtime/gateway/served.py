@@ -207,7 +207,8 @@ class Served:
     def _dispatch(self, instance: Instance, batch: tuple[Invocation, ...], now: float) -> None:
         for call in batch:
             call.timings_ms["queue"] = 1e3 * (now - call.arrived_s)
-            call.timings_ms |= instance.restore_ms
+            if call.arrived_s < instance.ready_s:
+                call.timings_ms |= instance.restore_ms
         # Where predict may not run twice, the instance tells when it begins.
         instance.take(batch, begun=self._settings.retry)
         calls = [{"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch]

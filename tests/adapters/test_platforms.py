@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 from platforms import PUSH, PushContainer
 
-from zerowake.adapters import KNOWN, detect, find
+from zerowake.adapters import KNOWN, detect, find, name_of
 from zerowake.adapters.container import Container
 from zerowake.adapters.knative import CloudRun
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
+
+
+class Own(Container):
+    """Somebody's own."""
+
 
 On = Callable[..., PushContainer]
 PLATFORMS = {platform.name: platform for platform in PUSH}
@@ -33,6 +38,8 @@ def test_an_adapter_can_be_named() -> None:
         find({}, "nothing")
     for name in KNOWN:
         assert find({}, name).capabilities.platform
+        assert name_of(find({}, name)) == name
+    assert name_of(Own) == f"{Own.__module__}:Own"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +65,7 @@ def test_cloud_run_drains_within_its_ten_seconds() -> None:
 
 def test_probes_of_knative_are_told_from_requests(on: On) -> None:
     container = on(PLATFORMS["knative"], "zoo.py:Batched")
+    assert any("running on: Knative (adapter knative)" in line for line in container.log)
     probe = container.request("GET", "/", headers={"K-Network-Probe": "queue"})
     assert (probe.status, probe.body) == (200, b"queue")
     assert (

@@ -76,6 +76,15 @@ def test_what_cannot_be_frozen_says_why(target: str, said: list[str], tmp_path: 
             "    def predict(self, x): return x\n",
             ["self.calls", "Counter", "make it in wake(self)"],
         ),
+        (
+            EMPTY + "@function(examples=[1])\nclass App:\n    def load(self):\n"
+            "        class Inner: pass\n        self.inner = Inner()\n"
+            "    def predict(self, x): return x\n",
+            [
+                "self.inner: the class app:App.load.<locals>.Inner",
+                "top of a file of yours (one that",
+            ],
+        ),
     ],
 )
 def test_each_fault_of_an_app_file_has_its_own_message(
@@ -128,7 +137,22 @@ def test_a_heavy_import_at_the_top_is_pointed_out(tmp_path: Path) -> None:
     code, out, error = freeze(APPS / "heavy_top.py:Heavy", tmp_path)
     assert code == 0
     assert "heavy_top.py:3 imports torch at the top" in error
+    assert (
+        "move it into load, and classes that need it (an nn.Module) into a file of their" in error
+    )
     assert Path(out.splitlines()[-1]).is_dir()
+
+
+def test_what_the_author_prints_does_not_mix_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        EMPTY + "print('at the top')\n@function(examples=[1])\nclass App:\n"
+        "    def load(self): print('in load')\n"
+        "    def predict(self, x: int):\n        print('in predict')\n        return x\n"
+    )
+    code, out, error = freeze(f"{tmp_path}/app.py:App", tmp_path / "out")
+    assert code == 0 and len(out.splitlines()) == 1 and Path(out.strip()).is_dir()
+    for said in ("at the top", "in load", "in predict"):
+        assert said in error
 
 
 def test_the_probe_may_come_from_a_file_and_the_name_from_the_command_line(tmp_path: Path) -> None:
@@ -146,7 +170,8 @@ def test_inspect_and_verify(frozen: Callable[[str], Path], tmp_path: Path) -> No
     shown = zerowake("inspect", path).stdout
     assert "linear:Linear (batch)" in shown and "sha256:" in shown and "MiB in 4 tensors" in shown
     good = zerowake("verify", path)
-    assert good.returncode == 0 and "the proof is right (" in good.stdout
+    assert good.returncode == 0 and "eager: the proof is right (" in good.stdout
+    assert "\ncompiled: not replayed: it was frozen with --no-compile; `zerowake" in good.stdout
     broken = tmp_path / path.name
     shutil.copytree(path, broken)
     with open(broken / "weights-00001.safetensors", "r+b") as file:
@@ -195,9 +220,11 @@ def test_serve_freezes_a_source_once_and_again_when_it_has_changed(
     first = launch(f"{app}:App", "--depth", "zygote")
     assert first.call("app", 1).json() == 2
     digest = first.function("app")["digest"]
+    assert any(f"{app}:App is frozen first: load runs" in line for line in first.log)
     first.stop()
     second = launch(f"{app}:App", "--depth", "zygote", "--reload")
     assert second.function("app")["digest"] == digest
+    assert not any("is frozen first" in line for line in second.log)
     app.write_text(source.replace("x + 1", "x + 2"))
     second.until(lambda: second.function("app")["digest"] != digest)
     second.until(lambda: second.call("app", 1).json() == 3)
@@ -433,6 +460,17 @@ def test_invoke_ends_json_with_a_newline_and_leaves_bytes_alone(
     run = zerowake("invoke", "count", "--data", data, "--url", gateway.url.removeprefix("http://"))
     assert (run.returncode, run.stdout) == (1, "0\n1\n")
     assert "500 handler_failed: RuntimeError: failed at 2" in run.stderr
+    run = zerowake("invoke", "add", "--data", "hello", "--url", gateway.url)
+    assert run.returncode == 1 and run.stderr.endswith("of its own: --data '\"hello\"'\n")
+    run = zerowake("invoke", "add", "--data", "[1, }", "--url", gateway.url)
+    assert run.returncode == 1 and "quotes" not in run.stderr
+
+
+def test_a_wrong_option_shows_the_usage_of_its_verb() -> None:
+    for verb in (["verify", "x"], ["run", "x"], ["ps"]):
+        run = zerowake(*verb, "--nonsense")
+        assert run.returncode == 2 and run.stderr.startswith(f"usage: zerowake {verb[0]} [-h]")
+        assert f"zerowake {verb[0]}: error: unrecognized arguments: --nonsense" in run.stderr
 
 
 def test_help_teaches() -> None:

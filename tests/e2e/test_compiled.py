@@ -116,8 +116,16 @@ def test_what_it_does_not_take_is_that_calls_error(
 def test_without_a_compiled_form_it_says_so_and_runs_eagerly(
     frozen: Callable[[str], Path], eager: Gateway
 ) -> None:
-    assert not (frozen("nets.py:Nets") / "compiled").exists()  # --no-compile
-    assert any("nets runs eagerly: it has no compiled form" in line for line in eager.log)
+    assert forms(frozen("nets.py:Nets")) == []
+    said = "nets runs eagerly: it was frozen with --no-compile; `zerowake compile"
+    assert any(said in line for line in eager.log)
+
+
+def only_why(snapshot: Path) -> str:
+    """The reason that is kept beside the forms, where there is nothing else."""
+    (kept,) = (snapshot / "compiled").iterdir()
+    assert kept.suffix == ".why"
+    return kept.read_text()
 
 
 def planted(snapshot: Path, tmp_path: Path) -> tuple[Path, Path]:
@@ -194,9 +202,12 @@ def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> 
     run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
     assert run.returncode == 0
     assert "note: not compiled: " in run.stderr
-    assert "predict reads self.model.in_features; a compiled module is only called" in run.stderr
-    snapshot = Path(run.stdout.splitlines()[-1])
-    assert not any((snapshot / "compiled").iterdir())
+    reason = "predict reads self.model.in_features; a compiled module is only called"
+    assert f"{reason}; the function serves eagerly" in run.stderr
+    assert "compiling for this machine, about half a minute" in run.stderr
+    snapshot = Path(run.stdout.removesuffix("\n"))
+    assert only_why(snapshot) == reason
+    assert f"eager (it was not compiled: {reason})" in zerowake("inspect", snapshot).stdout
 
 
 def test_what_of_the_object_keeps_torch_in_the_process_is_named(tmp_path: Path) -> None:
@@ -230,7 +241,7 @@ def test_a_compile_that_fails_leaves_nothing(
     run = zerowake("compile", copy, *options, env={**os.environ, **environ, **fresh})
     assert run.returncode == 1 and said in run.stderr
     assert "Traceback" not in run.stderr
-    assert not any((copy / "compiled").iterdir())
+    assert said in only_why(copy)
 
 
 def children(pid: int) -> list[int]:
@@ -251,7 +262,7 @@ def test_a_killed_compiler_is_told(frozen: Callable[[str], Path], tmp_path: Path
     os.kill(found[0], signal.SIGKILL)  # as the kernel does when memory runs out
     _out, said = compiling.communicate(timeout=PATIENCE_S)
     assert compiling.returncode == 1 and "the compiling process ended: killed by SIGKILL" in said
-    assert not any((copy / "compiled").iterdir())
+    assert "killed by SIGKILL" in only_why(copy)
 
 
 @pytest.mark.parametrize("mbytes", [300, 500, 700])  # torch cannot be loaded, or too little is left
@@ -266,12 +277,12 @@ def test_too_little_memory_to_compile_is_told_and_it_serves_eagerly(
         env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (mbytes << 20, mbytes << 20)),
     )
-    assert run.returncode == 1 and run.stderr.startswith("zerowake compile: "), run.stderr
+    assert run.returncode == 1 and "\nzerowake compile: " in f"\n{run.stderr}", run.stderr
     assert "Traceback" not in run.stderr
-    assert not any((copy / "compiled").iterdir())
+    assert forms(copy) == []
     gateway = launch(copy, "--depth", "cold")
     assert len(gateway.call("tiny", [[1.0, -2.0, 0.5]]).json()[0]) == 40
-    assert any("tiny runs eagerly: it has no compiled form" in line for line in gateway.log)
+    assert any("tiny runs eagerly: it was " in line for line in gateway.log)
     gateway.stop()
 
 
@@ -285,7 +296,8 @@ def test_killed_then_two_at_once(
         assert killed.poll() is None
     killed.kill()
     killed.communicate()
-    (left,) = (copy / "compiled").iterdir()  # half-made, and under a name that nobody reads
+    # half-made, and under a name that nobody reads
+    (left,) = (entry for entry in (copy / "compiled").iterdir() if entry.is_dir())
     assert left.name.startswith(".zerowake-staging-") and forms(copy) == []
     while Path(f"/proc/{found[0]}").exists() and "Z" not in state_of(found[0]):
         pass  # it ends with whoever has started it
@@ -305,6 +317,7 @@ def test_killed_then_two_at_once(
     refused = zerowake("compile", copy, "--dtype", "bfloat16", "--tolerance", "1e-5")
     assert refused.returncode == 1
     assert "differs from the original by" in refused.stderr and "--tolerance" in refused.stderr
+    assert "; the earlier form (" in refused.stderr and ") stays in use" in refused.stderr
     assert len(forms(copy)) == 1
     original = launch(frozen("tiny.py:Tiny"), "--depth", "cold")
     assert answer[0] == pytest.approx(original.call("tiny", x).json()[0], rel=5e-2, abs=5e-2)
@@ -361,6 +374,58 @@ def test_a_plain_snapshot_is_not_compiled(frozen: Callable[[str], Path]) -> None
 
 
 def test_options_out_of_range() -> None:
-    for wrong in (["--tolerance", "nan"], ["--tolerance", "-1"], ["--compile-timeout", "soon"]):
+    for wrong in (
+        ["--tolerance", "nan"],
+        ["--tolerance", "-1"],
+        ["--compile-timeout", "soon"],
+        ["--compile-timeout", "0"],
+    ):
         run = zerowake("compile", "nowhere", *wrong)
         assert run.returncode == 2 and wrong[0] in run.stderr
+    run = zerowake("freeze", "a.py:A", "--out", "o", "--no-compile", "--dtype", "bfloat16")
+    assert run.returncode == 1 and "--dtype is about the compiled form, and --no-comp" in run.stderr
+
+
+def test_verify_replays_the_compiled_form_too(
+    compiled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from hashlib import sha256
+
+    copy = tmp_path / "snapshot"
+    shutil.copytree(compiled("nets.py:Nets"), copy)
+    good = zerowake("verify", copy)
+    assert good.returncode == 0, good.stderr
+    eager, form = good.stdout.splitlines()
+    assert "eager: the proof is right (" in eager
+    assert form.startswith("compiled: the proof is right (largest error ")
+
+    (file,) = forms(copy)
+    plain = json.loads(file.read_bytes())
+    file.write_text(json.dumps({**plain, "tolerance": -1.0}))
+    unknown = zerowake("verify", copy)
+    assert unknown.returncode == 0 and "compiled: not replayed: " in unknown.stdout
+    named = "sha256:" + sha256(file.read_bytes()).hexdigest()
+    wrong = zerowake("verify", copy, "--trust", named)
+    assert wrong.returncode == 1 and "it differs from the original by " in wrong.stderr
+    assert f"`zerowake compile {copy}` makes it anew" in wrong.stderr
+
+    with open(file.with_name("text.so"), "r+b") as library:
+        library.truncate(library.seek(0, os.SEEK_END) - 1)
+    damaged = zerowake("verify", copy)
+    assert damaged.returncode == 1
+    assert "text.so does not have the digest that form.json names" in damaged.stderr
+    assert f"`zerowake compile {copy}` makes it anew" in damaged.stderr
+
+
+def test_nothing_is_compiled_from_damaged_weights(
+    frozen: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "snapshot"
+    shutil.copytree(frozen("tiny.py:Tiny"), copy)
+    with open(copy / "weights-00001.safetensors", "r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"\xff" * 4)
+    run = zerowake("compile", copy)
+    assert run.returncode == 1 and run.stdout == ""
+    assert "block 0 of weights-00001.safetensors is damaged" in run.stderr
+    assert forms(copy) == []

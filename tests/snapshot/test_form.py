@@ -55,7 +55,7 @@ def test_a_good_form_is_chosen(copy: Path) -> None:
 
 def test_without_a_form(copy: Path) -> None:
     shutil.rmtree(copy / "compiled")
-    assert "it has no compiled form; `zerowake compile` makes one" in reason(copy)
+    assert f"it has no compiled form; `zerowake compile {copy}` makes one" in reason(copy)
 
 
 def test_a_form_for_another_machine(copy: Path) -> None:

@@ -68,6 +68,18 @@ async def test_what_arrives_during_a_restore_is_the_first_batch(world: World) ->
     assert (timings["queue"], timings["restore"], timings["restore-map"]) == (250.0, 250.0, 1.5)
 
 
+async def test_a_restore_before_anybody_called_is_in_nobodys_timings(world: World) -> None:
+    served = world.serve(instances=(1, 1))
+    served.changed()
+    instance = await world.base.instance()
+    await world.advance(0.25)
+    instance.ready(map=1.5)
+    await world.advance(0.5)
+    (caller,) = world.submit(served, b"a")
+    await instance.serve(b"a")
+    assert caller.call.timings_ms == {"queue": 0.0, "predict": 1.0}
+
+
 async def test_calls_join_the_next_batch_until_an_instance_is_free(world: World) -> None:
     served = world.serve(**batches_of(4))
     instance = await world.hot(served)
