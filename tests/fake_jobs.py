@@ -8,17 +8,21 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 PATIENCE_S = 60.0  # nothing here should take so long; it ends a test that hangs
 RESET = "reset"  # break off instead of reading the request
 LOST = "lost"  # break off after having taken it
+SDK = "runpod==1.12.0"
 WORKER, KEY = "worker-1", "key-1"
 T = TypeVar("T")
 
@@ -212,20 +216,17 @@ class ThreadedJobs:
 
     def __init__(self, hold_s: float = 30.0) -> None:
         self.server: FakeJobs
-        self._loop = asyncio.new_event_loop()
         started = threading.Event()
 
         async def main() -> None:
-            self._end = asyncio.Event()
+            self._end, self._loop = asyncio.Event(), asyncio.get_running_loop()
             self.server = FakeJobs(hold_s)
             async with self.server.running():
                 started.set()
                 await self._end.wait()
 
-        def run() -> None:
-            self._loop.run_until_complete(main())
-
-        threading.Thread(target=run, daemon=True).start()
+        self._thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+        self._thread.start()
         started.wait(PATIENCE_S)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -233,6 +234,7 @@ class ThreadedJobs:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join(PATIENCE_S)
 
 
 @contextlib.contextmanager
@@ -240,3 +242,15 @@ def threaded(hold_s: float = 30.0) -> Iterator[ThreadedJobs]:
     jobs = ThreadedJobs(hold_s)
     yield jobs
     jobs.close()
+
+
+def sdk_worker(python: Path, name: str, slots: int, jobs: FakeJobs) -> "subprocess.Popen[bytes]":
+    """A worker of their SDK (``runpod_worker.py``). python: of an environment that has it."""
+    script = Path(__file__).with_name("runpod_worker.py")
+    checks = {"RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true", "RUNPOD_SKIP_GPU_CHECK": "true"}
+    return subprocess.Popen(
+        [str(python), str(script), name, str(slots)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **checks, **jobs.environ, "RUNPOD_PING_INTERVAL": "1000"},
+    )
