@@ -37,7 +37,10 @@ FULL_S = 5.0  # pause after 429
 BROKEN_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0)  # pauses while it is out of reach; then the last again
 EMPTY_S = 0.05  # the least time of a poll that brings nothing, should the server not hold it
 RETRIES_S = (0.0, 1.0, 1.0, 2.0, 3.0, 5.0)  # pauses before a post is sent again: Fibonacci
-FORM = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}  # it is JSON, though
+FORM = {
+    "charset": "utf-8",
+    "Content-Type": "application/x-www-form-urlencoded",
+}  # it is JSON, though
 
 
 class JobServerError(ZerowakeError):
@@ -282,7 +285,9 @@ def _url(environ: Mapping[str, str], name: str, default: str | None = None) -> s
         raise ConfigError(f"{name} is not set: this is no worker of a RunPod endpoint")
     parts = urlsplit(url)
     try:
-        usable = not url or (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+        usable = not url or (
+            parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        )
     except ValueError:  # a port that is no number
         usable = False
     if not usable or any(letter <= " " for letter in url):

@@ -244,13 +244,15 @@ def threaded(hold_s: float = 30.0) -> Iterator[ThreadedJobs]:
     jobs.close()
 
 
-def sdk_worker(python: Path, name: str, slots: int, jobs: FakeJobs) -> "subprocess.Popen[bytes]":
+def sdk_worker(
+    python: Path, name: str, slots: int, jobs: FakeJobs, stdout: int = subprocess.PIPE
+) -> "subprocess.Popen[bytes]":
     """A worker of their SDK (``runpod_worker.py``). python: of an environment that has it."""
     script = Path(__file__).with_name("runpod_worker.py")
     checks = {"RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true", "RUNPOD_SKIP_GPU_CHECK": "true"}
     return subprocess.Popen(
         [str(python), str(script), name, str(slots)],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         env={**os.environ, **checks, **jobs.environ, "RUNPOD_PING_INTERVAL": "1000"},
     )
