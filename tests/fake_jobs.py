@@ -11,9 +11,8 @@ import json
 import os
 import ssl
 import subprocess
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -211,48 +210,16 @@ class FakeJobs:
             self._changed.notify_all()
 
 
-class ThreadedJobs:
-    """A ``FakeJobs`` on a loop of its own, for what does not run in one."""
-
-    def __init__(self, hold_s: float = 30.0) -> None:
-        self.server: FakeJobs
-        started = threading.Event()
-
-        async def main() -> None:
-            self._end, self._loop = asyncio.Event(), asyncio.get_running_loop()
-            self.server = FakeJobs(hold_s)
-            async with self.server.running():
-                started.set()
-                await self._end.wait()
-
-        self._thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
-        self._thread.start()
-        started.wait(PATIENCE_S)
-
-    def do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_S)
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(PATIENCE_S)
-
-
-@contextlib.contextmanager
-def threaded(hold_s: float = 30.0) -> Iterator[ThreadedJobs]:
-    jobs = ThreadedJobs(hold_s)
-    yield jobs
-    jobs.close()
-
-
 def sdk_worker(
     python: Path, name: str, slots: int, jobs: FakeJobs, stdout: int = subprocess.PIPE
 ) -> "subprocess.Popen[bytes]":
     """A worker of their SDK (``runpod_worker.py``). python: of an environment that has it."""
     script = Path(__file__).with_name("runpod_worker.py")
     checks = {"RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true", "RUNPOD_SKIP_GPU_CHECK": "true"}
+    environ = {**checks, **jobs.environ, "RUNPOD_PING_INTERVAL": "1000"}
     return subprocess.Popen(
         [str(python), str(script), name, str(slots)],
         stdout=stdout,
         stderr=subprocess.STDOUT,
-        env={**os.environ, **checks, **jobs.environ, "RUNPOD_PING_INTERVAL": "1000"},
+        env={**os.environ, **environ, "PYTHONPATH": ""},  # its own packages
     )

@@ -12,9 +12,10 @@ from typing import Any
 
 import parts
 import pytest
-from fake_jobs import SDK, WORKER, Asked, ThreadedJobs, sdk_worker, threaded
+from fake_jobs import SDK, WORKER, Asked, FakeJobs, sdk_worker
 from platforms import MARKS
 from support import PATIENCE_S
+from threaded import Threaded
 
 SLOTS = 4
 VALUES: list[Any] = [None, True, 0, -1.5, 2**53, "é\u2028", "\U0001f600", [], {}, {"a": [1, {}]}]
@@ -24,7 +25,7 @@ TOLD = ("authorization", "x-request-id", "content-type", "charset")
 class Worker:
     """A worker, ours or theirs, with a job server of its own."""
 
-    def __init__(self, jobs: ThreadedJobs, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(self, jobs: Threaded[FakeJobs], process: "subprocess.Popen[bytes]") -> None:
         self.jobs, self.process = jobs, process
         self.log: list[str] = []
         threading.Thread(target=self._collect, daemon=True).start()
@@ -65,20 +66,18 @@ def _said(asked: Asked) -> Any:
     return said if "error" not in said else {name: type(said[name]) for name in said}
 
 
-Both = Callable[[str, str], tuple[Worker, Worker]]
+Both = Callable[[str], tuple[Worker, Worker]]
 
 
 @pytest.fixture(scope="module")
 def both(frozen: Callable[[str], Path]) -> Iterator[Both]:
     """``both("Echo")``: our worker and theirs with this function of the zoo."""
+    sdk = parts.venv(SDK)
     made: dict[str, tuple[Worker, Worker]] = {}
-    open_: list[Any] = []
 
-    def start(function: str, python: str) -> tuple[Worker, Worker]:
+    def start(function: str) -> tuple[Worker, Worker]:
         if function not in made:
-            servers = [threaded(), threaded()]
-            ours, theirs = (server.__enter__() for server in servers)
-            open_.extend(servers)
+            ours, theirs = Threaded(FakeJobs), Threaded(FakeJobs)
             environ = {name: value for name, value in os.environ.items() if name not in MARKS}
             more = {"ZEROWAKE_RUNPOD_CONCURRENCY": str(SLOTS), "RUNPOD_PING_INTERVAL": "1000"}
             process = subprocess.Popen(
@@ -87,33 +86,27 @@ def both(frozen: Callable[[str], Path]) -> Iterator[Both]:
                 stderr=subprocess.STDOUT,
                 env={**environ, **ours.server.environ, **more},
             )
-            sdk = sdk_worker(Path(python), function.lower(), SLOTS, theirs.server)
-            made[function] = Worker(ours, process), Worker(theirs, sdk)
+            beside = sdk_worker(sdk, function.lower(), SLOTS, theirs.server)
+            made[function] = Worker(ours, process), Worker(theirs, beside)
         return made[function]
 
     yield start
     for workers in made.values():
         for worker in workers:
             worker.process.kill()
-    for server in open_:
-        server.__exit__(None, None, None)
+            worker.jobs.close()
 
 
-@pytest.fixture(scope="module")
-def sdk() -> str:
-    return str(parts.venv(SDK))
-
-
-def test_results_are_posted_as_theirs(both: Both, sdk: str) -> None:
-    ours, theirs = both("Echo", sdk)
+def test_results_are_posted_as_theirs(both: Both) -> None:
+    ours, theirs = both("Echo")
     inputs = [{"value": value} for value in VALUES]
     for mine, other, value in zip(ours.run(*inputs), theirs.run(*inputs), VALUES, strict=True):
         assert ours.trace(mine) == theirs.trace(other)
         assert ours.trace(mine)[0][-1] == {"output": {"echo": value}}
 
 
-def test_errors_are_posted_as_theirs(both: Both, sdk: str) -> None:
-    ours, theirs = both("Echo", sdk)
+def test_errors_are_posted_as_theirs(both: Both) -> None:
+    ours, theirs = both("Echo")
     (mine,), (other,) = (each.run({"value": 1, "fail": True}) for each in (ours, theirs))
     assert ours.trace(mine) == theirs.trace(other)
     told, known = (
@@ -127,8 +120,8 @@ def test_errors_are_posted_as_theirs(both: Both, sdk: str) -> None:
     assert (told["error_message"], known["error_message"]) == ("ValueError: asked to", "asked to")
 
 
-def test_streams_are_posted_as_theirs(both: Both, sdk: str) -> None:
-    ours, theirs = both("Count", sdk)
+def test_streams_are_posted_as_theirs(both: Both) -> None:
+    ours, theirs = both("Count")
     for span in ({"start": 0, "stop": 5}, {"start": 0, "stop": 0}):
         (mine,), (other,) = (each.run(span) for each in (ours, theirs))
         assert ours.trace(mine) == theirs.trace(other)
@@ -137,9 +130,9 @@ def test_streams_are_posted_as_theirs(both: Both, sdk: str) -> None:
     assert [verb for verb, *_ in ours.trace(mine)] == ["stream"] * 3 + ["done"]
 
 
-def test_polls_and_heartbeats_ask_as_theirs_and_both_end_well(both: Both, sdk: str) -> None:
+def test_polls_and_heartbeats_ask_as_theirs_and_both_end_well(both: Both) -> None:
     asked: list[dict[str, Any]] = []
-    for worker in both("Echo", sdk):
+    for worker in both("Echo"):
         server = worker.jobs.server
         worker.jobs.do(server.until(lambda server=server: server.verbs("ping")))
         worker.run(*[{"value": 1}] * (3 * SLOTS))
