@@ -18,7 +18,13 @@ from zerowake.adapters.port import Capabilities
 from zerowake.adapters.pull import Pull
 from zerowake.adapters.runpod_api import SPOKEN, Job, JobServer, JobServerError
 from zerowake.runtime.config import ServeConfig
-from zerowake.runtime.errors import BadRequest, ConfigError, Draining, InvocationError
+from zerowake.runtime.errors import (
+    BadRequest,
+    ConfigError,
+    Draining,
+    FunctionFailed,
+    InvocationError,
+)
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.problems import describe
@@ -66,6 +72,7 @@ class RunPod(Pull):
         self._jobs: dict[str, asyncio.Task[Any] | None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
+        self._failed = ""  # why the function runs no more
 
     async def serve(self, functions: Functions, metrics: Metrics) -> None:
         (self._name,) = functions.names()
@@ -80,6 +87,8 @@ class RunPod(Pull):
             await self._take_jobs()
             while self._tasks:
                 await asyncio.wait(self._tasks)
+            if self._failed:
+                raise FunctionFailed(self._failed)
         finally:
             for task in (*beside, *self._tasks):
                 task.cancel()
@@ -159,6 +168,11 @@ class RunPod(Pull):
             if problem["code"] == Draining.code:
                 log.warning("job %s is left to another worker: this one is to end", job.id)
                 return
+            if (
+                problem["code"] == FunctionFailed.code
+            ):  # the jobs that wait are better off elsewhere
+                self._failed = problem["detail"]
+                self.drain()
         self._jobs[job.id] = None
         try:
             await self._answer(job, answer, stream=info.kind is Kind.STREAM)

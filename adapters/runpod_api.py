@@ -240,9 +240,10 @@ class Poll:
         """What the poll brings. [] when it has brought nothing, and the pause after that is over."""
         began_s = time.monotonic()
         try:
-            if found := await ask():
-                return found
+            found = await ask()
             self._broken = 0
+            if found:
+                return found
             pause_s = began_s + EMPTY_S - time.monotonic()
         except NoAnswer:
             pause_s = 0.0

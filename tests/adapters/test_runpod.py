@@ -444,6 +444,20 @@ def test_a_job_that_is_too_late_for_us_is_not_failed() -> None:
     run(test)
 
 
+def test_a_function_that_runs_no_more_takes_no_more_jobs() -> None:
+    async def test(jobs: FakeJobs) -> None:
+        functions = FakeFunctions()
+        functions.refusals = [FunctionFailed("its process dies")]
+        async with serving(jobs, functions) as (_, task):
+            failed, other = await jobs.submit(1, 2)
+            await asyncio.wait([task])
+            assert isinstance(task.exception(), FunctionFailed)
+            assert "its process dies" in (await jobs.answer(failed))["error"]
+            assert jobs.queued == [other] and other not in jobs.given
+
+    run(test)
+
+
 def test_the_real_platform_is_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost"
