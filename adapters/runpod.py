@@ -188,7 +188,7 @@ class RunPod(Pull):
             return json_of(info, await self._caller.call(self._name, body, job.id))
         chunks: list[bytes] = []
         async with contextlib.aclosing(self._caller.stream(self._name, body, job.id)) as parts:
-            posted = True
+            posted = self._server.takes_chunks
             async for part in parts:
                 for chunk in part:
                     posted = posted and await self._chunk(info, job, chunk)

@@ -128,7 +128,7 @@ class JobServer:
         self.worker = environ.get(WORKER) or str(uuid.uuid4())
         self._take_url = _url(environ, GET_JOB).replace("$ID", self.worker)
         self._output_url = _url(environ, POST_OUTPUT)
-        self._stream_url = _url(environ, POST_STREAM, self._output_url)
+        self._stream_url = _url(environ, POST_STREAM, "")
         self._ping_url = _url(environ, PING, "").replace("$RUNPOD_POD_ID", self.worker)
         self.pinged = bool(self._ping_url and environ.get(KEY) and environ.get(WORKER))
         self._headers = {"Authorization": environ.get(KEY, ""), "Accept": "application/json"}
@@ -157,6 +157,11 @@ class JobServer:
             raise JobServerError(f"it gives {type(found).__name__}, which is no list of jobs")
         jobs = [_job(each) for each in found]
         return [job for job in jobs if job is not None]
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether there is a place for the chunks of a job that streams."""
+        return bool(self._stream_url)
 
     @property
     def tells_stops(self) -> bool:

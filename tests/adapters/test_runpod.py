@@ -277,6 +277,17 @@ def test_a_stream_has_no_gaps() -> None:
     run(test)
 
 
+def test_without_a_place_for_chunks_all_comes_at_the_end() -> None:
+    async def test(jobs: FakeJobs) -> None:
+        nowhere = {"RUNPOD_WEBHOOK_POST_STREAM": "", "RUNPOD_WEBHOOK_PING": ""}
+        async with serving(jobs, FakeFunctions(numbers, kind="stream"), **nowhere):
+            (id_,) = await jobs.submit(3)
+            assert await jobs.answer(id_) == {"output": [0, 1, 2]}
+            assert not jobs.chunks and not jobs.verbs("ping")
+
+    run(test)
+
+
 # ---------------------------------------------------------------------------- stops and heartbeats
 
 
