@@ -25,7 +25,7 @@ from common import ROOT, spread, table
 sys.path.insert(0, str(ROOT / "tests"))
 
 import parts
-from fake_jobs import SDK, FakeJobs, sdk_worker
+from fake_jobs import SDK, FakeJobs, kill, sdk_worker
 
 SLOTS = 4
 GAP_S = (0.2, 0.7)  # between jobs that come alone; not in step with anybody's sleep
@@ -38,7 +38,9 @@ def ours(snapshot: Path) -> Worker:
     def start(jobs: FakeJobs) -> "subprocess.Popen[bytes]":
         environ = {**os.environ, **jobs.environ, "ZEROWAKE_RUNPOD_CONCURRENCY": str(SLOTS)}
         command = [sys.executable, "-m", "zerowake", "run", str(snapshot)]
-        return subprocess.Popen(command, env=environ, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            command, env=environ, stderr=subprocess.DEVNULL, start_new_session=True
+        )
 
     return start
 
@@ -73,8 +75,7 @@ async def measure(worker: Worker, runs: int, burst: int) -> dict[str, list[float
             found[BURST].append(await answered_ms(jobs, burst))
             return found
         finally:
-            process.kill()
-            process.wait()
+            kill(process)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import ssl
 import subprocess
 import time
@@ -222,4 +223,12 @@ def sdk_worker(
         stdout=stdout,
         stderr=subprocess.STDOUT,
         env={**os.environ, **environ, "PYTHONPATH": ""},  # its own packages
+        start_new_session=True,
     )
+
+
+def kill(worker: "subprocess.Popen[bytes]") -> None:
+    """End a worker of theirs, and the process of its heartbeats, which would outlive it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()

@@ -12,7 +12,7 @@ from typing import Any
 
 import parts
 import pytest
-from fake_jobs import SDK, WORKER, Asked, FakeJobs, sdk_worker
+from fake_jobs import SDK, WORKER, Asked, FakeJobs, kill, sdk_worker
 from platforms import MARKS
 from support import PATIENCE_S
 from threaded import Threaded
@@ -91,9 +91,10 @@ def both(frozen: Callable[[str], Path]) -> Iterator[Both]:
         return made[function]
 
     yield start
-    for workers in made.values():
-        for worker in workers:
-            worker.process.kill()
+    for mine, other in made.values():
+        mine.process.kill()
+        kill(other.process)
+        for worker in (mine, other):
             worker.jobs.close()
 
 
