@@ -36,6 +36,7 @@ KNOWN = {
     ),
     "vertex": Known("zerowake.adapters.vertex:Vertex", ("AIP_HTTP_PORT",)),
     "azure": Known("zerowake.adapters.azure:Azure", ("FUNCTIONS_CUSTOMHANDLER_PORT",)),
+    "runpod": Known("zerowake.adapters.runpod:RunPod", ("RUNPOD_WEBHOOK_GET_JOB",)),
     "runpod-http": Known("zerowake.adapters.runpod_http:RunPodHttp", ("RUNPOD_ENDPOINT_ID",)),
     "cloud-run": Known("zerowake.adapters.knative:CloudRun", ("CLOUD_RUN_TIMEOUT_SECONDS",)),
     "knative": Known("zerowake.adapters.knative:Knative", ("K_SERVICE",)),

@@ -91,11 +91,15 @@ def body_of(info: FunctionInfo, value: Any) -> bytes:
 def json_of(info: FunctionInfo, chunks: list[bytes]) -> bytes:
     """A result as JSON text: a stream as the array of its items, bytes as ``{"b64": ...}``."""
     if info.raw_output:
-        text = base64.b64encode(b"".join(chunks)).decode()
-        return json.dumps({BYTES: text}).encode()
+        return json.dumps(encoded(b"".join(chunks))).encode()
     if info.kind is Kind.STREAM:
         return b"[" + b",".join(chunks) + b"]"
     return b"".join(chunks)
+
+
+def encoded(data: bytes) -> dict[str, str]:
+    """Bytes as a value of JSON."""
+    return {BYTES: base64.b64encode(data).decode()}
 
 
 def value_of(info: FunctionInfo, chunks: list[bytes]) -> Any:

@@ -1,9 +1,10 @@
 """The platforms that adapters are tested on: how each starts a container, calls it and asks for its state.
 
 ``Platform`` is what the conformance suite needs of one; ``PushPlatform`` plays all those that send
-HTTP requests. Containers are real processes (``zerowake run`` in the platform's environment).
+HTTP requests, a ``PullPlatform`` is asked for calls. Containers are real processes (``zerowake run`` in the platform's environment).
 """
 
+import base64
 import http.client
 import json
 import os
@@ -16,7 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fake_api import FakeApi
+from fake_jobs import FakeJobs
 from support import PATIENCE_S, Gateway, Reply
+from threaded import Threaded
 
 from zerowake.adapters import KNOWN
 
@@ -40,9 +44,6 @@ class Container(Protocol):
 
     def call(self, value: Any) -> Answer: ...
 
-    def many(self, values: list[Any]) -> Answer:
-        """Several items at once; the values of their results, or the error of one."""
-
     def state(self) -> str:
         """What the platform makes of the answer to its probe: ready, starting or failed."""
 
@@ -52,7 +53,8 @@ class Container(Protocol):
 class Platform(Protocol):
     name: str
 
-    def start(self, snapshot: object, *options: str, **environ: str) -> Container: ...
+    def start(self, snapshot: object, *options: str, **environ: str) -> Any:
+        """A ``Container``."""
 
 
 @dataclass
@@ -82,28 +84,39 @@ class PushPlatform:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        target = [] if snapshot is None else [str(snapshot)]
-        command = [sys.executable, "-m", "zerowake", "run", *target, *self.options, *options]
-        ours = {name: value for name, value in os.environ.items() if name not in MARKS}
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**ours, **self.environ(port), **environ},
-        )
+        process = _run(snapshot, [*self.options, *options], {**self.environ(port), **environ})
         container = PushContainer(process, f"http://127.0.0.1:{port}", platform=self)
         threading.Thread(target=container.collect, daemon=True).start()
         return container
 
 
+def _run(
+    snapshot: object, options: list[str], environ: dict[str, str]
+) -> "subprocess.Popen[bytes]":
+    """``zerowake run`` where only ``environ`` tells the platform."""
+    target = [] if snapshot is None else [str(snapshot)]
+    ours = {name: value for name, value in os.environ.items() if name not in MARKS}
+    return subprocess.Popen(
+        [sys.executable, "-m", "zerowake", "run", *target, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**ours, **environ},
+    )
+
+
 @dataclass
-class PushContainer(Gateway):
-    platform: PushPlatform = field(kw_only=True)
+class Process(Gateway):
+    """A container's process and what it says."""
 
     def collect(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.log.append(line.decode(errors="replace").rstrip("\n"))
+
+
+@dataclass
+class PushContainer(Process):
+    platform: PushPlatform = field(kw_only=True)
 
     @property
     def function_name(self) -> str:
@@ -249,4 +262,151 @@ PUSH = [
         lambda port: {"PORT": str(port), "RUNPOD_ENDPOINT_ID": "e"},
         probe=("/ping", 200, 204, 503),
     ),
+]
+
+
+# ---------------------------------------------------------------------------- platforms that are asked
+
+
+class Caller(Protocol):
+    """The platform's side: calls wait there until they are asked for. ``close`` ends it."""
+
+    environ: dict[str, str]
+
+    def call(self, values: list[Any]) -> list[str]:
+        """Have calls wait, all at once; their ids."""
+
+    def answer(self, id_: str) -> Answer: ...
+
+    def chunks(self, id_: str, count: int) -> list[Any]:
+        """The first chunks of an answer, once there are so many."""
+
+    def polled(self) -> bool:
+        """Whether somebody waits for a call."""
+
+    def left(self) -> list[str]:
+        """The calls that nobody has been given."""
+
+    def close(self) -> None: ...
+
+
+class RunPodCaller:
+    def __init__(self) -> None:
+        self.jobs = Threaded(FakeJobs)
+        self.environ = {**self.jobs.server.environ, "ZEROWAKE_RUNPOD_CONCURRENCY": "8"}
+        self.close = self.jobs.close
+
+    def call(self, values: list[Any]) -> list[str]:
+        return self.jobs.do(self.jobs.server.submit(*values))
+
+    def answer(self, id_: str) -> Answer:
+        told = self.jobs.do(self.jobs.server.answer(id_))
+        if "error" in told:
+            problem = json.loads(told["error"])["problem"]
+            return Answer(problem["status"], error=problem["detail"])
+        return Answer(200, told["output"])
+
+    def chunks(self, id_: str, count: int) -> list[Any]:
+        chunks = self.jobs.server.chunks
+        self.jobs.do(self.jobs.server.until(lambda: len(chunks.get(id_, ())) >= count))
+        return [chunk.json()["output"] for chunk in chunks.get(id_, ())]
+
+    def polled(self) -> bool:
+        return self.jobs.server.polling == 2  # jobs, and jobs to stop
+
+    def left(self) -> list[str]:
+        return self.jobs.server.queued
+
+    def stop(self, id_: str) -> None:
+        self.jobs.do(self.jobs.server.stop(id_))
+
+
+class LambdaCaller:
+    def __init__(self) -> None:
+        self.api = Threaded(FakeApi)
+        self.environ = {
+            "AWS_LAMBDA_RUNTIME_API": self.api.server.address,
+            "AWS_LAMBDA_MAX_CONCURRENCY": "8",
+            "ZEROWAKE_LAMBDA_INVOKE_MODE": "RESPONSE_STREAM",
+        }
+        self.close = self.api.close
+
+    def call(self, values: list[Any]) -> list[str]:
+        async def invoke() -> list[str]:
+            return [self.api.server.invoke(value) for value in values]
+
+        return self.api.do(invoke())
+
+    def answer(self, id_: str) -> Answer:
+        told = self.api.do(self.api.server.answer(id_))
+        error = told.trailers.get("lambda-runtime-function-error-body", "")
+        if told.kind == "error" or error:
+            problem = json.loads(base64.b64decode(error) if error else told.body)["problem"]
+            return Answer(problem["status"], error=problem["detail"])
+        return Answer(200, told.json() if not told.chunks else self.chunks(id_, 0))
+
+    def chunks(self, id_: str, count: int) -> list[Any]:
+        chunks = self.api.do(self.api.server.chunks(id_, count))
+        return [json.loads(line) for line in b"".join(chunks).splitlines()]
+
+    def polled(self) -> bool:
+        return self.api.server.polling > 0
+
+    def left(self) -> list[str]:
+        return self.api.server.waiting
+
+
+@dataclass
+class PullPlatform:
+    """A platform that is asked for calls. cancels: whether it tells of calls that nobody wants."""
+
+    name: str
+    caller: Callable[[], Any]
+    cancels: bool = False
+
+    def start(self, snapshot: object, *options: str, **environ: str) -> "PullContainer":
+        return self.with_caller(self.caller(), snapshot, *options, **environ)
+
+    def with_caller(
+        self, caller: Any, snapshot: object, *options: str, **environ: str
+    ) -> "PullContainer":
+        """As ``start``, where calls may be waiting already."""
+        process = _run(snapshot, [*options], {**caller.environ, **environ})
+        container = PullContainer(process, "", platform=self, caller=caller)
+        threading.Thread(target=container.collect, daemon=True).start()
+        return container
+
+
+@dataclass
+class PullContainer(Process):
+    platform: PullPlatform = field(kw_only=True)
+    caller: Any = field(kw_only=True)  # a Caller
+
+    def call(self, value: Any) -> Answer:  # type: ignore[override]
+        return self.many([value])[0]
+
+    def many(self, values: list[Any]) -> list[Answer]:
+        return [self.caller.answer(id_) for id_ in self.caller.call(values)]
+
+    def state(self) -> str:
+        if self.process.poll() is not None:
+            return "failed"
+        return "ready" if self.caller.polled() else "starting"
+
+    def until_ready(self) -> "PullContainer":
+        def ready() -> bool:
+            state = self.state()
+            assert state != "failed", "\n".join(self.log)
+            return state == "ready"
+
+        self.until(ready)
+        return self
+
+    def until_said(self, text: str, count: int = 1) -> None:
+        self.until(lambda: sum(text in line for line in list(self.log)) >= count)
+
+
+PULL = [
+    PullPlatform("lambda", LambdaCaller),
+    PullPlatform("runpod", RunPodCaller, cancels=True),
 ]

@@ -9,13 +9,14 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
 from zerowake.adapters.port import Capabilities, PlatformExit
+from zerowake.adapters.pull import Pull
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
 from zerowake.runtime.gateway.caller import Caller
@@ -25,7 +26,6 @@ from zerowake.runtime.metrics import Metrics
 from zerowake.snapshot.errors import ZerowakeError
 
 log = logging.getLogger("zerowake.adapters")
-T = TypeVar("T")
 
 ADDRESS = "AWS_LAMBDA_RUNTIME_API"
 CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
@@ -46,7 +46,7 @@ class HookFailed(PlatformExit):
         self.problem = problem
 
 
-class Lambda:
+class Lambda(Pull):
     """The ``Adapter`` of AWS Lambda, on-demand and Managed Instances."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
@@ -87,6 +87,7 @@ class Lambda:
         )
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:
+        super().__init__()
         self._config = config
         self._address = environ.get(ADDRESS, "")
         if not self._address:
@@ -100,12 +101,7 @@ class Lambda:
         # Only a start on demand is limited; on Managed Instances nobody waits for it.
         on_demand = environ.get(START, "on-demand") == "on-demand" and CONCURRENCY not in environ
         self._init_s = INIT_S if on_demand else None
-        self._draining = False
-        self._waits: dict[asyncio.Task[Any], Line | None] = {}
         self._extension: asyncio.Task[None] | None = None
-
-    def open(self) -> None:
-        """Nothing listens; the Runtime API is asked when there is something to answer with."""
 
     async def serve(self, functions: Functions, metrics: Metrics) -> None:
         import zerowake
@@ -120,7 +116,8 @@ class Lambda:
         invocations = Invocations(caller, name, app, streaming=self._streaming)
         registered = asyncio.Event()
         self._extension = asyncio.create_task(self._be_extension(registered))
-        await self._wait_until_ready(functions, name)
+        # The first poll ends the start: until then the platform gives us all its cores.
+        await self._until_up(functions, name, self._init_s)
         if self._snap_start and not self._draining:
             await self._be_restored(functions, name)
         await self._unless_drained(registered.wait())  # not after the first poll: it ends the start
@@ -134,15 +131,8 @@ class Lambda:
             for slot in slots:  # when one has found the platform broken
                 slot.cancel()
 
-    def drain(self) -> None:
-        self._draining = True
-        for wait, line in list(self._waits.items()):
-            if line is None or line.idle:
-                wait.cancel()
-
     def close(self) -> None:
-        for wait in self._waits:  # one that had begun to bring something, and then broke off
-            wait.cancel()
+        super().close()
         if self._extension is not None:
             self._extension.cancel()
 
@@ -161,17 +151,6 @@ class Lambda:
             asyncio.run(report())
 
     # ---------------------------------------------------------------- start and slots
-
-    async def _wait_until_ready(self, functions: Functions, name: str) -> None:
-        """The first poll ends the start: until then the platform gives us all its cores.
-
-        Raises FunctionFailed when the function cannot start.
-        """
-        try:
-            async with asyncio.timeout(self._init_s):
-                await self._unless_drained(functions.wake(name))
-        except TimeoutError:
-            log.warning("%s is not up after %g s: its first call waits for it", name, INIT_S)
 
     async def _be_restored(self, functions: Functions, name: str) -> None:
         """Be snapshotted here, and go on in each environment that is made of the snapshot.
@@ -215,23 +194,6 @@ class Lambda:
                 await invocations.answer(line, event)
         finally:
             line.close()
-
-    async def _unless_drained(
-        self, work: Coroutine[Any, Any, T], line: Line | None = None
-    ) -> T | None:
-        """What ``work`` gives; None once we are to end, unless ``line`` has begun to bring it."""
-        wait = asyncio.create_task(work)
-        self._waits[wait] = line
-        if self._draining:
-            wait.cancel()
-        try:
-            return await wait
-        except asyncio.CancelledError:
-            if not self._draining:
-                raise
-            return None
-        finally:
-            del self._waits[wait]
 
 
 def _number(environ: Mapping[str, str], name: str, default: int) -> int:

@@ -9,12 +9,12 @@ batch. Knows no function and no event.
 import asyncio
 import contextlib
 import json
-import select
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+from zerowake.adapters.wire_http import Response, Wire, head, mark_seen
 from zerowake.snapshot.errors import ZerowakeError
 
 VERSION = "2018-06-01"
@@ -58,16 +58,6 @@ class Event:
         return self.headers.get("lambda-runtime-invocation-id", "")
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
-    """An HTTP response, whole. headers: with lower-case names."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    keeps_alive: bool = True
-
-
 class Line:
     """One connection to the Runtime API."""
 
@@ -75,7 +65,7 @@ class Line:
         self._host = address
         host, _, port = address.rpartition(":")
         self._address = (host or address, int(port) if port.isdecimal() and host else 80)
-        self._wire: _Wire | None = None
+        self._wire: Wire | None = None
 
     @property
     def idle(self) -> bool:
@@ -122,7 +112,7 @@ class Line:
             **_echo(event),
         }
         path = f"/{VERSION}/runtime/invocation/{event.id}/response"
-        answer = wire.send(_head("POST", path, self._host, headers))
+        answer = wire.send(head("POST", path, self._host, headers))
         return Stream(self, event, wire, answer)
 
     async def restore_next(self) -> None:
@@ -175,26 +165,25 @@ class Line:
         An answer that had arrived all the same is refused as the second one, which does no harm.
         """
         path = path if path.startswith("/20") else f"/{VERSION}{path}"
-        head = _head(
-            method, path, self._host, {**(headers or {}), "Content-Length": str(len(body))}
-        )
+        told = {**(headers or {}), "Content-Length": str(len(body))}
+        request = head(method, path, self._host, told) + body
         pauses_s = iter(RETRIES_S)
         while True:
             wire = await self._connected(pauses_s)
             try:
-                return await wire.send(head + body)
+                return await wire.send(request)
             except OSError as error:
                 await self._pause(error, pauses_s)
             except asyncio.CancelledError:
                 self.close()  # its answer must not be taken for the next one's
                 raise
 
-    async def _connected(self, pauses_s: Iterable[float]) -> "_Wire":
+    async def _connected(self, pauses_s: Iterable[float]) -> Wire:
         pauses_s = iter(pauses_s)
         while self._wire is None or self._wire.closed:
             loop = asyncio.get_running_loop()
             try:
-                _, self._wire = await loop.create_connection(_Wire, *self._address)
+                _, self._wire = await loop.create_connection(Wire, *self._address)
             except OSError as error:
                 await self._pause(error, pauses_s)
         return self._wire
@@ -211,7 +200,7 @@ class Stream:
     """An answer in chunks; ended by ``finish`` or ``fail``."""
 
     def __init__(
-        self, line: Line, event: Event, wire: "_Wire", answer: "asyncio.Future[Response]"
+        self, line: Line, event: Event, wire: Wire, answer: "asyncio.Future[Response]"
     ) -> None:
         mark_seen(answer)  # a reset is noticed by the next write
         self._line = line
@@ -254,157 +243,6 @@ class Stream:
         response = await self._answer
         if response.status >= 300:
             raise _refusal(response)
-
-
-def mark_seen(future: "asyncio.Future[Any]") -> None:
-    """Whoever was interested has left."""
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-
-class _Wire(asyncio.Protocol):
-    """HTTP/1.1 of one connection: requests out, one response at a time in."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._begun = False
-        self._data = bytearray()
-        self._answer: asyncio.Future[Response] | None = None
-        self._writable = asyncio.Event()
-        self._writable.set()
-
-    def send(self, data: bytes) -> "asyncio.Future[Response]":
-        """Send a request, or its beginning; the future is its response."""
-        assert self._answer is None or self._answer.done()
-        self._begun = False
-        self._answer = asyncio.get_running_loop().create_future()
-        self.write(data)
-        return self._answer
-
-    def has_begun(self) -> bool:
-        """Whether something of the response is here, be it in the socket's buffer."""
-        if self._begun or self.closed:
-            return not self.closed
-        arrived = select.poll()  # not select(), which knows no descriptor above 1023
-        arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(arrived.poll(0))
-
-    def write(self, data: bytes) -> None:
-        self._transport.write(data)
-
-    async def drained(self) -> None:
-        await self._writable.wait()
-
-    def close(self) -> None:
-        self.closed = True
-        self._transport.close()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-
-    def data_received(self, data: bytes) -> None:
-        self._begun = True
-        self._data += data
-        self._read()
-
-    def eof_received(self) -> None:
-        self._read(ended=True)  # the end of a body that tells no length; closes on our side too
-
-    def _read(self, *, ended: bool = False) -> None:
-        try:
-            while (found := _parse(self._data, ended)) and found[0].status < 200:
-                del self._data[: found[1]]  # 100 Continue, say: the response is still to come
-            if found is None:
-                return
-            response, nbytes = found
-            del self._data[:nbytes]
-            if self._answer is None or self._answer.done() or self._data:
-                raise ValueError("it says more than it was asked for")
-        except ValueError as error:
-            self._fail(ConnectionError(f"no HTTP response: {error}"))
-            return
-        self._answer.set_result(response)
-        if not response.keeps_alive:
-            self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._fail(exc or ConnectionResetError("it has closed the connection"))
-
-    def pause_writing(self) -> None:
-        self._writable.clear()
-
-    def resume_writing(self) -> None:
-        self._writable.set()
-
-    def _fail(self, error: Exception) -> None:
-        self.closed = True
-        self._writable.set()
-        self._transport.close()
-        if self._answer is not None and not self._answer.done():
-            if not isinstance(error, OSError):
-                error = ConnectionError(str(error))
-            self._answer.set_exception(error)
-
-
-def _parse(data: bytearray, ended: bool) -> tuple[Response, int] | None:
-    """The response at the beginning of ``data`` and its length, None while it is not complete.
-
-    ended: nothing more comes. Raises ValueError for what is no HTTP.
-    """
-    end = data.find(b"\r\n\r\n")
-    if end < 0:
-        return None
-    status_line, *lines = bytes(data[:end]).decode("latin-1").split("\r\n")
-    protocol, status, *_ = f"{status_line} ".split(" ", 2)
-    if not protocol.startswith("HTTP/1.") or not (status.isdecimal() and len(status) == 3):
-        raise ValueError(status_line[:80])
-    pairs = (line.partition(":") for line in lines)
-    headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    keeps_alive = protocol != "HTTP/1.0" and headers.get("connection", "").lower() != "close"
-    at = end + 4
-    if int(status) < 200 or status in ("204", "304"):
-        body = b""
-    elif headers.get("transfer-encoding", "").lower() == "chunked":
-        # The end of the chunks looks like this: they are not cut again for each part that arrives.
-        found = _parse_chunks(data, at) if data.endswith(b"\r\n\r\n") else None
-        if found is None:
-            return None
-        body, at = found
-    elif (length := headers.get("content-length")) is not None:
-        if not length.isdecimal():
-            raise ValueError(f"Content-Length: {length[:40]}")
-        if len(data) < at + int(length):
-            return None
-        body = bytes(data[at : at + int(length)])
-        at += len(body)
-    elif ended:
-        body, at, keeps_alive = bytes(data[at:]), len(data), False
-    else:
-        return None
-    return Response(int(status), headers, body, keeps_alive), at
-
-
-def _parse_chunks(data: bytearray, at: int) -> tuple[bytes, int] | None:
-    chunks: list[bytes] = []
-    while (line_end := data.find(b"\r\n", at)) >= 0:
-        nbytes = int(data[at:line_end].partition(b";")[0], 16)
-        at = line_end + 2
-        if nbytes == 0:
-            while (end := data.find(b"\r\n", at)) > at:  # trailers, which say nothing to us
-                at = end + 2
-            return None if end < 0 else (b"".join(chunks), end + 2)
-        if nbytes < 0 or bytes(data[at + nbytes : at + nbytes + 2]) not in (b"", b"\r", b"\r\n"):
-            raise ValueError("a chunk that does not end where it should")
-        if len(data) < at + nbytes + 2:
-            return None
-        chunks.append(bytes(data[at : at + nbytes]))
-        at += nbytes + 2
-    return None
-
-
-def _head(method: str, path: str, host: str, headers: Mapping[str, str]) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "User-Agent: zerowake"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def _echo(event: Event) -> dict[str, str]:

@@ -3,9 +3,10 @@
 Knows no HTTP and no platform: the invoke endpoint and the adapters' events come through here.
 """
 
+import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from weakref import WeakValueDictionary
 
 from zerowake.runtime.gateway.inputs import Inputs
@@ -40,6 +41,13 @@ class Caller:
         Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
         UnknownFunction, FunctionFailed, or RemoteError with what became of it.
         """
+        async with contextlib.aclosing(self.stream(name, body, given_id)) as parts:
+            return [chunk async for part in parts for chunk in part]
+
+    async def stream(
+        self, name: str, body: bytes, given_id: str = ""
+    ) -> AsyncGenerator[list[bytes], None]:
+        """One call, its chunks as they come; raises as ``call``. Closing it cancels the call."""
         sink = Reply()
         call = self.new(name, sink, given_id)
         outcome, submitted, known_as = Outcome.CANCELLED, False, ""
@@ -48,11 +56,9 @@ class Caller:
             known_as, call.body = info.name, body
             self.submit(info, call)
             submitted = True
-            chunks: list[bytes] = []
-            while more := await sink.read():
-                chunks += more
+            while chunks := await sink.read():
+                yield chunks
             outcome = Outcome.OK
-            return chunks
         except Exception as error:
             outcome = Outcome.of(describe(error, f"{name} {call.id}"))
             raise

@@ -3,9 +3,10 @@
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from platforms import PUSH, PushContainer, PushPlatform
+from platforms import PULL, PUSH, Platform, Process, PullPlatform, PushPlatform
 
 
 @pytest.fixture(params=PUSH, ids=lambda platform: platform.name)
@@ -14,24 +15,36 @@ def platform(request: pytest.FixtureRequest) -> PushPlatform:
     return found
 
 
+@pytest.fixture(params=[*PUSH, *PULL], ids=lambda platform: platform.name)
+def anywhere(request: pytest.FixtureRequest) -> Platform:
+    found: Platform = request.param
+    return found
+
+
+@pytest.fixture(params=PULL, ids=lambda platform: platform.name)
+def pull(request: pytest.FixtureRequest) -> PullPlatform:
+    found: PullPlatform = request.param
+    return found
+
+
 @pytest.fixture(scope="session")
-def containers() -> Iterator[list[PushContainer]]:
+def containers() -> Iterator[list[Process]]:
     """What is still running at the end is ended."""
-    running: list[PushContainer] = []
+    running: list[Process] = []
     yield running
     for container in running:
         container.callers.shutdown(wait=False, cancel_futures=True)
         container.stop(signal.SIGKILL)
 
 
-Start = Callable[..., PushContainer]
+Start = Callable[..., Any]  # a container of the platform's kind
 
 
 @pytest.fixture
-def start(frozen: Callable[[str], Path], containers: list[PushContainer]) -> Start:
+def start(frozen: Callable[[str], Path], containers: list[Process]) -> Start:
     """``start(platform, "zoo.py:Add", "--drain-s", "1", NAME="value")``: a container of its own."""
 
-    def begin(platform: PushPlatform, target: str, *options: str, **environ: str) -> PushContainer:
+    def begin(platform: Platform, target: str, *options: str, **environ: str) -> Any:
         container = platform.start(frozen(target), *options, **environ)
         containers.append(container)
         return container
@@ -40,11 +53,11 @@ def start(frozen: Callable[[str], Path], containers: list[PushContainer]) -> Sta
 
 
 @pytest.fixture(scope="session")
-def on(frozen: Callable[[str], Path], containers: list[PushContainer]) -> Start:
+def on(frozen: Callable[[str], Path], containers: list[Process]) -> Start:
     """``on(platform, "zoo.py:Add")``: a ready one, shared by the tests of its platform."""
-    made: dict[tuple[str, str], PushContainer] = {}
+    made: dict[tuple[str, str], Any] = {}
 
-    def ready(platform: PushPlatform, target: str) -> PushContainer:
+    def ready(platform: Platform, target: str) -> Any:
         key = platform.name, target
         if key not in made:
             for old in [other for other in made if other[0] != platform.name]:

@@ -6,11 +6,12 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
-from platforms import PUSH, Answer, PushContainer, PushPlatform, event
+from platforms import PULL, PUSH, Answer, Platform, PullPlatform, PushContainer, PushPlatform, event
 
-Start = Callable[..., PushContainer]
+Start = Callable[..., Any]  # a container of the platform's kind
 BATCHED, COUNT, ONCE = "zoo.py:Batched", "zoo.py:Count", "zoo.py:Once"
 
 of_several_items = pytest.mark.parametrize(
@@ -35,8 +36,8 @@ def until_running(container: PushContainer, count: int = 1) -> None:
 # ---------------------------------------------------------------------------- requests
 
 
-def test_a_request_is_answered_with_the_result(platform: PushPlatform, on: Start) -> None:
-    answer = on(platform, BATCHED).call({"do": "ok"})
+def test_a_request_is_answered_with_the_result(anywhere: Platform, on: Start) -> None:
+    answer = on(anywhere, BATCHED).call({"do": "ok"})
     assert answer == Answer(200, {"did": "ok", "batch": 1})
 
 
@@ -45,9 +46,9 @@ def test_a_request_is_answered_with_the_result(platform: PushPlatform, on: Start
     [("refuse", 422, "not acceptable"), ("raise", 500, "this item is bad"), (5, 422, "")],
 )
 def test_an_error_has_its_status_and_says_why(
-    platform: PushPlatform, on: Start, do: object, status: int, said: str
+    anywhere: Platform, on: Start, do: object, status: int, said: str
 ) -> None:
-    answer = on(platform, BATCHED).call({"do": do})
+    answer = on(anywhere, BATCHED).call({"do": do})
     assert answer.status == status and said in answer.error and answer.error
 
 
@@ -181,14 +182,14 @@ def test_who_leaves_before_the_answer_has_the_call_cancelled(
 # ---------------------------------------------------------------------------- a container's life
 
 
-def test_a_call_that_takes_too_long_is_ended(platform: PushPlatform, on: Start) -> None:
-    answer = on(platform, ONCE).call({"do": "hang"})
+def test_a_call_that_takes_too_long_is_ended(anywhere: Platform, on: Start) -> None:
+    answer = on(anywhere, ONCE).call({"do": "hang"})
     assert answer.status == 504 and "timeout_s=2" in answer.error
-    assert on(platform, ONCE).call({"do": "next"}) == Answer(200, "next")
+    assert on(anywhere, ONCE).call({"do": "next"}) == Answer(200, "next")
 
 
-def test_a_call_before_it_is_ready_is_held(platform: PushPlatform, start: Start) -> None:
-    container = start(platform, BATCHED)
+def test_a_call_before_it_is_ready_is_held(anywhere: Platform, start: Start) -> None:
+    container = start(anywhere, BATCHED)
 
     def first() -> Answer | None:
         try:
@@ -243,3 +244,102 @@ def test_calls_under_way_finish_before_it_ends(
     gate.touch()
     assert call.result() == Answer(200, {"did": f"gate:{gate}", "batch": 1})
     assert container.stop() == 0
+
+
+# ---------------------------------------------------------------------------- platforms that are asked
+
+
+def test_calls_that_wait_run_as_batches_and_a_bad_one_fails_alone(
+    pull: PullPlatform, on: Start
+) -> None:
+    does = ["0", "1", "raise", "3", "refuse", "5", "6", "7"]
+    answers = on(pull, BATCHED).many([{"do": do} for do in does])
+    assert [answer.status for answer in answers] == [200, 200, 500, 200, 422, 200, 200, 200]
+    good = [answer.value for answer in answers if answer.status == 200]
+    assert [each["did"] for each in good] == ["0", "1", "3", "5", "6", "7"]
+    together = on(pull, BATCHED).many([{"do": "ok"}] * 8)
+    assert max(answer.value["batch"] for answer in together) > 1
+
+
+@pytest.mark.parametrize("value", [None, 5, [], {}, {"do": 5}, "text"])
+def test_a_malformed_call_is_the_callers_fault(pull: PullPlatform, on: Start, value: Any) -> None:
+    answer = on(pull, BATCHED).call(value)
+    assert answer.status in (400, 422) and answer.error
+
+
+def test_a_result_beyond_the_limit_is_an_error_that_says_so(pull: PullPlatform, on: Start) -> None:
+    container = on(pull, "zoo.py:Echo")
+    if pull.name == "runpod":
+        container.caller.jobs.server.too_large_nbytes = 6 << 20
+    answer = container.call({"value": "x" * (7 << 20)})
+    assert answer.status == 502 and "7340" in answer.error
+    assert container.call({"value": 1}) == Answer(200, {"echo": 1})
+
+
+def test_chunks_come_before_the_end(pull: PullPlatform, on: Start) -> None:
+    container = on(pull, COUNT)
+    span = {"start": 0, "stop": 30, "pause_s": 0.05}
+    (id_,) = container.caller.call([span])
+    early = container.caller.chunks(id_, 2)
+    assert early == list(range(len(early))) and len(early) < 30
+    assert container.caller.answer(id_) == Answer(200, list(range(30)))
+    assert container.caller.chunks(id_, 30) == list(range(30))
+
+
+def test_an_error_in_mid_stream_follows_the_chunks(pull: PullPlatform, on: Start) -> None:
+    container = on(pull, COUNT)
+    (id_,) = container.caller.call([{"start": 0, "stop": 4, "fail_at": 2, "pause_s": 0.05}])
+    answer = container.caller.answer(id_)
+    assert answer.status == 500 and "failed at 2" in answer.error
+    assert container.caller.chunks(id_, 2) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "pull", [each for each in PULL if each.cancels], ids=lambda each: each.name
+)
+def test_a_call_that_nobody_wants_is_ended(pull: PullPlatform, start: Start) -> None:
+    container = start(pull, COUNT).until_ready()
+    (id_,) = container.caller.call([{"start": 0, "stop": 100_000, "pause_s": 0.01}])
+    container.caller.chunks(id_, 1)
+    container.caller.stop(id_)
+    container.until_said("is stopped")
+    assert container.call({"start": 0, "stop": 1}) == Answer(200, [0])  # its instance is free
+    assert id_ not in container.caller.jobs.server.answers
+
+
+def test_calls_that_wait_wake_it_from_nothing(
+    pull: PullPlatform, frozen: Callable[[str], Path], containers: list[Any]
+) -> None:
+    caller = pull.caller()
+    ids = caller.call([{"do": str(place)} for place in range(4)])
+    containers.append(pull.with_caller(caller, frozen(BATCHED)))
+    assert [caller.answer(id_).value["did"] for id_ in ids] == ["0", "1", "2", "3"]
+
+
+def test_one_that_cannot_start_takes_no_call_and_ends(pull: PullPlatform, start: Start) -> None:
+    container = start(pull, "zoo.py:NeverWakes", ZEROWAKE_TEST_WAKE_FAILS="1")
+    ids = container.caller.call([1])
+    container.until(lambda: container.state() == "failed")
+    assert container.process.returncode == 1
+    assert container.caller.left() == ids
+    container.until_said("the database is not there")
+    if pull.name == "lambda":
+        ((verb, _, told),) = container.caller.api.server.told
+        assert verb == "init_error" and "the database is not there" in told["errorMessage"]
+
+
+def test_under_load_it_ends_with_every_call_answered_or_not_taken(
+    pull: PullPlatform, start: Start, tmp_path: Path
+) -> None:
+    container = start(pull, BATCHED).until_ready()
+    gate = tmp_path / "gate"
+    ids = container.caller.call([{"do": f"gate:{gate}"}] * 100)
+    container.until_said("waits for")
+    container.process.send_signal(signal.SIGTERM)
+    container.until_said("draining")
+    gate.touch()
+    assert container.process.wait(60) == 0, container.log
+    left = container.caller.left()
+    taken = [id_ for id_ in ids if id_ not in left]
+    assert len(taken) == 8  # its slots
+    assert {container.caller.answer(id_).status for id_ in taken} == {200}

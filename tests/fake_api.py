@@ -38,7 +38,8 @@ class FakeApi:
     """``faults["next"] = [500]``: the next such request gets this status, RESET or LOST.
 
     Verbs: next, response, error, init_error, restore_next, restore_error, register, event_next.
-    answers: those that were taken, by invocation. requests: all of them, in order.
+    answers: those that were taken, by invocation. requests: all of them, in order. waiting: invocations
+    that nobody has been given.
     """
 
     def __init__(self) -> None:
@@ -51,6 +52,7 @@ class FakeApi:
         self.connections = 0
         self.polling = 0
         self.restored = asyncio.Event()
+        self.waiting: list[str] = []
         self._events: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue()
         self._ids = (f"id-{place}" for place in itertools.count(1))
         self._changed = asyncio.Condition()
@@ -61,6 +63,7 @@ class FakeApi:
         id_ = next(self._ids)
         sent = body if isinstance(body, bytes) else json.dumps(body).encode()
         told = {"Deadline-Ms": str(int((time.time() + left_s) * 1e3)), "Aws-Request-Id": id_}
+        self.waiting.append(id_)
         self._events.put_nowait((id_, {**told, **headers}, sent))
         return id_
 
@@ -168,6 +171,7 @@ class FakeApi:
             raise EOFError
         left.cancel()
         await asyncio.wait([left])
+        self.waiting.remove(event.result()[0])
         return event.result()
 
     async def _body(self, reader: asyncio.StreamReader, answer: Answer) -> None:
