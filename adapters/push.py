@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from zerowake.adapters.objects import Objects, allowed
 from zerowake.adapters.port import Capabilities
 from zerowake.adapters.routes import Request, Response, Route, Table, problem_response
 from zerowake.runtime.config import ServeConfig
@@ -58,7 +59,9 @@ class Push(HttpIngress):
         self.caller = Caller(functions, metrics)
         limit_nbytes = self.config.max_body_nbytes
         app = super().app(functions, metrics, with_orders=with_orders)
-        app = Table(Events(self.caller).routes(), app, limit_nbytes)
+        # Anybody may send events who reaches the port, so the operator names what may be fetched.
+        objects = Objects(limit_nbytes, allowed(self.environ) or ())
+        app = Table(Events(self.caller, objects).routes(), app, limit_nbytes)
         return Table(self.routes(), app, limit_nbytes, self.tell)
 
     def report_init_error(self, error: BaseException) -> None:

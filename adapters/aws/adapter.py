@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
+from zerowake.adapters.objects import Objects, allowed
 from zerowake.adapters.port import Capabilities, PlatformExit
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
@@ -100,6 +101,7 @@ class Lambda:
         # Only a start on demand is limited; on Managed Instances nobody waits for it.
         on_demand = environ.get(START, "on-demand") == "on-demand" and CONCURRENCY not in environ
         self._init_s = INIT_S if on_demand else None
+        self._allowed = allowed(environ)  # who may invoke us may name any object, unless it is set
         self._draining = False
         self._waits: dict[asyncio.Task[Any], Line | None] = {}
         self._extension: asyncio.Task[None] | None = None
@@ -117,7 +119,8 @@ class Lambda:
             functions, metrics, max_body_nbytes=limit_nbytes, version=zerowake.__version__
         )
         caller = Caller(functions, metrics)
-        invocations = Invocations(caller, name, app, streaming=self._streaming)
+        objects = Objects(limit_nbytes, self._allowed)
+        invocations = Invocations(caller, name, app, streaming=self._streaming, objects=objects)
         registered = asyncio.Event()
         self._extension = asyncio.create_task(self._be_extension(registered))
         await self._wait_until_ready(functions, name)
