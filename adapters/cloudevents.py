@@ -88,7 +88,7 @@ class Events:
         event = read(info, await request.body())
         if _is_own(event, info):
             return Response(202)
-        chunks = await self._caller.call(name, await self._body(event), event.id)
+        chunks = await self._caller.call(name, await self._body(event), event.id, request.origin)
         return _binary_reply(event, info, chunks)
 
     async def _body_or_why_not(self, event: Event | Exception) -> bytes | Exception:
@@ -110,7 +110,7 @@ class Events:
         id_ = str(message.get("messageId") or message.get("message_id"))
         found = of_gcs_message(message.get("attributes")) if info.raw_input else None
         data = await self._body(Event(id_, "", "", _message_data(message), found))
-        chunks = await self._caller.call(name, data, id_)
+        chunks = await self._caller.call(name, data, id_, request.origin)
         return Response(200, json_of(info, chunks))
 
     async def _batch(self, name: str, request: Request) -> Response:
@@ -124,7 +124,7 @@ class Events:
             raise BadRequest(f"a batch of events is an array; found {type(values).__name__}")
         events = [_event_of(info, value) for value in values]
         bodies = await asyncio.gather(*map(self._body_or_why_not, events))
-        results = await each(self._caller, name, bodies, request.id)
+        results = await each(self._caller, name, bodies, request.id, request.origin)
         failed = {i: describe(r, name) for i, r in enumerate(results) if isinstance(r, Exception)}
         if failed:
             raise RemoteError(_worst(failed, values))

@@ -33,6 +33,8 @@ CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
 START = "AWS_LAMBDA_INITIALIZATION_TYPE"
 SNAP_START = "snap-start"
 MODE = "ZEROWAKE_LAMBDA_INVOKE_MODE"  # as the function URL's InvokeMode, which no event tells
+LOG_LEVEL = "AWS_LAMBDA_LOG_LEVEL"
+LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
 INIT_S = 9.0  # of the 10 s that an on-demand start may take; after them the first call pays
 
 
@@ -81,10 +83,14 @@ class Lambda:
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
         is_json = environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+        level = environ.get(LOG_LEVEL, "").upper()
+        if level and level not in LEVELS:
+            raise ConfigError(f"{LOG_LEVEL} is {level!r:.40}; it is one of {', '.join(LEVELS)}")
         return replace(
             config,
             max_body_nbytes=64 << 20,  # the platform has its own limit, and we are told no other
             log_format="json" if is_json else config.log_format,
+            log_level=LEVELS[level] if level else config.log_level,
         )
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:

@@ -32,6 +32,7 @@ from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.invocation import Origin
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -117,7 +118,7 @@ class Invocations:
             await self._stream(line, event, HttpRequest("", "POST", "/", "", (), event.body))
             return
         async with self._until(event):
-            chunks = await self._caller.call(self._name, event.body, event.id)
+            chunks = await self._caller.call(self._name, event.body, event.id, event.origin)
         content_type = RAW if info.raw_output else JSON
         await line.respond(event, _fitting(_whole(chunks, info)), content_type)
 
@@ -141,7 +142,7 @@ class Invocations:
             if request.problem:
                 raise BadRequest(request.problem)
             async with self._until(event):
-                reply = await Exchange(self._app, request, event.id).whole()
+                reply = await Exchange(self._app, request, event.origin).whole()
             return _fitting(encode(reply, request.shape))
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
@@ -151,7 +152,7 @@ class Invocations:
 
         An error before the first is a reply of its own, one after it stands in the trailers.
         """
-        exchange = Exchange(self._app, request, event.id)
+        exchange = Exchange(self._app, request, event.origin)
         stream: Stream | None = None
         try:
             async with contextlib.aclosing(exchange.chunks()) as chunks, self._until(event):
@@ -230,7 +231,7 @@ class Invocations:
                     async with room:
                         if place > stopped.get(item.shard, place):
                             return
-                        result = await self._item(item, f"{event.id}-{place}")
+                        result = await self._item(item, f"{event.id}-{place}", event.origin)
                 except Exception as error:
                     if item.shard:
                         stopped[item.shard] = min(place, stopped.get(item.shard, place))
@@ -253,7 +254,7 @@ class Invocations:
             raise errors[0]
         return [batch.items[place].id for place in undone], [results[k] for k in sorted(results)]
 
-    async def _item(self, item: Item, call_id: str) -> bytes:
+    async def _item(self, item: Item, call_id: str, origin: Origin) -> bytes:
         """The result of one record, as JSON: bytes in base64."""
         info = self._caller.functions.find(self._name)
         if item.problem:
@@ -263,7 +264,8 @@ class Invocations:
             body = await self._objects.content(item.object)
         while True:
             try:
-                result = _whole(await self._caller.call(self._name, body, call_id), info)
+                chunks = await self._caller.call(self._name, body, call_id, origin)
+                result = _whole(chunks, info)
                 return b'"%b"' % b64encode(result) if info.raw_output else result
             except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
                 await asyncio.sleep(FULL_S)
