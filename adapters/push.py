@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zerowake.adapters.objects import Objects, allowed
 from zerowake.adapters.port import Capabilities
 from zerowake.adapters.routes import Request, Response, Route, Table, problem_response
 from zerowake.runtime.config import ServeConfig
@@ -53,6 +52,7 @@ class Push(HttpIngress):
         self, functions: Functions, metrics: "Metrics", *, with_orders: bool = False
     ) -> "ASGIApp":
         from zerowake.adapters.cloudevents import Events
+        from zerowake.adapters.objects import Objects, allowed
         from zerowake.runtime.gateway.caller import Caller
 
         self.functions = functions
