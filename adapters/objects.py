@@ -9,13 +9,15 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 from zerowake.adapters.stores import open_store
 from zerowake.runtime.errors import BadRequest, InvocationError, TooLarge
 from zerowake.snapshot.errors import StoreChanged, StoreError
-from zerowake.snapshot.storage import Found, Store, again, read_version
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.storage import Found, Store
 
 ALLOWED = "ZEROWAKE_OBJECTS"
 AT_ONCE = 4  # objects being fetched; large ones each in parts, side by side
@@ -61,7 +63,7 @@ class Objects:
         self,
         limit_nbytes: int,
         allowed: tuple[str, ...] | None,
-        open_: Callable[[str], Store] = open_store,
+        open_: "Callable[[str], Store]" = open_store,
     ) -> None:
         self._limit_nbytes = limit_nbytes
         self._allowed = allowed
@@ -102,9 +104,11 @@ class Objects:
 
     def _fetch(self, ref: ObjectRef, pause: Callable[[float], None]) -> bytes:
         """Runs in a thread."""
+        from zerowake.snapshot.storage import Found, again, read_version  # 2 ms of a start
+
         store = self._open(ref.store)
 
-        def look() -> Found:
+        def look() -> "Found":
             found = again(lambda: store.stat(ref.key), pause)
             if ref.version and not ref.kept and found.version != ref.version:
                 raise StoreChanged(ref.url)
