@@ -18,6 +18,7 @@ from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.invocation import Origin
 from zerowake.runtime.jsontext import parse_json
 
 
@@ -64,13 +65,15 @@ class Azure(Push):
         id_ = request.headers.get("x-azure-functions-invocationid", request.id)
         http = next((each for each in data.values() if _is_http(each)), None)
         if http is not None:
-            return await self._http(info, http, id_)
+            return await self._http(info, http, id_, request.origin)
         decoded = {binding: _decoded(each) for binding, each in data.items()}
         given = next(iter(decoded.values())) if len(decoded) == 1 else decoded
-        chunks = await self.caller.call(name, body_of(info, given), id_)
+        chunks = await self.caller.call(name, body_of(info, given), id_, request.origin)
         return _answer({}, json_of(info, chunks))
 
-    async def _http(self, info: FunctionInfo, http: dict[str, Any], id_: str) -> Response:
+    async def _http(
+        self, info: FunctionInfo, http: dict[str, Any], id_: str, origin: Origin
+    ) -> Response:
         """An HTTP trigger's caller gets the function's status, which stands inside the answer."""
         body = http.get("Body")
         if not isinstance(body, str):
@@ -78,7 +81,7 @@ class Azure(Push):
         else:
             given = body.encode()
         try:
-            chunks = await self.caller.call(info.name, given, id_)
+            chunks = await self.caller.call(info.name, given, id_, origin)
         except Exception as error:
             problem = problems.describe(error, f"{info.name} {id_}")
             status, headers, told = problems.reply(problem, error)

@@ -14,6 +14,7 @@ from zerowake.runtime.errors import BadRequest, RemoteError
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.problems import describe
 from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.jsontext import parse_json
 
 AT_ONCE = 256  # calls of one request in the queue, which is shared with other requests
@@ -23,7 +24,11 @@ BYTES = (
 
 
 async def each(
-    caller: Caller, name: str, bodies: Sequence[bytes | Exception], given_id: str = ""
+    caller: Caller,
+    name: str,
+    bodies: Sequence[bytes | Exception],
+    given_id: str = "",
+    origin: Origin = NOWHERE,
 ) -> list[list[bytes] | Exception]:
     """Call the function with each body; results as of ``Caller.call``, errors in their places.
 
@@ -37,7 +42,8 @@ async def each(
             return body
         async with room:
             try:
-                return await caller.call(name, body, f"{given_id}-{place}" if given_id else "")
+                id_ = f"{given_id}-{place}" if given_id else ""
+                return await caller.call(name, body, id_, origin)
             except Exception as error:
                 return error
 

@@ -5,6 +5,8 @@ with the official SDK, which is imported for the first event. A function is call
 data. Any 2xx means that it has been handled; what may be tried again has 429 or 5xx, as everywhere.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -12,12 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from zerowake.adapters.calls import decode_base64, each, json_of
+from zerowake.adapters.objects import ObjectRef, Objects, of_cloud_event, of_gcs_message
 from zerowake.adapters.routes import JSON, Passed, Request, Response, Route
 from zerowake.runtime.errors import BadRequest, InvocationError, RemoteError
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.problems import describe
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.jsontext import parse_json
+from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
     from cloudevents.core.base import BaseCloudEvent
@@ -34,19 +38,21 @@ class NotInstalled(InvocationError):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """id, source, type: "" for a message that is no CloudEvent. body: what the function gets."""
+    """A CloudEvent. body: what the function gets, unless it gets the content of ``object``."""
 
     id: str
     source: str
     type: str
     body: bytes
+    object: ObjectRef | None = None
 
 
 class Events:
     """The routes of events, at / for the only function and at /invoke/{name}."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, objects: Objects) -> None:
         self._caller = caller
+        self._objects = objects
 
     def routes(self) -> list[Route]:
         return [Route("", "/", self._route), Route("", "/invoke/{name}", self._route)]
@@ -82,8 +88,18 @@ class Events:
         event = read(info, await request.body())
         if _is_own(event, info):
             return Response(202)
-        chunks = await self._caller.call(name, event.body, event.id)
+        chunks = await self._caller.call(name, await self._body(event), event.id, request.origin)
         return _binary_reply(event, info, chunks)
+
+    async def _body_or_why_not(self, event: Event | Exception) -> bytes | Exception:
+        """One object that cannot be fetched does not take the other events along."""
+        try:
+            return event if isinstance(event, Exception) else await self._body(event)
+        except ZerowakeError as error:
+            return error
+
+    async def _body(self, event: Event) -> bytes:
+        return event.body if event.object is None else await self._objects.content(event.object)
 
     async def _perhaps_message(self, name: str, request: Request) -> Response | Passed:
         body = await request.body()
@@ -92,7 +108,9 @@ class Events:
             return Passed(request.path)
         info = self._caller.functions.find(name)
         id_ = str(message.get("messageId") or message.get("message_id"))
-        chunks = await self._caller.call(name, _message_data(message), id_)
+        found = of_gcs_message(message.get("attributes")) if info.raw_input else None
+        data = await self._body(Event(id_, "", "", _message_data(message), found))
+        chunks = await self._caller.call(name, data, id_, request.origin)
         return Response(200, json_of(info, chunks))
 
     async def _batch(self, name: str, request: Request) -> Response:
@@ -105,8 +123,8 @@ class Events:
         if not isinstance(values, list):
             raise BadRequest(f"a batch of events is an array; found {type(values).__name__}")
         events = [_event_of(info, value) for value in values]
-        bodies = [event if isinstance(event, Exception) else event.body for event in events]
-        results = await each(self._caller, name, bodies, request.id)
+        bodies = await asyncio.gather(*map(self._body_or_why_not, events))
+        results = await each(self._caller, name, bodies, request.id, request.origin)
         failed = {i: describe(r, name) for i, r in enumerate(results) if isinstance(r, Exception)}
         if failed:
             raise RemoteError(_worst(failed, values))
@@ -171,16 +189,29 @@ def _require(attributes: Mapping[str, Any], prefix: str) -> None:
 
 
 def _read(info: FunctionInfo, event: "BaseCloudEvent", data: Any) -> Event:
+    found = None
     if event.get_type() == PUBSUB_TYPE:
         message = _pubsub_message(data if isinstance(data, bytes) else json.dumps(data).encode())
         if message is not None:
             data = _message_data(message)
+            found = of_gcs_message(message.get("attributes"))
+    elif info.raw_input:
+        found = of_cloud_event(event.get_type(), event.get_source(), _plain(data))
     if not isinstance(data, bytes):
         if info.raw_input:
             data = data.encode() if isinstance(data, str) else b"" if data is None else data
         if not isinstance(data, bytes):
             data = json.dumps(data, ensure_ascii=False).encode()
-    return Event(event.get_id(), event.get_source(), event.get_type(), data)
+    attributes = event.get_id(), event.get_source(), event.get_type()
+    return Event(*attributes, data, found if info.raw_input else None)
+
+
+def _plain(data: Any) -> Any:
+    """Data as a value, where it may tell of an object: a picture need not be read as JSON."""
+    if isinstance(data, bytes) and data[:1] == b"{" and b'"bucket"' in data:
+        with contextlib.suppress(BadRequest):
+            return parse_json(data)
+    return data
 
 
 def _checked(read: Callable[[], "BaseCloudEvent"]) -> "BaseCloudEvent":

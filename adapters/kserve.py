@@ -100,7 +100,7 @@ class KServe(Push):
     async def _predict(self, request: Request) -> Response:
         _model, info = self._model(request)
         bodies = [body_of(info, value) for value in instances(parse_json(await request.body()))]
-        results = await each(self.caller, info.name, bodies, request.id)
+        results = await each(self.caller, info.name, bodies, request.id, request.origin)
         items = [json_of(info, chunks) for chunks in all_or_first_error(results, "instance")]
         return Response(200, b'{"predictions":[' + b",".join(items) + b"]}")
 
@@ -114,7 +114,7 @@ class KServe(Push):
         body = await request.body()
         asked = inference_protocol.read(info, body, None if length is None else int(length))
         bodies = [item if isinstance(item, bytes) else body_of(info, item) for item in asked.items]
-        results = await each(self.caller, info.name, bodies, request.id)
+        results = await each(self.caller, info.name, bodies, request.id, request.origin)
         values = [
             b"".join(chunks) if info.raw_output else value_of(info, chunks)
             for chunks in all_or_first_error(results, "item")

@@ -52,13 +52,16 @@ class Push(HttpIngress):
         self, functions: Functions, metrics: "Metrics", *, with_orders: bool = False
     ) -> "ASGIApp":
         from zerowake.adapters.cloudevents import Events
+        from zerowake.adapters.objects import Objects, allowed
         from zerowake.runtime.gateway.caller import Caller
 
         self.functions = functions
         self.caller = Caller(functions, metrics)
         limit_nbytes = self.config.max_body_nbytes
         app = super().app(functions, metrics, with_orders=with_orders)
-        app = Table(Events(self.caller).routes(), app, limit_nbytes)
+        # Anybody may send events who reaches the port, so the operator names what may be fetched.
+        objects = Objects(limit_nbytes, allowed(self.environ) or ())
+        app = Table(Events(self.caller, objects).routes(), app, limit_nbytes)
         return Table(self.routes(), app, limit_nbytes, self.tell)
 
     def report_init_error(self, error: BaseException) -> None:

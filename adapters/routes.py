@@ -27,6 +27,7 @@ from zerowake.runtime.gateway.asgi import (
     respond_and_close,
     until_disconnect,
 )
+from zerowake.runtime.invocation import Origin
 
 JSON = "application/json"
 
@@ -55,6 +56,11 @@ class Request:
     def id(self) -> str:
         """What the caller calls this request; "" when it does not."""
         return self.headers.get("x-request-id") or self.headers.get("traceparent", "")
+
+    @property
+    def origin(self) -> Origin:
+        """As the gateway's own routes read it."""
+        return Origin(self.headers.get("x-request-id", ""), self.headers.get("traceparent", ""))
 
     @property
     def content_type(self) -> str:

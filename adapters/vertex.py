@@ -48,6 +48,6 @@ class Vertex(Push):
         if own or info.raw_input or b'"instances"' not in body:
             return Passed(f"/invoke/{name}")
         bodies = [body_of(info, value) for value in instances(parse_json(body))]
-        results = await each(self.caller, name, bodies, request.id)
+        results = await each(self.caller, name, bodies, request.id, request.origin)
         items = [json_of(info, chunks) for chunks in all_or_first_error(results, "instance")]
         return Response(200, b'{"predictions":[' + b",".join(items) + b"]}")

@@ -4,6 +4,7 @@ Values only: who reads them from a command line checks them. And what one of the
 on this machine, as far as its device files tell.
 """
 
+import logging
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -62,6 +63,7 @@ class ServeConfig:
     there, where it must be the same as the snapshot's. max_queued: calls of one function that may
     wait. max_body_nbytes: the largest body of a call. start_timeout_s: how long a restore, ``wake``
     included, may take. log_format: of the gateway's lines and of what functions print.
+    log_level: of ``logging``, below which the gateway's own lines are left out.
     environment: names of variables that functions may see besides the harmless ones.
     alone: the platform stops the whole container, so there is one function with one instance, which
     is started from nothing and is not forked.
@@ -79,5 +81,6 @@ class ServeConfig:
     max_body_nbytes: int = 16 << 20
     start_timeout_s: float = 300.0
     log_format: LogFormat = "text"
+    log_level: int = logging.INFO
     environment: tuple[str, ...] = ()
     alone: bool = False

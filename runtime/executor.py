@@ -17,6 +17,7 @@ from zerowake.runtime.call import call_batch, call_one, in_mode, inference_mode
 from zerowake.runtime.errors import InvocationError, RemoteError, WrongResultCount, to_problem
 from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
+from zerowake.runtime.invocation import NOWHERE, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Work:
     id: str
     body: bytes
     deadline_s: float = float("inf")
+    origin: Origin = NOWHERE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Executor:
         return outcomes
 
     def _invoke(self, work: Work, value: Any) -> Any:
-        context = Context(work.id, self._function.name, work.deadline_s)
+        context = Context(work.id, self._function.name, work.deadline_s, work.origin)
         return call_one(self._function, self._target, value, context)
 
     def _answer(self, outcome: Any) -> Answer:

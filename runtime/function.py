@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from zerowake.runtime.errors import BadResult, DeclarationError, InvalidInput
 from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.jsontext import encode_json, parse_json
 from zerowake.runtime.schema import Codec
 from zerowake.runtime.settings import Batch, Settings, check_names
@@ -30,11 +31,16 @@ AnyTarget = TypeVar("AnyTarget", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a handler may know about its call. deadline_s: on the clock of ``time.monotonic``."""
+    """What a handler may know about its call. deadline_s: on the clock of ``time.monotonic``.
+
+    invocation_id is unique; what ``origin`` tells (request_id, trace, tenant, client_context) is the
+    caller's.
+    """
 
     invocation_id: str
     function_name: str
     deadline_s: float
+    origin: Origin = NOWHERE
     clock: Callable[[], float] = field(default=time.monotonic, repr=False, compare=False)
 
     def remaining_s(self) -> float:

@@ -25,6 +25,7 @@ from zerowake.runtime.function import Function
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.info import Kind
+from zerowake.runtime.invocation import Origin
 from zerowake.runtime.logs import FunctionOutput
 from zerowake.runtime.wire import Connection, Frame, encode
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
@@ -186,7 +187,7 @@ class Loop:
     def _batch(self, frame: Frame) -> None:
         now = time.monotonic()
         works = [
-            Work(call["id"], body, now + call["timeout_s"])
+            Work(call["id"], body, now + call["timeout_s"], Origin(**call.get("origin", {})))
             for call, body in zip(frame.header["calls"], frame.parts(), strict=True)
         ]
         process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])

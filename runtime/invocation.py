@@ -27,6 +27,24 @@ class Sink(Protocol):
         """The call has ended with an error: the members of an RFC 9457 problem."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What the caller's side says of a call; "" where it says nothing.
+
+    request_id: what the caller calls it. trace: W3C's traceparent, on Lambda X-Ray's header.
+    tenant, client_context (JSON text): Lambda's; over HTTP anybody could claim them, so they are
+    not taken from there.
+    """
+
+    request_id: str = ""
+    trace: str = ""
+    tenant: str = ""
+    client_context: str = ""
+
+
+NOWHERE = Origin()
+
+
 @dataclass(slots=True, eq=False)
 class Invocation:
     """One item of work.
@@ -45,6 +63,7 @@ class Invocation:
     attempts: int = 0
     depth: Depth = Depth.COLD
     timings_ms: dict[str, float] = field(default_factory=dict)
+    origin: Origin = NOWHERE
     started: bool = False  # an item has reached the caller: it cannot be run again unseen
     done: bool = False
 

@@ -30,11 +30,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Found:
     """An object as it was seen first. version: what changes when it is replaced; "" if the store
-    does not say. ranged: it can be read from the middle."""
+    does not say. ranged: it can be read from the middle. kept: the one to read of several versions
+    that the store keeps, by its own name for it; "" is the current one."""
 
     nbytes: int
     version: str
     ranged: bool = True
+    kept: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,38 @@ def read_object(store: Store, name: str, most: int, pause: Pause | None) -> byte
         raise StoreError(f"{name} has {found.nbytes} bytes in the store; expected at most {most}")
     data = bytearray()
     _read(store, Part(name, 0, found.nbytes), found, lambda at, chunk: data.extend(chunk), pause)
+    return bytes(data)
+
+
+def read_version(store: Store, name: str, found: Found, pause: Pause | None = None) -> bytes:
+    """The content of exactly the version ``found``, its parts side by side.
+
+    pause: what waits before a try; it may raise, which ends the reading. Raises what the store
+    raises, the first that comes.
+    """
+    data = bytearray(found.nbytes)
+    stop = threading.Event()
+
+    def take(at: int, chunk: bytes) -> None:
+        if stop.is_set():
+            raise StoreError("another part of the same object has failed")  # nobody sees it
+        data[at : at + len(chunk)] = chunk
+
+    def fetch(part: Part) -> None:
+        _read(store, part, found, take, pause or stop.wait)
+
+    parts = plan({name: found})
+    if len(parts) == 1:
+        fetch(parts[0])
+    elif parts:
+        with ThreadPoolExecutor(min(THREADS, len(parts))) as pool:
+            try:
+                for job in as_completed([pool.submit(fetch, part) for part in parts]):
+                    job.result()
+            except BaseException:
+                stop.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     return bytes(data)
 
 

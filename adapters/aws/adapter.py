@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
+from zerowake.adapters.objects import Objects, allowed
 from zerowake.adapters.port import Capabilities, PlatformExit
 from zerowake.adapters.pull import Pull
 from zerowake.runtime.config import ServeConfig
@@ -32,6 +33,8 @@ CONCURRENCY = "AWS_LAMBDA_MAX_CONCURRENCY"
 START = "AWS_LAMBDA_INITIALIZATION_TYPE"
 SNAP_START = "snap-start"
 MODE = "ZEROWAKE_LAMBDA_INVOKE_MODE"  # as the function URL's InvokeMode, which no event tells
+LOG_LEVEL = "AWS_LAMBDA_LOG_LEVEL"
+LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
 INIT_S = 9.0  # of the 10 s that an on-demand start may take; after them the first call pays
 
 
@@ -80,10 +83,14 @@ class Lambda(Pull):
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
         is_json = environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
+        level = environ.get(LOG_LEVEL, "").upper()
+        if level and level not in LEVELS:
+            raise ConfigError(f"{LOG_LEVEL} is {level!r:.40}; it is one of {', '.join(LEVELS)}")
         return replace(
             config,
             max_body_nbytes=64 << 20,  # the platform has its own limit, and we are told no other
             log_format="json" if is_json else config.log_format,
+            log_level=LEVELS[level] if level else config.log_level,
         )
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:
@@ -101,6 +108,7 @@ class Lambda(Pull):
         # Only a start on demand is limited; on Managed Instances nobody waits for it.
         on_demand = environ.get(START, "on-demand") == "on-demand" and CONCURRENCY not in environ
         self._init_s = INIT_S if on_demand else None
+        self._allowed = allowed(environ)  # who may invoke us may name any object, unless it is set
         self._extension: asyncio.Task[None] | None = None
 
     async def serve(self, functions: Functions, metrics: Metrics) -> None:
@@ -113,7 +121,8 @@ class Lambda(Pull):
             functions, metrics, max_body_nbytes=limit_nbytes, version=zerowake.__version__
         )
         caller = Caller(functions, metrics)
-        invocations = Invocations(caller, name, app, streaming=self._streaming)
+        objects = Objects(limit_nbytes, self._allowed)
+        invocations = Invocations(caller, name, app, streaming=self._streaming, objects=objects)
         registered = asyncio.Event()
         self._extension = asyncio.create_task(self._be_extension(registered))
         # The first poll ends the start: until then the platform gives us all its cores.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from zerowake.adapters.objects import S3_SOURCE, ObjectRef, of_s3_detail, of_s3_record
 from zerowake.runtime.errors import BadRequest
 from zerowake.runtime.jsontext import parse_json
 
@@ -24,13 +25,17 @@ class Item:
     """One record. body: what the function is called with. problem: why it cannot be, if so.
 
     id: what names it in a partial batch response, "" where its source has none. group: records of
-    one group go one after the other.
+    one group go one after the other, and none after one that has failed. shard: of which nothing is
+    begun after one that has failed, as the source sends all of it from there on again. object: what
+    the record tells of, with whose content a function that takes bytes is called.
     """
 
     id: str
     body: bytes
     group: str = ""
     problem: str = ""
+    shard: str = ""
+    object: ObjectRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,10 @@ def read(body: bytes) -> HttpRequest | Batch | Direct:
     ):
         return _kafka(event["records"])
     if "detail-type" in event and "source" in event and "detail" in event:
-        item = Item(str(event.get("id", "")), _json(event["detail"]))
+        found = None
+        if event["source"] == S3_SOURCE:
+            found = of_s3_detail(str(event["detail-type"]), event["detail"])
+        item = Item(str(event.get("id", "")), _json(event["detail"]), object=found)
         return Batch("eventbridge", (item,), results=True)
     return Direct()
 
@@ -248,19 +256,28 @@ def _sns(record: dict[str, Any]) -> Item:
 def _s3(record: dict[str, Any]) -> Item:
     s3 = record["s3"]
     name = f"{s3['bucket']['name']}/{s3['object']['key']}"  # the record itself says what happened
-    return Item(name, _json(record))
+    return Item(name, _json(record), object=of_s3_record(record))
 
 
 def _kinesis(record: dict[str, Any]) -> Item:
-    return Item(_id(record), _decode(record["kinesis"]["data"]))
+    """Records of one partition key are in order; an eventID is ``shardId-...:sequence number``."""
+    shard = str(record.get("eventID", "")).rpartition(":")[0] or _ARN_MISSING
+    key = record["kinesis"].get("partitionKey")
+    group = "" if key is None else f"{shard}:{key}"
+    return Item(_id(record), _decode(record["kinesis"]["data"]), group, shard=shard)
 
 
 def _dynamodb(record: dict[str, Any]) -> Item:
+    """Changes of one item of the table are in order; an event is of one shard, which it does not name."""
     images = {k: v for k, v in record["dynamodb"].items() if k in _IMAGES}
     change = {k: {name: _plain(v) for name, v in image.items()} for k, image in images.items()}
-    return Item(_id(record), _json({"eventName": record.get("eventName"), **change}))
+    shard = str(record.get("eventSourceARN", "")) or _ARN_MISSING
+    group = shard + _json(images["Keys"]).decode() if "Keys" in images else ""
+    body = _json({"eventName": record.get("eventName"), **change})
+    return Item(_id(record), body, group, shard=shard)
 
 
+_ARN_MISSING = "?"  # an event is of one shard of one stream anyway
 _IMAGES = ("Keys", "NewImage", "OldImage")
 
 # source -> how a record is read, whether it takes partial batch responses, whether only the lowest
@@ -283,9 +300,12 @@ def _kafka(partitions: dict[str, Any]) -> Batch:
 
 
 def _kafka_record(partition: str, record: dict[str, Any]) -> Item:
+    """Records of one key are in order."""
     value = record.get("value")  # none says that the key was deleted
     body = b"null" if value is None else _decode(value)
-    return Item(f"{partition}-{record.get('offset')}", body)
+    key = record.get("key")
+    group = "" if key is None else f"{partition}:{key}"
+    return Item(f"{partition}-{record.get('offset')}", body, group, shard=partition)
 
 
 def _text(text: Any) -> bytes:

@@ -15,13 +15,15 @@ from urllib.parse import unquote
 from zerowake.adapters.aws.events import HttpRequest
 from zerowake.runtime.errors import Cancelled
 from zerowake.runtime.gateway.asgi import ASGIApp, Message, Scope
+from zerowake.runtime.gateway.invoke import ORIGIN
+from zerowake.runtime.invocation import Origin
 
 PRELUDE_TYPE = "application/vnd.awslambda.http-integration-response"
 _HOPS = ("connection", "content-length", "transfer-encoding")  # the platform sets its own
 
 
-def scope(request: HttpRequest, call_id: str) -> Scope:
-    """The ASGI scope of a request; its id is that of the Lambda invocation.
+def scope(request: HttpRequest, origin: Origin) -> Scope:
+    """The ASGI scope of a request; its id is that of the Lambda invocation, ``origin.request_id``.
 
     An API gateway's routes are its owner's: every POST is for the only function. Nobody is to have
     it sleep (POST /functions/...) through a public URL.
@@ -40,9 +42,10 @@ def scope(request: HttpRequest, call_id: str) -> Scope:
         "raw_path": request.path.encode(),
         "query_string": request.query.encode(),
         "root_path": "",
-        "headers": [*headers, (b"x-request-id", call_id.encode())],
+        "headers": [*headers, (b"x-request-id", origin.request_id.encode())],
         "client": (request.client, 0),
         "server": None,
+        ORIGIN: origin,
     }
 
 
@@ -58,10 +61,10 @@ class Reply:
 class Exchange:
     """One request through the app."""
 
-    def __init__(self, app: ASGIApp, request: HttpRequest, call_id: str) -> None:
+    def __init__(self, app: ASGIApp, request: HttpRequest, origin: Origin) -> None:
         self._app = app
         self._request = request
-        self._scope = scope(request, call_id)
+        self._scope = scope(request, origin)
         self._given = False
         self._left = asyncio.Event()
         self.reply = Reply()

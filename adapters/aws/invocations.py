@@ -19,6 +19,7 @@ from zerowake.adapters.aws.runtime_api import (
     RuntimeApiError,
     Stream,
 )
+from zerowake.adapters.objects import Objects
 from zerowake.runtime.errors import (
     BadRequest,
     Cancelled,
@@ -31,6 +32,7 @@ from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.info import FunctionInfo, Kind
+from zerowake.runtime.invocation import Origin
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -49,8 +51,8 @@ class Invocations:
     """Answers the invocations of one function.
 
     app: the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
-    function, in chunks; the caller must have asked for that, and no event tells. clock: unix
-    seconds, as deadlines are told.
+    function, in chunks; the caller must have asked for that, and no event tells. objects: fetches
+    what S3's events tell of. clock: unix seconds, as deadlines are told.
     """
 
     def __init__(
@@ -60,12 +62,14 @@ class Invocations:
         app: ASGIApp,
         *,
         streaming: bool,
+        objects: Objects,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._caller = caller
         self._name = name
         self._app = app
         self._streaming = streaming
+        self._objects = objects
         self._clock = clock
 
     async def answer(self, line: Line, event: Event) -> None:
@@ -114,7 +118,7 @@ class Invocations:
             await self._stream(line, event, HttpRequest("", "POST", "/", "", (), event.body))
             return
         async with self._until(event):
-            chunks = await self._caller.call(self._name, event.body, event.id)
+            chunks = await self._caller.call(self._name, event.body, event.id, event.origin)
         content_type = RAW if info.raw_output else JSON
         await line.respond(event, _fitting(_whole(chunks, info)), content_type)
 
@@ -138,7 +142,7 @@ class Invocations:
             if request.problem:
                 raise BadRequest(request.problem)
             async with self._until(event):
-                reply = await Exchange(self._app, request, event.id).whole()
+                reply = await Exchange(self._app, request, event.origin).whole()
             return _fitting(encode(reply, request.shape))
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
@@ -148,7 +152,7 @@ class Invocations:
 
         An error before the first is a reply of its own, one after it stands in the trailers.
         """
-        exchange = Exchange(self._app, request, event.id)
+        exchange = Exchange(self._app, request, event.origin)
         stream: Stream | None = None
         try:
             async with contextlib.aclosing(exchange.chunks()) as chunks, self._until(event):
@@ -206,8 +210,8 @@ class Invocations:
 
         Returns the ids of those that failed, and where the source wants them all results, as JSON.
 
-        Records of one group go one by one, and after the first that fails no more of it. What has
-        not ended by the deadline has failed. Raises why, where the source does not take ids, and
+        Records of one group go one by one, and after the first that fails no more of it; of a shard
+        nothing after it is begun any more. What has not ended by the deadline has failed. Raises why, where the source does not take ids, and
         where all have failed: the whole batch then comes again, even from an event source mapping
         that was not told to ReportBatchItemFailures.
         """
@@ -218,14 +222,19 @@ class Invocations:
         room = asyncio.Semaphore(AT_ONCE)
         errors: list[Exception] = []
         results: dict[int, bytes] = {}
+        stopped: dict[str, int] = {}  # the place of the first of a shard that has failed
 
         async def run(places: Iterable[int]) -> None:
             for place in places:
                 item = batch.items[place]
                 try:
                     async with room:
-                        result = await self._item(item, f"{event.id}-{place}")
+                        if place > stopped.get(item.shard, place):
+                            return
+                        result = await self._item(item, f"{event.id}-{place}", event.origin)
                 except Exception as error:
+                    if item.shard:
+                        stopped[item.shard] = min(place, stopped.get(item.shard, place))
                     problem = problems.describe(error, f"{self._name} {event.id}-{place}")
                     which = item.id or place
                     log.error("invocation %s: record %s: %s", event.id, which, problem["detail"])
@@ -245,14 +254,18 @@ class Invocations:
             raise errors[0]
         return [batch.items[place].id for place in undone], [results[k] for k in sorted(results)]
 
-    async def _item(self, item: Item, call_id: str) -> bytes:
+    async def _item(self, item: Item, call_id: str, origin: Origin) -> bytes:
         """The result of one record, as JSON: bytes in base64."""
         info = self._caller.functions.find(self._name)
         if item.problem:
             raise BadRequest(item.problem)
+        body = item.body
+        if item.object is not None and info.raw_input:
+            body = await self._objects.content(item.object)
         while True:
             try:
-                result = _whole(await self._caller.call(self._name, item.body, call_id), info)
+                chunks = await self._caller.call(self._name, body, call_id, origin)
+                result = _whole(chunks, info)
                 return b'"%b"' % b64encode(result) if info.raw_output else result
             except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
                 await asyncio.sleep(FULL_S)

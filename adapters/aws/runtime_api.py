@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerowake.adapters.wire_http import Response, Wire, head, mark_seen
+from zerowake.runtime.invocation import Origin
 from zerowake.snapshot.errors import ZerowakeError
 
 VERSION = "2018-06-01"
@@ -56,6 +57,21 @@ class Event:
     def invocation_id(self) -> str:
         """Only where several invocations run at a time; goes back with the answer."""
         return self.headers.get("lambda-runtime-invocation-id", "")
+
+    @property
+    def origin(self) -> Origin:
+        """What the platform says of it, for the function."""
+
+        def said(name: str) -> str:
+            """Its text is UTF-8, whatever HTTP says of headers."""
+            return self.headers.get(name, "").encode("latin-1").decode("utf-8", "replace")
+
+        return Origin(
+            request_id=self.id,
+            trace=said("lambda-runtime-trace-id"),
+            tenant=said("lambda-runtime-aws-tenant-id"),
+            client_context=said("lambda-runtime-client-context"),
+        )
 
 
 class Line:

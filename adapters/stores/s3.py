@@ -77,7 +77,8 @@ class S3Store:
                 Bucket=self._bucket,
                 Key=self._prefix + name,
                 Range=f"bytes={start}-{start + nbytes - 1}",
-                IfMatch=found.version,
+                **({"IfMatch": found.version} if found.version else {}),
+                **({"VersionId": found.kept} if found.kept else {}),
             )["Body"]
             with body:
                 yield from body.iter_chunks(CHUNK_NBYTES)

@@ -14,7 +14,7 @@ from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.problems import describe
 from zerowake.runtime.gateway.reply import Reply
 from zerowake.runtime.info import FunctionInfo
-from zerowake.runtime.invocation import Invocation
+from zerowake.runtime.invocation import NOWHERE, Invocation, Origin
 from zerowake.runtime.metrics import Metrics, Outcome
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -35,21 +35,23 @@ class Caller:
         self._inputs = Inputs()
         self._given_ids: WeakValueDictionary[str, Reply] = WeakValueDictionary()
 
-    async def call(self, name: str, body: bytes, given_id: str = "") -> list[bytes]:
+    async def call(
+        self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
+    ) -> list[bytes]:
         """One call from start to end: the chunks of its result, one for a unary function.
 
         Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
         UnknownFunction, FunctionFailed, or RemoteError with what became of it.
         """
-        async with contextlib.aclosing(self.stream(name, body, given_id)) as parts:
+        async with contextlib.aclosing(self.stream(name, body, given_id, origin)) as parts:
             return [chunk async for part in parts for chunk in part]
 
     async def stream(
-        self, name: str, body: bytes, given_id: str = ""
+        self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
     ) -> AsyncGenerator[list[bytes], None]:
         """One call, its chunks as they come; raises as ``call``. Closing it cancels the call."""
         sink = Reply()
-        call = self.new(name, sink, given_id)
+        call = self.new(name, sink, given_id, origin)
         outcome, submitted, known_as = Outcome.CANCELLED, False, ""
         try:
             info = self.functions.find(name)
@@ -67,13 +69,15 @@ class Caller:
                 self.end(call, sink)
             self.observe(known_as, call, outcome)
 
-    def new(self, name: str, sink: Reply, given_id: str = "") -> Invocation:
+    def new(
+        self, name: str, sink: Reply, given_id: str = "", origin: Origin = NOWHERE
+    ) -> Invocation:
         """A call under the id that its caller gave, if it is one and no call still alive has it.
 
         Frames to instances are told apart by these ids. A client that gave up may come again with
         the same id while its first call runs: its sink lives as long as anybody can answer it.
         """
-        call = Invocation(name, b"", sink, self.clock())
+        call = Invocation(name, b"", sink, self.clock(), origin=origin)
         if _ID.fullmatch(given_id) and given_id not in self._given_ids:
             call.id = given_id
             self._given_ids[given_id] = sink

@@ -23,7 +23,7 @@ from zerowake.runtime.gateway.asgi import (
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.reply import Reply
 from zerowake.runtime.info import FunctionInfo
-from zerowake.runtime.invocation import Invocation
+from zerowake.runtime.invocation import NOWHERE, Invocation, Origin
 from zerowake.runtime.logs import invocation_fields
 from zerowake.runtime.metrics import Outcome
 from zerowake.snapshot.errors import ZerowakeError
@@ -34,6 +34,9 @@ JSON = b"application/json"
 RAW = b"application/octet-stream"
 NDJSON = b"application/x-ndjson"
 SSE = b"text/event-stream"
+
+
+ORIGIN = "zerowake.origin"  # in the scope, from a platform that tells it beside the request
 
 
 class StreamBroken(RemoteError):
@@ -54,8 +57,8 @@ class Invoke:
     async def __call__(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
         sink = Reply()
-        given = headers.get(b"x-request-id") or headers.get(b"traceparent") or b""
-        call = self._caller.new(name, sink, given.decode("latin-1"))
+        origin = scope.get(ORIGIN) or _origin(headers)
+        call = self._caller.new(name, sink, origin.request_id or origin.trace, origin)
         known_as = ""  # in the metrics: names that callers make up would be labels without end
         outcome, read, submitted = Outcome.CANCELLED, False, False
         try:
@@ -160,6 +163,13 @@ class Invoke:
         if submitted:
             headers.append((b"zerowake-depth", call.depth.encode()))
         return headers
+
+
+def _origin(headers: dict[bytes, bytes]) -> Origin:
+    request_id, trace = headers.get(b"x-request-id"), headers.get(b"traceparent")
+    if request_id is None and trace is None:
+        return NOWHERE
+    return Origin((request_id or b"").decode("latin-1"), (trace or b"").decode("latin-1"))
 
 
 async def _leave_on_disconnect(receive: Receive, sink: Reply) -> None:

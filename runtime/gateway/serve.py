@@ -32,7 +32,7 @@ def serve(
     Raises what is wrong with a target or a snapshot: TargetError, SnapshotError, UntrustedCode,
     ConfigError (two functions of one name, an address that is taken).
     """
-    logs.configure(config.log_format)
+    logs.configure(config.log_format, config.log_level)
     for name in config.environment:
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)

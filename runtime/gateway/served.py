@@ -11,6 +11,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from zerowake.runtime.config import ServeConfig
@@ -211,7 +212,12 @@ class Served:
                 call.timings_ms |= instance.restore_ms
         # Where predict may not run twice, the instance tells when it begins.
         instance.take(batch, begun=self._settings.retry)
-        calls = [{"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch]
+        calls: list[dict[str, Any]] = [
+            {"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch
+        ]
+        if self.info.kind is Kind.HANDLER:  # no other sees a Context
+            for told, call in zip(calls, batch, strict=True):
+                told["origin"] = {n: text for n, text in asdict(call.origin).items() if text}
         busy = sum(i.state is State.BUSY for i in self._processes.instances)
         header = {"kind": "batch", "calls": calls, "busy": busy}
         instance.link.send(header, *(call.body for call in batch))

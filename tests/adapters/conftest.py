@@ -1,5 +1,6 @@
-"""Containers of platforms, started once for all tests that only call them."""
+"""Containers of platforms, started once for all tests that only call them; a real S3 server."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 from platforms import PULL, PUSH, Platform, Process, PullPlatform, PushPlatform
+from stores import S3, seaweedfs
 
 
 @pytest.fixture(params=PUSH, ids=lambda platform: platform.name)
@@ -67,3 +69,26 @@ def on(frozen: Callable[[str], Path], containers: list[Process]) -> Start:
         return made[key]
 
     return ready
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with seaweedfs(tmp_path_factory.mktemp("weed")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> S3:
+    """The server, with an environment in which boto3 finds it, through the proxy."""
+    s3_server.proxy.reset()
+    for name, value in {
+        "AWS_ENDPOINT_URL_S3": s3_server.proxy.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

@@ -57,6 +57,11 @@ def test_it_is_found_and_configured_by_its_environment() -> None:
     assert Lambda.configure(environ, ServeConfig()).log_format == "text"
     json_ = {**environ, "AWS_LAMBDA_LOG_FORMAT": "JSON"}
     assert Lambda.configure(json_, ServeConfig()).log_format == "json"
+    for level, known in adapter.LEVELS.items():
+        told = {**environ, adapter.LOG_LEVEL: level}
+        assert Lambda.configure(told, ServeConfig()).log_level == known
+    with pytest.raises(ConfigError, match="AWS_LAMBDA_LOG_LEVEL is 'LOUD'"):
+        Lambda.configure({**environ, adapter.LOG_LEVEL: "loud"}, ServeConfig())
     for wrong in ({adapter.CONCURRENCY: "0"}, {adapter.CONCURRENCY: "x"}, {adapter.MODE: "fast"}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             Lambda({**environ, **wrong}, ServeConfig())

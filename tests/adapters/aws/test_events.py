@@ -18,6 +18,7 @@ from samples import ENCODED, FIFO, FUNCTION_URL, KAFKA, WORK, all_kinds, generat
 from zerowake.adapters.aws import events, runtime_api
 from zerowake.adapters.aws.events import Batch, Direct, HttpRequest, Item
 from zerowake.adapters.aws.invocations import Invocations
+from zerowake.adapters.objects import ObjectRef, Objects
 from zerowake.runtime.errors import BadRequest
 from zerowake.runtime.gateway.app import create_app
 from zerowake.runtime.gateway.caller import Caller
@@ -142,12 +143,16 @@ def test_sns_and_s3() -> None:
     found = batch(event)
     assert (found.partial, found.items[0].id) == (False, "shelf/a.png")
     assert json.loads(found.items[0].body) == event["Records"][0]
+    etag = '"0123456789abcdef0123456789abcdef"'
+    assert found.items[0].object == ObjectRef("s3://shelf", "a.png", etag, nbytes=1024)
 
 
 def test_kinesis_and_dynamodb() -> None:
     found = batch(generated("kinesis/Kinesis", data=ENCODED, sequence="4959"))
     assert (found.partial, found.lowest) == (True, True)
-    assert found.items == (Item("4959", WORK.encode()),)
+    (item,) = found.items
+    assert (item.id, item.body) == ("4959", WORK.encode())
+    assert item.shard in item.group  # ...:partition key
     assert events.response(found, ["1", "2"]) == {"batchItemFailures": [{"itemIdentifier": "1"}]}
     assert events.response(found, []) == {"batchItemFailures": []}
 
@@ -191,10 +196,11 @@ def test_eventbridge_and_msk() -> None:
     assert (found.source, found.partial, found.items[0].body) == ("eventbridge", False, b'{"a":1}')
     found = batch(KAFKA)
     assert (found.source, found.partial) == ("aws:kafka", False)
-    assert found.items == (Item("topic-0-15", WORK.encode()),)
+    (item,) = found.items
+    assert item == Item("topic-0-15", WORK.encode(), f"topic-0:{ENCODED}", shard="topic-0")
     record = {**KAFKA["records"]["topic-0"][0], "value": None}  # its key was deleted
     found = batch({**KAFKA, "records": {"t-0": [record]}})
-    assert found.items == (Item("t-0-15", b"null"),)
+    assert [(item.id, item.body) for item in found.items] == [("t-0-15", b"null")]
 
 
 # ---------------------------------------------------------------------------- broken ones
@@ -254,7 +260,9 @@ async def answers(functions: FakeFunctions, bodies: list[bytes]) -> list[Any]:
     """What each event is answered, which is one thing."""
     metrics = Metrics()
     app = create_app(functions, metrics, max_body_nbytes=1 << 20, version="0")
-    invocations = Invocations(Caller(functions, metrics), "f", app, streaming=False)
+    invocations = Invocations(
+        Caller(functions, metrics), "f", app, streaming=False, objects=Objects(1 << 20, None)
+    )
     found = []
     for body in bodies:
         line = Recorder()

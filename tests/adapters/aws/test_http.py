@@ -11,6 +11,7 @@ from zerowake.adapters.aws.events import HttpRequest
 from zerowake.adapters.aws.http import Exchange, Reply, encode, prelude, scope
 from zerowake.runtime.errors import Cancelled
 from zerowake.runtime.gateway.asgi import ASGIApp, Receive, Scope, Send
+from zerowake.runtime.invocation import Origin
 
 HEADERS = [("content-type", "text/plain"), ("set-cookie", "a=1"), ("set-cookie", "b=2")]
 HEADERS += [("vary", "x"), ("vary", "y")]
@@ -60,11 +61,11 @@ def test_bodies_as_text_or_base64(content_type: str, body: bytes, is_text: bool)
 
 def test_every_post_is_for_the_function() -> None:
     for path in ("/", "/my/route", "/functions/f/sleep", "/livez"):
-        assert scope(request("POST", path), "id")["path"] == "/"
-    assert scope(request("POST", "/invoke/f"), "id")["path"] == "/invoke/f"
-    assert scope(request("GET", "/my%20route"), "id")["path"] == "/my route"
+        assert scope(request("POST", path), Origin("id"))["path"] == "/"
+    assert scope(request("POST", "/invoke/f"), Origin("id"))["path"] == "/invoke/f"
+    assert scope(request("GET", "/my%20route"), Origin("id"))["path"] == "/my route"
     headers = (("x-request-id", "theirs"), ("accept", "é"))
-    found = scope(HttpRequest("v2", "GET", "/", "a=1", headers, b"", "192.0.2.1"), "id")
+    found = scope(HttpRequest("v2", "GET", "/", "a=1", headers, b"", "192.0.2.1"), Origin("id"))
     assert found["headers"] == [(b"accept", "é".encode()), (b"x-request-id", b"id")]
     assert (found["query_string"], found["client"]) == (b"a=1", ("192.0.2.1", 0))
 
@@ -88,12 +89,12 @@ async def chunks(exchange: Exchange) -> list[bytes]:
 
 def test_replies_whole_and_in_chunks() -> None:
     app = parts_of(b"a", b"b")
-    reply = asyncio.run(Exchange(app, request(), "id").whole())
+    reply = asyncio.run(Exchange(app, request(), Origin("id")).whole())
     assert reply == Reply(201, [("content-type", "text/plain")], b"ab")
-    assert asyncio.run(chunks(Exchange(app, request(), "id"))) == [b"a", b"b"]
-    reply = asyncio.run(Exchange(app, request("HEAD"), "id").whole())
+    assert asyncio.run(chunks(Exchange(app, request(), Origin("id")))) == [b"a", b"b"]
+    reply = asyncio.run(Exchange(app, request("HEAD"), Origin("id")).whole())
     assert (reply.status, reply.body) == (201, b"")
-    assert asyncio.run(chunks(Exchange(app, request("HEAD"), "id"))) == []
+    assert asyncio.run(chunks(Exchange(app, request("HEAD"), Origin("id")))) == []
 
 
 def test_errors_come_after_what_was_before_them() -> None:
@@ -105,9 +106,9 @@ def test_errors_come_after_what_was_before_them() -> None:
         return found
 
     app = parts_of(b"a", error=ValueError("over"))
-    assert asyncio.run(until_error(Exchange(app, request(), "id"))) == [b"", b"a"]
+    assert asyncio.run(until_error(Exchange(app, request(), Origin("id")))) == [b"", b"a"]
     with pytest.raises(ValueError, match="over"):
-        asyncio.run(Exchange(app, request(), "id").whole())
+        asyncio.run(Exchange(app, request(), Origin("id")).whole())
 
 
 def test_an_app_that_says_nothing() -> None:
@@ -115,8 +116,8 @@ def test_an_app_that_says_nothing() -> None:
         pass
 
     with pytest.raises(Cancelled):
-        asyncio.run(Exchange(silent, request(), "id").whole())
-    assert asyncio.run(chunks(Exchange(silent, request(), "id"))) == []
+        asyncio.run(Exchange(silent, request(), Origin("id")).whole())
+    assert asyncio.run(chunks(Exchange(silent, request(), Origin("id")))) == []
 
 
 def test_who_stops_reading_ends_the_app() -> None:
@@ -131,7 +132,7 @@ def test_who_stops_reading_ends_the_app() -> None:
             ended.set()
 
     async def main() -> None:
-        reading = Exchange(endless, request(), "id").chunks()
+        reading = Exchange(endless, request(), Origin("id")).chunks()
         await anext(reading)
         await reading.aclose()
         await asyncio.wait_for(ended.wait(), 30)
@@ -147,7 +148,7 @@ def test_the_app_learns_that_its_caller_has_left() -> None:
         assert (await receive())["type"] == "http.disconnect"
 
     async def main() -> None:
-        exchange = Exchange(patient, request(), "id")
+        exchange = Exchange(patient, request(), Origin("id"))
         reading = asyncio.create_task(chunks(exchange))
         exchange.leave()
         assert await asyncio.wait_for(reading, 30) == []

@@ -15,6 +15,7 @@ from fake_functions import FakeFunctions, Predict, echo
 from zerowake.adapters.aws import invocations, runtime_api
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
+from zerowake.adapters.objects import Objects
 from zerowake.runtime.errors import FunctionFailed, QueueFull
 from zerowake.runtime.gateway.app import create_app
 from zerowake.runtime.gateway.caller import Caller
@@ -31,7 +32,9 @@ class Slot:
         metrics = Metrics()
         app = create_app(functions, metrics, max_body_nbytes=1 << 20, version="0")
         caller = Caller(functions, metrics)
-        self._invocations = Invocations(caller, "f", app, streaming=streaming)
+        self._invocations = Invocations(
+            caller, "f", app, streaming=streaming, objects=Objects(1 << 20, None)
+        )
         self.ended: asyncio.Task[None]
 
     @contextlib.asynccontextmanager
@@ -370,6 +373,84 @@ def test_a_stream_goes_on_from_its_lowest_failure() -> None:
         assert failures(await slot.call({"Records": records})) == ["2"]
 
     run(test, picky)
+
+
+def kinesis_records(*told: tuple[str, str, str]) -> dict[str, Any]:
+    """(shard, partition key, value) of each."""
+    return {
+        "Records": [
+            {
+                "eventSource": "aws:kinesis",
+                "eventID": f"{shard}:{place}",
+                "kinesis": {
+                    "sequenceNumber": f"{place}",
+                    "partitionKey": key,
+                    "data": base64.b64encode(value.encode()).decode(),
+                },
+            }
+            for place, (shard, key, value) in enumerate(told)
+        ]
+    }
+
+
+def test_records_of_one_key_run_in_order_and_others_beside_them() -> None:
+    running: dict[bytes, int] = {}
+    together = 0
+
+    async def watched(call: Invocation) -> None:
+        nonlocal together
+        key = call.body[:2]
+        assert not running.get(key), "two of one key at once"
+        running[key] = 1
+        together = max(together, sum(running.values()))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        running[key] = 0
+        await call.sink.item(b"1")
+
+    async def test(slot: Slot) -> None:
+        told = [("s-0", f"k{place % 3}", f'"{place % 3}-{place}"') for place in range(12)]
+        assert failures(await slot.call(kinesis_records(*told))) == []
+        ran = [call.body.decode() for call in slot.functions.calls]
+        for key in range(3):
+            own = [body for body in ran if body.startswith(f'"{key}-')]
+            assert own == [value for _, _, value in told if value.startswith(f'"{key}-')]
+        assert together == 3
+
+    run(test, watched)
+
+
+def test_after_a_failure_nothing_more_of_its_shard_is_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(invocations, "AT_ONCE", 2)
+
+    async def test(slot: Slot) -> None:
+        told = [("s-0", f"k{place}", '"bad"' if place == 3 else f"{place}") for place in range(9)]
+        told += [("s-1", f"k{place}", f"1{place}") for place in range(3)]
+        assert failures(await slot.call(kinesis_records(*told))) == ["3"]
+        ran = [call.body for call in slot.functions.calls]
+        assert ran[:4] == [b"0", b"1", b"2", b'"bad"']
+        assert not {b"6", b"7", b"8"} & set(ran)  # 4 may have begun beside it
+        assert ran[-3:] == [b"10", b"11", b"12"]  # the other shard
+
+    run(test, picky)
+
+
+def test_what_comes_before_a_failure_in_its_shard_still_runs() -> None:
+    """So that the stream goes on from there and not from further back."""
+
+    async def slow(call: Invocation) -> None:
+        await asyncio.sleep(0)
+        await picky(call)
+
+    async def test(slot: Slot) -> None:
+        told = [("s-0", "a", "0"), ("s-0", "a", "1"), ("s-0", "b", '"bad"'), ("s-0", "a", "3")]
+        assert failures(await slot.call(kinesis_records(*told))) == ["2"]
+        ran = {call.body for call in slot.functions.calls}
+        assert ran == {b"0", b"1", b'"bad"'}
+
+    run(test, slow)
 
 
 def test_sources_that_take_no_ids_get_an_error() -> None:

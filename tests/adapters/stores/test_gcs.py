@@ -44,6 +44,23 @@ SCRIPT = """
 """
 
 
+CONTENT = """
+    import asyncio
+    import json
+    import sys
+
+    from zerowake.adapters.objects import Objects, of_cloud_event
+    from zerowake.snapshot.errors import ZerowakeError
+
+    ref = of_cloud_event("google.cloud.storage.object.v1.finalized", "/s", json.loads(sys.argv[1]))
+    try:
+        data = asyncio.run(Objects(1 << 20, None).content(ref))
+    except ZerowakeError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+    sys.stdout.buffer.write(data)
+"""
+
+
 @pytest.fixture(scope="module")
 def gcs() -> Iterator[Proxy]:
     (port,) = free_ports(1)
@@ -64,9 +81,9 @@ def gcs() -> Iterator[Proxy]:
         process.wait()
 
 
-def run(gcs: Proxy, verb: str, url: str, path: Path) -> "subprocess.CompletedProcess[str]":
+def run(gcs: Proxy, *arguments: object, script: str = SCRIPT) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [str(venv("gcsfs==2026.10.1")), "-c", textwrap.dedent(SCRIPT), verb, url, str(path)],
+        [str(venv("gcsfs==2026.10.1")), "-c", textwrap.dedent(script), *map(str, arguments)],
         check=False,
         capture_output=True,
         text=True,
@@ -128,3 +145,26 @@ def test_what_is_not_there(gcs: Proxy, tmp_path: Path) -> None:
     gcs.reset()
     fetched = run(gcs, "fetch", "gs://snapshots/nothing", tmp_path)
     assert "SnapshotNotFound: there is no snapshot at gs://snapshots/nothing" in fetched.stderr
+
+
+def test_the_content_that_an_event_tells_of(gcs: Proxy) -> None:
+    def put(data: bytes) -> dict[str, str]:
+        """What the event says: the object's own resource."""
+        url = f"http://127.0.0.1:{gcs.port}/upload/storage/v1/b/snapshots/o"
+        request = urllib.request.Request(f"{url}?uploadType=media&name=in/a%20b+c.png", data)
+        with urllib.request.urlopen(request) as reply:
+            told: dict[str, str] = json.load(reply)
+            return told
+
+    gcs.reset()
+    first = put(b"picture")
+    fetched = run(gcs, json.dumps(first), script=CONTENT)
+    assert fetched.stdout == "picture", fetched.stderr
+    second = put(b"another")
+    assert second["generation"] != first["generation"]
+    late = run(gcs, json.dumps(first), script=CONTENT)
+    assert "StoreChanged" in late.stderr and "another event" in late.stderr
+    large = run(gcs, json.dumps(put(bytes((1 << 20) + 1))), script=CONTENT)
+    assert "TooLarge" in large.stderr and "1048577 bytes" in large.stderr
+    gone = run(gcs, json.dumps({"bucket": "snapshots", "name": "not there"}), script=CONTENT)
+    assert "NotInStore" in gone.stderr
