@@ -128,7 +128,8 @@ def _from_lists(value: Any, dtype: str, ndim: int) -> Array:
     rows: Sequence[Any] = [value]
     for _ in range(ndim):
         sizes = {len(row) if isinstance(row, list | tuple) else -1 for row in rows}
-        if sizes == {-1} and all(isinstance(row, int | float | None) for row in rows):
+        numbers = sizes == {-1} and all(isinstance(row, int | float) for row in rows)
+        if numbers or (value is None and ndim):
             raise WrongRank(f"{len(shape)} dimensions; wanted {ndim}")
         if len(sizes) != 1 or -1 in sizes:
             what = "lists of unequal lengths" if -1 not in sizes else "numbers and lists, mixed"

@@ -508,15 +508,9 @@ def _limits(
         for dim, size in enumerate(each["shape"])
         if isinstance(size, int)
     }
-    places = {
-        size: f"{each['name']}.shape[{dim}]"
-        for each in reversed(inputs)
-        for dim, size in enumerate(each["shape"])
-        if isinstance(size, str)
-    }
     # Least sizes that are computed are mostly those of a kernel, below which the module raises.
     branches = [
-        re.sub(r"\w+", lambda found: places.get(found[0], found[0]), text)
+        conditions.in_words(text, [(each["name"], each["shape"]) for each in inputs])
         for text in guards
         if not text.endswith("!= 1") and ">" not in text
     ]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from zerowake.snapshot import conditions
 from zerowake.snapshot.arrays import Kind, WrongRank, give, is_array, kind_of, span, take
 from zerowake.snapshot.binding import weights
 from zerowake.snapshot.errors import UnusableForm
@@ -43,7 +44,7 @@ class CompiledModule:
     """What ``predict`` finds in place of a module: it can be called, with its signature.
 
     original: makes the module itself, for calls that the library does not take; None where those
-    are to fail.
+    are to fail. ``eager_calls``: how many it has answered, or failed to.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class CompiledModule:
         self._library = library
         self._original = original
         self._restored: Module | None = None
-        self._has_warned = False
+        self.eager_calls = 0
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Takes tensors, numpy arrays or nested lists; returns what it was given.
@@ -89,8 +90,8 @@ class CompiledModule:
         """The module itself, restored at the first such call, which then takes seconds."""
         if self._original is None:
             raise misfit
-        if not self._has_warned:
-            self._has_warned = True
+        self.eager_calls += 1
+        if self.eager_calls == 1:
             print(
                 f"{misfit}. The original module is asked instead, which is slower and loads torch; "
                 "if there are more such calls, add an example like this one and freeze again",
@@ -155,10 +156,10 @@ class CompiledModule:
                     )
         for guard, is_met in self._form.guards.items():
             if not is_met(sizes):
+                shapes = [(each.name, each.shape) for each in self._form.inputs]
                 found_sizes = ", ".join(f"{name}={size}" for name, size in sizes.items())
-                raise NotTaken(
-                    f"{self._form.path}: sizes {found_sizes}; the compiled form takes those with {guard}"
-                )
+                said = f"sizes {found_sizes}; the compiled form takes those with {guard}"
+                raise NotTaken(f"{self._form.path}: {conditions.in_words(said, shapes)}")
 
 
 def load(

@@ -5,7 +5,8 @@ only sums of sizes are read: no attribute, no other name.
 """
 
 import ast
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 Condition = Callable[[Mapping[str, int]], bool]
 
@@ -15,6 +16,16 @@ _NODES = (
     *(ast.BoolOp, ast.And, ast.Or, ast.UnaryOp, ast.Not, ast.USub, ast.Compare, ast.cmpop),
     *(ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod),
 )
+
+
+def in_words(text: str, inputs: Iterable[tuple[str, Sequence[int | str]]]) -> str:
+    """``text`` with the author's words for sizes, ``ids.shape[1]``; inputs: names and shapes."""
+    places: dict[str, str] = {}
+    for argument, shape in inputs:
+        for dim, size in enumerate(shape):
+            if isinstance(size, str):
+                places.setdefault(size, f"{argument}.shape[{dim}]")
+    return re.sub(r"\w+", lambda found: places.get(found[0], found[0]), text)
 
 
 def parse(text: str, names: Collection[str]) -> Condition:

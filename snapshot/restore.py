@@ -8,7 +8,7 @@ import contextlib
 import gc
 import mmap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from zerowake.snapshot.skeleton import prune
 from zerowake.snapshot.store import open_snapshot, read_file
 
 if TYPE_CHECKING:
+    from zerowake.snapshot.compiled import CompiledModule
     from zerowake.snapshot.form import Form
     from zerowake.snapshot.weights import Weights
 
@@ -33,11 +34,16 @@ if TYPE_CHECKING:
 class Restored:
     """``report``: milliseconds by phase: map, import, build, and with tensors bind (of which on a
     device context, ring, copy). ``mappings``: the weights files, one each; on the CPU the
-    object's tensors lie in them."""
+    object's tensors lie in them. ``compiled``: its modules that are."""
 
     object: Any
     report: dict[str, float]
     mappings: list[mmap.mmap] = field(repr=False)
+    compiled: "Mapping[str, CompiledModule]" = field(default_factory=dict, repr=False)
+
+    def eager_calls(self) -> int:
+        """How many calls of compiled modules the original ones have been asked."""
+        return sum(module.eager_calls for module in self.compiled.values())
 
     def populate(self) -> None:
         """Fill the page tables, so that the first run takes no faults on the weights."""
@@ -71,6 +77,7 @@ def restore(
         segments = snapshot.manifest.segments
         mappings = [map_file(snapshot.path / s.file, s.nbytes) for s in segments]
     skeleton, more = snapshot.skeleton, dict[str, Make]()
+    modules: Mapping[str, CompiledModule] = {}
     if form is not None:
         from zerowake.snapshot import compiled
         from zerowake.snapshot import form as forms
@@ -97,7 +104,7 @@ def restore(
             from zerowake.snapshot.eager import accept_arrays
 
             accept_arrays(target)
-    return Restored(target, report, mappings)
+    return Restored(target, report, mappings, modules)
 
 
 def restore_module(

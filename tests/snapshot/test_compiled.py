@@ -4,9 +4,11 @@ import hashlib
 import json
 import math
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from support import run_python
 from torch import nn
 
 from zerowake.runtime.forms import FormName, choose
-from zerowake.snapshot import compile, proof, skeleton, state
+from zerowake.snapshot import compile, conditions, proof, skeleton, state
 from zerowake.snapshot import form as forms
 from zerowake.snapshot.compile import Calls, compile_module, recorded
 from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
@@ -140,8 +142,9 @@ class Rows(nn.Module):
 
 
 def only_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile, "_build", lambda *given: ("net.so", {}))
+    monkeypatch.setattr(compile, "_build", lambda *given: (Path(__file__), {}))
     monkeypatch.setattr(compile, "_try_ones", lambda *given: None)
+    monkeypatch.setattr(compile, "_Trial", lambda *given: Mock(right=[]))
 
 
 def test_sizes_and_values_that_are_row_numbers_are_bounded(
@@ -198,6 +201,225 @@ def test_a_size_of_1_is_taken_where_it_is_tried_and_right(tmp_path: Path) -> Non
     )
     (rows, columns), (count,) = (each["shape"] for each in form["inputs"])
     assert form["ranges"] == {rows: (2, None), columns: (1, None), count: (1, None)}
+
+
+class Steps(nn.Module):
+    """A loop over the columns is unrolled when it is exported."""
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        return sum(x[:, at] for at in range(x.shape[1])) * more  # type: ignore[return-value]
+
+
+def test_a_dimension_of_1_in_all_calls_is_tried_with_2(tmp_path: Path) -> None:
+    form = compile_module(
+        record(Steps(), (torch.randn(1, 3), torch.randn(1)), (torch.randn(1, 3), torch.randn(1))),
+        tmp_path,
+        None,
+    )
+    rows, columns = form["inputs"][0]["shape"]
+    assert form["inputs"][1]["shape"] == [rows] and columns == 3
+    assert form["ranges"] == {rows: (1, None)} and form["guards"] == []
+    assert form["limits"] == "net(x: any x 3, more: any)"
+
+
+class OneRow(nn.Module):
+    """Another rule for one row than for several, and the probe has shown one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] == 1 else x * 3
+
+
+class OnlyOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight.copy_(x) if x.shape[0] != 1 else self.weight @ x.t()
+
+
+@pytest.mark.parametrize(
+    "module, limits", [(OneRow(), "net(x: 1 x any)"), (OnlyOne(), None)], ids=["rule", "raises"]
+)
+def test_what_the_probe_has_shown_stays_where_more_is_wrong(
+    tmp_path: Path, module: nn.Module, limits: str | None
+) -> None:
+    form = compile_module(record(module, (torch.randn(1, 3),)), tmp_path, None)
+    assert form["inputs"][0]["shape"][0] == 1 and form["limits"] == limits
+
+
+def test_an_unasked_batch_that_is_called_otherwise_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_analysed(monkeypatch)
+    module = Gives(abs)
+    calls = record(module, {"x": X[:1], "scale": 1})
+    calls.is_probe = False
+    calls(X, scale=2)
+    assert len(calls.seen) == len(calls.tried) == 1
+    form = compile_module(calls, tmp_path, None)
+    assert form["fixed"] == {"scale": 1}
+    with pytest.raises(CannotCompile, match="different ranks"):
+        compile_module(record(Gives(abs), (X,), (X[0],)), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    "branch, said",
+    [
+        (lambda x: x.shape[1] % 2 == 0, "x.shape[1] % 2"),
+        (lambda x: x.shape[0] <= x.shape[1], "x.shape[0] <= x.shape[1]"),
+        (lambda x: x.numel() <= 100, "<= 100"),
+        (lambda x: x.shape[1] == 7, "x.shape[1] != 7"),
+    ],
+)
+def test_a_branch_on_a_shape_is_a_condition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, branch: Callable[..., bool], said: str
+) -> None:
+    only_analysed(monkeypatch)
+    module = Gives(lambda x: x * 2 if branch(x) else x * 3)
+    form = compile_module(record(module, (torch.randn(3, 8),)), tmp_path, None)
+    (guard,) = form["guards"]
+    names = form["inputs"][0]["shape"]
+    is_met = conditions.parse(guard, names)
+    for sizes in [(3, 8), (3, 7), (9, 8), (20, 8), (3, 9)]:
+        example = torch.zeros(sizes)
+        assert is_met(dict(zip(names, sizes, strict=True))) == (
+            branch(example) == branch(torch.zeros(3, 8))
+        )
+    assert said in form["limits"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a.b == 1", "__import__('os') == 1", "a[0] == 1", "c == 1", "a == 'x'", "a ==", "max == 1"],
+)
+def test_what_is_no_condition(text: str) -> None:
+    with pytest.raises(ValueError, match="a condition"):
+        conditions.parse(text, ["a", "b"])
+
+
+def test_conditions() -> None:
+    assert conditions.parse("max(a, 2) // b >= 1 and not a % 2", "ab")({"a": 4, "b": 2})
+    assert not conditions.parse("a // (b - 1) == 3", "ab")({"a": 4, "b": 1})
+
+
+# ---- calls that the library does not take
+
+
+@pytest.fixture(scope="module")
+def said_of_shapes(compiled: Callable[[str], Path]) -> "subprocess.CompletedProcess[str]":
+    """One process serves all tests of what the original answers: it imports torch late."""
+    return run_python(
+        """
+        import json, sys
+        from pathlib import Path
+        from zerowake.runtime import process
+        from zerowake.runtime.imported import import_function
+        from zerowake.snapshot.form import find_form
+        from zerowake.snapshot.store import open_snapshot
+        snapshot = open_snapshot(Path(sys.argv[1]))
+        imported = import_function(snapshot, trusted=(snapshot.digest,))
+        restored = imported.restore(form=find_form(snapshot))
+        apart = imported.restore(form=find_form(snapshot), fall_back=False).object
+        target, told = restored.object, {}
+        process.set_threads(1)
+        batch = target.predict([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0.0, 0.5, 5.0]])
+        told["batch"] = [batch, "torch" in sys.modules, restored.eager_calls()]
+        long, even = [1.0] * 20, [1.0, 2.0]
+        for module in (target.branches, apart.branches):
+            module._form.fixed.update(scale=1.0)
+        calls = {
+            "even": lambda m: m([even]),
+            "long": lambda m: m([long]),
+            "rank": lambda m: m([[even]]),
+            "scale": lambda m: m([even + [3.0]], scale=2.0),
+            "scales": lambda m: m([even + [3.0]], scale=[2.0, 2.0, 1.0]),
+            "options": lambda m: m([even + [3.0]], more=1.0),
+            "wrong": lambda m: m([["a", "b", "c"]]),
+            "fails": lambda m: m([even], scale=[[1.0] * 7]),
+            "taken": lambda m: m([[1.0, 2.0, 3.0]]),
+        }
+        for name, call in calls.items():
+            for module, suffix in ((target.branches, ""), (apart.branches, " alone")):
+                try:
+                    told[name + suffix] = call(module)
+                except Exception as error:
+                    told[name + suffix] = f"{type(error).__name__}: {error}"
+        import numpy, torch
+        found = target.branches(numpy.ones((2, 4), "float32"))
+        told["numpy"] = [type(found).__name__, found.tolist()]
+        with torch.inference_mode(False), torch.enable_grad():
+            found = target.branches(torch.ones(2, 4))
+        told["torch"] = [type(found).__name__, found.tolist(), found.requires_grad]
+        told["threads"] = torch.get_num_threads()
+        told["calls"] = restored.eager_calls()
+        target.couples._original = lambda: 1 / 0
+        try:
+            target.couples([[[1.0]]])
+        except ValueError as error:
+            told["not here"] = str(error)
+        eager = imported.restore().object
+        told["eager"] = [eager.predict([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0.0, 0.5, 5.0]])]
+        for name in ("even", "long", "rank", "scale", "options", "taken"):
+            told["eager"].append(calls[name](eager.branches))
+        told["weight"] = eager.branches.weight.item()
+        print(json.dumps(told))
+        """,
+        compiled("shapes.py:Shapes"),
+    )
+
+
+def test_a_batch_of_several_is_compiled_though_one_example_was_given(
+    told: dict[str, Any],
+) -> None:
+    batch, torch_is_there, eager_calls = told["batch"]
+    assert not torch_is_there and eager_calls == 0
+    for found, wanted in zip(batch, told["eager"][0], strict=True):
+        assert found["coupled"] == pytest.approx(wanted["coupled"], rel=1e-5)
+        assert found["branches"] == pytest.approx(wanted["branches"], rel=1e-5)
+
+
+def test_the_original_answers_what_the_library_does_not_take(told: dict[str, Any]) -> None:
+    names = ("even", "long", "rank", "scale", "options", "taken")
+    for name, wanted in zip(names, told["eager"][1:], strict=True):
+        found = torch.tensor(told[name])
+        assert found.shape == torch.tensor(wanted).shape
+        assert torch.allclose(found, torch.tensor(wanted))
+    assert told["scales"][0] == pytest.approx([x * told["weight"] for x in (2.0, 4.0, 3.0)])
+    assert told["numpy"] == ["ndarray", [[pytest.approx(1 + told["weight"])] * 4] * 2]
+    assert told["torch"] == ["Tensor", told["numpy"][1], False]
+    assert told["threads"] == 1  # as they were set before torch was there
+
+
+def test_what_it_raises_goes_to_the_caller(told: dict[str, Any]) -> None:
+    assert told["wrong"] == told["wrong alone"] and told["wrong"].startswith(
+        "TypeError: branches: x"
+    )
+    assert told["fails"].startswith("RuntimeError: The size of tensor")
+    assert "division by zero" in told["not here"] and "add an example" in told["not here"]
+    assert told["not here"].startswith("couples: x: more than 2 dimensions; wanted 2; the original")
+
+
+def test_without_the_original_such_calls_fail(told: dict[str, Any]) -> None:
+    for name in ("even", "long", "rank", "scale", "scales", "options", "fails"):
+        assert told[f"{name} alone"].startswith("NotTaken: branches"), told
+    assert "the compiled form takes 1 to 16" in told["long alone"]
+    assert "x.shape[1]=2; the compiled form takes those with (x.shape[1] % 2)" in told["even alone"]
+    assert told["taken alone"] == told["taken"]
+
+
+def test_it_is_told_once_and_counted(
+    told: dict[str, Any], said_of_shapes: "subprocess.CompletedProcess[str]"
+) -> None:
+    (line,) = [line for line in said_of_shapes.stderr.splitlines() if "branches" in line]
+    assert "% 2" in line and "add an example like this one and freeze again" in line
+    assert told["calls"] == 9
+
+
+@pytest.fixture(scope="module")
+def told(said_of_shapes: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(said_of_shapes.stdout)
+    return found
 
 
 # ---- what a form must be before it is used
@@ -299,10 +521,10 @@ def test_a_form_of_another_snapshot(copy: Path) -> None:
         b"null",
         b"\xff\xfe",
         b"[" * 100_000,
-        b'{"format": 1}',
+        b'{"format": 2}',
         b'{"format": 99}',
-        b'{"format": 1, "modules": [], "torch_free": true, "error": 0}',
-        b'{"format": 1, "modules": [], "torch_free": true, "error": 0, "snapshot": "x", "files": 1}',
+        b'{"format": 2, "modules": [], "torch_free": true, "error": 0}',
+        b'{"format": 2, "modules": [], "torch_free": true, "error": 0, "snapshot": "x", "files": 1}',
     ],
 )
 def test_a_form_file_that_is_none(copy: Path, data: bytes) -> None:
@@ -326,6 +548,7 @@ def test_a_form_file_that_is_a_directory(copy: Path) -> None:
         lambda module: module.update(signature=[["x", "NO_KIND", []]]),
         lambda module: module.update(signature=[["not a name", "POSITIONAL_ONLY", []]]),
         lambda module: module.update(ranges=5),
+        lambda module: module.update(guards=["__import__('os')"]),
         lambda module: module["constants"].update(x=["float33", [1], [1], 0]),
         lambda module: module["constants"].update(x=["float32", [-1], [1], 0]),
         lambda module: module["constants"].update(x=["float32", [1, 1], [1], 0]),
