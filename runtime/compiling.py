@@ -2,7 +2,7 @@
 
 ``python -m zerowake.runtime.compiling SNAPSHOT OUT [DTYPE]`` is the first: it restores the snapshot,
 answers the probe while the calls of its modules are recorded, and compiles those. It writes to OUT their
-libraries and, as ``form.json``, ``{"modules": [...]}`` or ``{"error": ...}``. Whatever goes wrong here,
+libraries and, as ``form.json``, ``{"modules": [...], "left": [...]}`` or ``{"error": ...}``. Whatever goes wrong here,
 the snapshot stays as it is and serves eagerly.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -27,11 +28,11 @@ from zerowake.runtime.prove import prove_compiled
 from zerowake.snapshot import comparison, proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
 from zerowake.snapshot.fingerprint import fingerprint, fingerprint_id
-from zerowake.snapshot.form import DIRECTORY, FILE, FORMAT, Form, find_form, prune
+from zerowake.snapshot.form import DIRECTORY, FILE, FORMAT, Form, find_form, module_node, prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.publish import publish, staged, sync
 from zerowake.snapshot.restore import wake_up
-from zerowake.snapshot.skeleton import torch_at
+from zerowake.snapshot.skeleton import torch_at, within_modules
 from zerowake.snapshot.store import open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -55,7 +56,7 @@ def compile_snapshot(
     snapshot = open_snapshot(path)
     home = snapshot.path / DIRECTORY
     with _write_errors_told(home), staged(home) as staging:
-        modules = _in_new_process(snapshot, staging, dtype, timeout_s)
+        modules, left = _in_new_process(snapshot, staging, dtype, timeout_s)
         limits = [said for module in modules if (said := module.pop("limits"))]
         form = {
             "format": FORMAT,
@@ -90,6 +91,8 @@ def compile_snapshot(
         # The newer form replaces an older one: who has mapped its files keeps them.
         publish(staging, home / fingerprint_id(), lambda old: False)
     made = find_form(snapshot)
+    for said in left:
+        note(f"not compiled, and the original module is asked: {said}")
     if limits:
         note(
             f"compiled for {'; '.join(limits)}; other shapes are answered by the original module, "
@@ -99,19 +102,24 @@ def compile_snapshot(
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
     else:
         if (held := torch_at(prune(made, snapshot))) is not None:
-            torch_by = f"{held}; keep it in a module that is called, or as plain values (lists)"
+            torch_by = held
+            if not left:  # else it may be one of those modules
+                torch_by += "; keep it in a module that is called, or as plain values (lists)"
         note(f"compiled; error on the probe {error:.1e}; it still needs torch: {torch_by}")
     return made
 
 
 def _in_new_process(
     snapshot: Snapshot, out: Path, dtype: str | None, timeout_s: float
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Entries of form.json, and what is said of modules that were left out."""
     command = [sys.executable, "-P", "-m", "zerowake.runtime.compiling"]
     command += [str(snapshot.path), str(out), *([dtype] if dtype else [])]
     said = out / FILE  # for now: the form itself takes its place
     # Inductor keeps what it has compiled, below /tmp by default, where others could put it first.
-    environ = {INDUCTOR_CACHE: str(state.state_dir() / "inductor"), **os.environ}
+    # Here it goes with the staging directory: it is 1.5 MB a module, and of no use to the next.
+    cache = out / ".inductor"
+    environ = {INDUCTOR_CACHE: str(cache), **os.environ}
     environ[process.PARENT] = str(os.getpid())
     # A session of its own: a compiler that hangs or takes too long goes with its children.
     with subprocess.Popen(
@@ -135,8 +143,8 @@ def _in_new_process(
         raise CannotCompile(f"the compiling process ended: {how}; {last}") from None
     if "error" in plain:
         raise CannotCompile(plain["error"])
-    modules: list[dict[str, Any]] = plain["modules"]
-    return modules
+    shutil.rmtree(cache, ignore_errors=True)
+    return plain["modules"], plain["left"]
 
 
 @contextlib.contextmanager
@@ -153,8 +161,11 @@ def _write(staging: Path, form: dict[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
-    """Entries of form.json for the modules of the snapshot, their libraries written to ``out``."""
+def _compile(path: Path, out: Path, dtype: str | None) -> dict[str, Any]:
+    """``modules``: entries of form.json for those of the snapshot, their libraries written to ``out``.
+
+    ``left``: what is said of the others, which stay the author's own. Raises CannotCompile where all are.
+    """
     snapshot = open_snapshot(path)
     if not snapshot.skeleton.needs_torch:
         raise CannotCompile("it holds no module")
@@ -174,7 +185,22 @@ def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
             each.is_probe = False
         with contextlib.suppress(Exception):  # examples need not fit together
             Executor(function, target).answer(list(islice(cycle(bodies), count)))
-    return [compile_module(each, out, dtype) for each in calls]
+    modules, left = [], []
+    for each in calls:
+        try:
+            modules.append(compile_module(each, out, dtype))
+        except CannotCompile as error:
+            left.append(str(error))
+    inside = within_modules(
+        snapshot.skeleton, {module_node(snapshot, m["path"]): m["path"] for m in modules}
+    )
+    left += [f"self.{path} is part of a module that is not compiled" for path in sorted(inside)]
+    for name in inside:
+        (out / f"{name}.so").unlink()
+    modules = [module for module in modules if module["path"] not in inside]
+    if not modules:
+        raise CannotCompile("; ".join(left))
+    return {"modules": modules, "left": left}
 
 
 def main(arguments: list[str]) -> int:
@@ -182,7 +208,7 @@ def main(arguments: list[str]) -> int:
     path, out, *dtype = arguments
     plain: dict[str, Any]
     try:
-        plain = {"modules": _compile(Path(path), Path(out), dtype[0] if dtype else None)}
+        plain = _compile(Path(path), Path(out), dtype[0] if dtype else None)
     except BaseException as error:
         plain = {"error": to_problem(error)["detail"]}
     (Path(out) / FILE).write_text(json.dumps(plain))

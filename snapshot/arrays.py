@@ -30,6 +30,10 @@ class WrongRank(ValueError):
     """A value has another number of dimensions than is wanted."""
 
 
+class WrongPrecision(TypeError):
+    """A tensor has another floating dtype, of which the wanted one holds less."""
+
+
 class Kind(StrEnum):
     """Which kind of arrays a call was given, and is answered with."""
 
@@ -52,13 +56,18 @@ def is_array(value: Any) -> bool:
 def take(value: Any, dtype: str, ndim: int) -> Array:
     """``value`` as dense memory of ``dtype``, converted and copied only where it must be.
 
-    Raises WrongRank, and TypeError or ValueError for what has no such form.
+    Raises WrongRank or WrongPrecision, and TypeError or ValueError for what has no such form.
     """
     match _kind(value):
         case Kind.TORCH:
             torch = sys.modules["torch"]
-            _refuse_loss(torch.can_cast(value.dtype, getattr(torch, dtype)), value, dtype)
-            tensor = value.detach().to("cpu", getattr(torch, dtype)).contiguous()
+            wanted = getattr(torch, dtype)
+            _refuse_loss(torch.can_cast(value.dtype, wanted), value, dtype)
+            # A module computes in the dtype of its tensors, or refuses that; arrays and lists are
+            # converted for it.
+            if value.is_floating_point() and torch.promote_types(value.dtype, wanted) != wanted:
+                raise WrongPrecision(f"values of {value.dtype}; wanted {dtype}")
+            tensor = value.detach().to("cpu", wanted).contiguous()
             made = Array(
                 tensor.data_ptr(), dtype, tuple(tensor.shape), tuple(tensor.stride()), tensor
             )

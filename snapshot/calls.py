@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zerowake.snapshot.arrays import is_array
+from zerowake.snapshot.arrays import Kind, is_array, kind_of
 from zerowake.snapshot.errors import CannotCompile
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -57,6 +57,10 @@ class Calls:
             ):
                 raise CannotCompile(f"self.{self.path} is called in different ways on the probe")
         return names, fixed
+
+    def kind(self, names: list[str]) -> Kind:
+        """Which kind of arrays it was given on the probe."""
+        return kind_of(call[name] for call in self.seen for name in names)
 
     def tensors(self, names: list[str]) -> list[list[torch.Tensor]]:
         """The array arguments ``names`` of each call on the probe, contiguous.
@@ -141,13 +145,13 @@ def recorded(target: Any) -> list[Calls]:
 
     Raises CannotCompile when there is none.
     """
-    found = [
-        Calls(name, value, inspect.signature(value.forward))
-        for name, value in getattr(target, "__dict__", {}).items()
-        if isinstance(value, torch.nn.Module)
-    ]
+    found: dict[int, tuple[Calls, _Recorder]] = {}
+    for name, value in list(getattr(target, "__dict__", {}).items()):
+        if isinstance(value, torch.nn.Module):
+            if id(value) not in found:  # it may stand under a second name
+                calls = Calls(name, value, inspect.signature(value.forward))
+                found[id(value)] = calls, _Recorder(calls)
+            setattr(target, name, found[id(value)][1])
     if not found:
         raise CannotCompile("the object has no attribute that is a module")
-    for calls in found:
-        setattr(target, calls.path, _Recorder(calls))
-    return found
+    return [calls for calls, _ in found.values()]

@@ -9,12 +9,15 @@ import math
 import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import torch
+from sympy import Eq
 from torch.fx import GraphModule
+from torch.utils._sympy.printers import PythonPrinter
 
 from zerowake.snapshot import conditions
 from zerowake.snapshot.arrays import Kind, give
@@ -46,7 +49,9 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
         raise CannotCompile(f"self.{calls.path} is in training mode; call eval() in load")
     if dtype is not None:
         module = module.to(getattr(torch, dtype))
-    flat = _Flat(module, names, fixed)
+    # As eager: lists and numpy arrays become what the module computes in, tensors stay as they are.
+    cast = dtype is not None or calls.kind(names) is not Kind.TORCH
+    flat = _Flat(module, names, fixed, cast)
     examples = calls.tensors(names)
     if len({tuple(t.ndim for t in each) for each in examples}) > 1:
         raise CannotCompile(f"self.{calls.path} is called with different ranks on the probe")
@@ -119,7 +124,9 @@ def _compile(
     inputs, ranges = _inputs(calls, names, program, graph, examples)
     guards = _guards(calls, program, inputs, ranges)
     lookups = guard(graph)
+    known = _Known.of(graph)
     library, weights = _build(calls.path, graph, example)
+    guards += [text for text in known.since(calls.path, ranges) if text not in guards]
     trial = _Trial(library, weights, flat, inputs, _ALIKE if dtype is None else _ALIKE_LOWER)
     if more and not all(map(trial.agrees, probe)):
         raise CannotCompile(f"self.{calls.path} answers otherwise where its sizes vary")
@@ -153,19 +160,24 @@ def _compile(
 
 
 class _Flat(torch.nn.Module):
-    """A module as a function of its array arguments, its results a flat tuple."""
+    """A module as a function of its array arguments, its results a flat tuple.
 
-    def __init__(self, module: torch.nn.Module, names: list[str], fixed: Mapping[str, Any]) -> None:
+    cast: whether arguments become of the dtype of its parameters, where it has any.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, names: list[str], fixed: Mapping[str, Any], cast: bool
+    ) -> None:
         super().__init__()
         self.module = module
         self.tree: Any = None
         self._names, self._fixed = names, dict(fixed)
-        self._parameter = next(
-            (p for p in module.parameters() if p.is_floating_point()), torch.zeros(())
-        ).dtype
+        floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+        self._cast = next(floats, None) if cast else None
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        given = [t.to(self._parameter) if t.is_floating_point() else t for t in tensors]
+        to = self._cast
+        given = [t.to(to) if to is not None and t.is_floating_point() else t for t in tensors]
         result = self.module(**dict(zip(self._names, given, strict=True)), **self._fixed)
         results: list[torch.Tensor] = []
         self.tree = take_apart(result, torch.Tensor, results)
@@ -253,6 +265,7 @@ def _guards(
     guards = []
     for code in program._guards_code:
         text = re.sub(r"L\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]", size, code)
+        text = _plain(text)
         left, _, right = text.partition(" == ")
         if left == right or re.fullmatch(r"\w+ [<>]=? \d+", text):  # one size, or its range
             continue
@@ -265,6 +278,52 @@ def _guards(
         elif not is_met({}):
             raise CannotCompile(f"self.{calls.path} wants {code}")
     return guards
+
+
+def _plain(text: str) -> str:
+    """torch's own names for functions of sizes, as Python's."""
+    return re.sub(r"\btorch\.sym_(\w+)", r"\1", text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a graph's sizes before it is lowered. env: None where no size varies."""
+
+    env: Any
+    guards: int
+    replacements: Mapping[Any, Any]
+
+    @classmethod
+    def of(cls, graph: GraphModule) -> "_Known":
+        sizes = chain.from_iterable(
+            node.meta["val"].shape for node in graph.graph.find_nodes(op="placeholder")
+        )
+        env = next((s.node.shape_env for s in sizes if isinstance(s, torch.SymInt)), None)
+        return cls(env, *((len(env.guards), dict(env.replacements)) if env else (0, {})))
+
+    def since(self, path: str, ranges: Mapping[str, Any]) -> list[str]:
+        """Conditions that Inductor has added: sizes, and sums of them, that it took for constants.
+
+        Its inequalities choose between kernels that are all right for all sizes.
+        """
+        if self.env is None:
+            return []
+        new = {a: b for a, b in self.env.replacements.items() if self.replacements.get(a) != b}
+        found = [g.expr for g in self.env.guards[self.guards :] if isinstance(g.expr, Eq)]
+        inner = {a: b for a, b in self.env.replacements.items() if str(a) not in ranges}
+        found = [each.xreplace(inner) for each in found]
+        found += [Eq(a, b, evaluate=False) for a, b in new.items() if str(a) in ranges]
+        texts = {
+            _plain(PythonPrinter().doprint(each))
+            for each in found
+            if each.free_symbols and {*map(str, each.free_symbols)} <= ranges.keys()
+        }
+        for text in texts:
+            try:
+                conditions.parse(text, ranges)
+            except ValueError:
+                raise CannotCompile(f"self.{path} is right only for sizes with {text}") from None
+        return sorted(texts)
 
 
 def _build(
@@ -290,7 +349,14 @@ def _build(
     libraries = [file for file in files if file.suffix == ".so"]
     if len(libraries) != 1:
         raise CannotCompile(f"self.{path} compiles to {len(libraries)} libraries")
-    if any(file.name.endswith("extern_kernel_nodes.json") for file in files):
+    # Such calls go through an executor of torch's, which reads them from a file beside the library.
+    if any(
+        file.name.endswith((".wrapper.json", "extern_kernel_nodes.json")) for file in files
+    ) or any(
+        "aoti_torch_proxy_executor_call_function" in file.read_text()
+        for file in files
+        if file.suffix == ".cpp" and file.is_file()
+    ):
         raise CannotCompile(f"self.{path} uses operators that only torch itself can call")
     return libraries[0], weights
 

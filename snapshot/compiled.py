@@ -11,7 +11,16 @@ from functools import partial
 from typing import Any
 
 from zerowake.snapshot import conditions, output
-from zerowake.snapshot.arrays import Kind, WrongRank, give, is_array, kind_of, span, take
+from zerowake.snapshot.arrays import (
+    Kind,
+    WrongPrecision,
+    WrongRank,
+    give,
+    is_array,
+    kind_of,
+    span,
+    take,
+)
 from zerowake.snapshot.binding import weights
 from zerowake.snapshot.errors import UnusableForm
 from zerowake.snapshot.form import Form, Input, ModuleForm
@@ -110,7 +119,7 @@ class CompiledModule:
     def _take(self, wanted: Input, value: Any) -> Array:
         try:
             return take(value, wanted.dtype, len(wanted.shape))
-        except WrongRank as error:
+        except (WrongPrecision, WrongRank) as error:
             raise NotTaken(f"{self._form.path}: {wanted.name}: {error}") from None
         except (TypeError, ValueError) as error:
             raise type(error)(f"{self._form.path}: {wanted.name}: {error}") from None

@@ -85,6 +85,8 @@ X = torch.ones(2, 3)
         (Gives(lambda x: {x}), [(X,)], "returns a set; wanted tensors in containers"),
         (Gives(lambda x: (x, 5)), [(X,)], "returns a int"),
         (Gives(lambda x: x.shape), [(X,)], "returns a Size"),
+        (Gives(lambda x: {1: x}), [(X,)], "returns a dictionary with a key 1; wanted str"),
+        (nn.Linear(3, 2), [(X.double(),)], "does not export: .*dtype"),
     ],
 )
 def test_what_stands_against_compiling_is_said(
@@ -101,16 +103,31 @@ def test_training_mode_is_refused(tmp_path: Path) -> None:
         compile_module(calls, tmp_path, None)
 
 
-def test_a_recorder_can_only_be_called() -> None:
+def test_another_use_than_a_call_is_noted_and_done(tmp_path: Path) -> None:
+    for use, said in [
+        (lambda net: net[0].weight.shape == (2, 3), r"predict reads self.net\[0\]; a compiled"),
+        (lambda net: len(net) == 1, "predict takes the length of self.net; a compiled"),
+        (lambda net: len(list(net)) == 1, "predict iterates over self.net; a compiled"),
+        (lambda net: not net.training, "predict reads self.net.training; a compiled"),
+        (lambda net: setattr(net, "mark", 1) is None, "predict sets self.net.mark; a compiled"),
+    ]:
+        target = Target(nn.Sequential(nn.Linear(3, 2)).eval())
+        (calls,) = recorded(target)
+        net = target.net
+        assert torch.equal(net(X), calls.module(X)) and len(calls.seen) == 1
+        with pytest.raises(TypeError):
+            net(X, X, X)
+        assert net and calls.other_use is None
+        assert use(net)
+        with pytest.raises(CannotCompile, match=said):
+            compile_module(calls, tmp_path, None)
+
+
+def test_a_module_under_two_names_is_one() -> None:
     target = Target(nn.Linear(3, 2))
+    target.again = target.net  # type: ignore[attr-defined]
     (calls,) = recorded(target)
-    net = target.net
-    for read in (lambda: net.weight, lambda: net.eval(), lambda: hasattr(net, "path")):
-        with pytest.raises(CannotCompile, match=r"predict reads self.net\.\w+; a compiled module"):
-            read()
-    with pytest.raises(TypeError):
-        net(X, X, X)
-    assert torch.equal(net(X), calls.module(X)) and len(calls.seen) == 1
+    assert target.net is target.again and calls.path == "net"  # type: ignore[attr-defined]
 
 
 class Slots:
@@ -168,6 +185,7 @@ def test_a_module_that_takes_one_size_only(tmp_path: Path, monkeypatch: pytest.M
         (["a.wrapper.cpp", "a.so", "k1.cubin"], r"files of unknown kinds: \['.cubin'\]"),
         (["a.so", "b.so"], "compiles to 2 libraries"),
         (["a.so", "a_extern_kernel_nodes.json"], "operators that only torch itself can call"),
+        (["a.so", "a.wrapper.json"], "operators that only torch itself can call"),
     ],
 )
 def test_nothing_that_a_library_needs_is_left_behind(
@@ -244,7 +262,7 @@ def test_an_unasked_batch_that_is_called_otherwise_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_analysed(monkeypatch)
-    target = Target(Gives(abs))
+    target = Target(Gives(abs).eval())
     (calls,) = recorded(target)
     target.net(X[:1], scale=1)
     calls.is_probe = False

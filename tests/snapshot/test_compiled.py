@@ -1,6 +1,7 @@
-"""``zerowake.snapshot.compiled``: calls that the library does not take."""
+"""``zerowake.snapshot.compiled``: calls that the library does not take, and modules that stay as they were."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from support import run_python
+from support import run_python, zerowake
+
+from zerowake.snapshot.state import state_dir
 
 
 @pytest.fixture(scope="module")
@@ -125,3 +128,82 @@ def test_it_is_told_once_and_counted(
 def told(said_of_shapes: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
     found: dict[str, Any] = json.loads(said_of_shapes.stdout)
     return found
+
+
+# ---- modules of which some compile
+
+
+@pytest.fixture(scope="module")
+def mixture(frozen: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The snapshot, what was said while it was compiled, and its answers in both forms."""
+    path = tmp_path_factory.mktemp("mixture") / "snapshot"
+    shutil.copytree(frozen("mixture.py:Mixture"), path)
+    made = zerowake("compile", path)
+    assert made.returncode == 0, made.stderr
+    told = run_python(
+        """
+        import json, sys
+        from pathlib import Path
+        from zerowake.runtime.imported import import_function
+        from zerowake.snapshot.form import find_form
+        from zerowake.snapshot.store import open_snapshot
+        snapshot = open_snapshot(Path(sys.argv[1]))
+        imported = import_function(snapshot, trusted=(snapshot.digest,))
+        form = find_form(snapshot)
+        restored, told = imported.restore(form=form), {}
+        target, eager = restored.object, imported.restore().object
+        import torch
+        torch.set_grad_enabled(False)
+        told["types"] = {name: type(each).__name__ for name, each in vars(target).items()}
+        told["part"] = target.unused.inner is target.read
+        told["library"] = sorted(each.path for each in form.modules)
+        told["same"], told["calls"] = [], []
+        for shape in [(4, 3, 8, 9), (5, 3, 8, 9), (2, 3, 10, 9), (2, 3, 8, 12), (6, 2, 8, 9)]:
+            x, before = torch.randn(shape), restored.eager_calls()
+            pairs = zip(target.sizes(x).values(), eager.sizes(x).values(), strict=True)
+            told["same"].append(all(torch.allclose(a, b, atol=1e-5) for a, b in pairs))
+            told["calls"].append(restored.eager_calls() - before)
+        told["since"] = [
+            target.since(torch.tensor([1.7e9 + 0.25], dtype=torch.float64)).tolist(),
+            str(target.since(torch.tensor([5.0])).dtype),
+        ]
+        told["answers"] = target.predict(3) == eager.predict(3)
+        print(json.dumps(told))
+        """,
+        path,
+    )
+    return made.stderr + made.stdout, json.loads(told.stdout), path
+
+
+def test_what_does_not_compile_stays_the_authors_own(mixture: Any) -> None:
+    said, told, path = mixture
+    assert told["types"] == {
+        "sizes": "CompiledModule",
+        "since": "CompiledModule",
+        "resized": "Resized",
+        "read": "Inner",
+        "unused": "Outer",
+    }
+    assert told["part"] and told["library"] == ["since", "sizes"] and told["answers"]
+    assert "self.resized uses operators that only torch itself can call" in said
+    assert "predict reads self.read.factor; a compiled module is only called" in said
+    assert "self.unused is not called on the probe" in said
+    assert "it still needs torch: self.re" in said
+    names = {file.name for file in path.glob("compiled/*/*")}
+    assert names == {"form.json", "constants.bin", "since.so", "sizes.so"}
+
+
+def test_sizes_that_the_library_is_not_right_for_go_to_the_original(mixture: Any) -> None:
+    _said, told, _path = mixture
+    assert told["same"] == [True] * 5
+    # An odd count takes the other branch; Inductor has taken height and width for constants.
+    assert told["calls"] == [0, 1, 1, 1, 0]
+
+
+def test_float64_stays_float64(mixture: Any) -> None:
+    _said, told, _path = mixture
+    assert told["since"] == [[0.25], "torch.float64"]
+
+
+def test_the_compiler_leaves_nothing_in_the_state_directory(mixture: Any) -> None:
+    assert not (state_dir() / "inductor").exists()
