@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import run_python
 
-from zerowake.snapshot.arrays import Kind, give, is_array, kind_of, span, take
+from zerowake.snapshot.arrays import Kind, WrongPrecision, give, is_array, kind_of, span, take
 from zerowake.snapshot.strided import Array, contiguous_strides
 
 
@@ -143,6 +143,15 @@ def test_tensors_are_made_dense_and_converted(value: torch.Tensor) -> None:
     assert back(taken) == value.tolist()
     given = give(taken, Kind.TORCH)
     assert not given.requires_grad and torch.equal(given, value.detach().float())
+
+
+@pytest.mark.parametrize(
+    "value, wanted",
+    [("float64", "float32"), ("float32", "bfloat16"), ("float16", "bfloat16")],
+)
+def test_a_tensor_of_another_precision_is_the_original_modules(value: str, wanted: str) -> None:
+    with pytest.raises(WrongPrecision, match=f"values of torch.{value}; wanted {wanted}"):
+        take(torch.ones(2, dtype=getattr(torch, value)), wanted, 1)
 
 
 def test_a_bfloat16_tensor_keeps_its_bits() -> None:

@@ -166,6 +166,7 @@ def mixture(frozen: Callable[[str], Path], tmp_path_factory: pytest.TempPathFact
         told["since"] = [
             target.since(torch.tensor([1.7e9 + 0.25], dtype=torch.float64)).tolist(),
             str(target.since(torch.tensor([5.0])).dtype),
+            str(target.sizes(torch.ones(2, 3, 8, 9, dtype=torch.float64))["scaled"].dtype),
         ]
         told["answers"] = target.predict(3) == eager.predict(3)
         print(json.dumps(told))
@@ -202,7 +203,7 @@ def test_sizes_that_the_library_is_not_right_for_go_to_the_original(mixture: Any
 
 def test_float64_stays_float64(mixture: Any) -> None:
     _said, told, _path = mixture
-    assert told["since"] == [[0.25], "torch.float64"]
+    assert told["since"] == [[0.25], "torch.float64", "torch.float64"]
 
 
 def test_the_compiler_leaves_nothing_in_the_state_directory(mixture: Any) -> None:
