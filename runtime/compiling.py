@@ -2,7 +2,7 @@
 
 ``python -m zerowake.runtime.compiling SNAPSHOT OUT [DTYPE]`` is the first: it restores the snapshot,
 answers the probe while the calls of its modules are recorded, and compiles those. It writes to OUT their
-libraries and, as ``form.json``, ``{"modules": [...]}`` or ``{"error": ...}``. Whatever goes wrong here,
+libraries and, as ``form.json``, ``{"modules": [...], "left": [...]}`` or ``{"error": ...}``. Whatever goes wrong here,
 the snapshot stays as it is and serves eagerly.
 """
 
@@ -10,16 +10,20 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from zerowake.runtime import process
 from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
 from zerowake.runtime.errors import to_problem
+from zerowake.runtime.executor import Executor
 from zerowake.runtime.imported import import_function
+from zerowake.runtime.info import Kind
 from zerowake.runtime.prove import prove_compiled
 from zerowake.snapshot import comparison, proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
@@ -32,13 +36,14 @@ from zerowake.snapshot.form import (
     find_form,
     home,
     lies_here,
+    module_node,
     prune,
     why_file,
 )
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.publish import publish, staged, sync, write_file
 from zerowake.snapshot.restore import wake_up
-from zerowake.snapshot.skeleton import torch_at
+from zerowake.snapshot.skeleton import torch_at, within_modules
 from zerowake.snapshot.store import check_digests, open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
@@ -106,7 +111,8 @@ def _make(
 ) -> Form:
     forms = home(snapshot).parent
     with _write_errors_told(forms), staged(forms) as staging:
-        modules = _in_new_process(snapshot, staging, dtype, timeout_s)
+        modules, left = _in_new_process(snapshot, staging, dtype, timeout_s)
+        limits = [said for module in modules if (said := module.pop("limits"))]
         form = {
             "format": FORMAT,
             "snapshot": snapshot.digest,
@@ -142,23 +148,35 @@ def _make(
         publish(staging, home(snapshot), lambda old: False)
         why_file(snapshot).unlink(missing_ok=True)
     made = find_form(snapshot)
+    for said in left:
+        note(f"not compiled, and the original module is asked: {said}")
+    if limits:
+        note(
+            f"compiled for {'; '.join(limits)}; other shapes are answered by the original module, "
+            "slower and with torch: add an example of those that you expect"
+        )
     if torch_by is None:
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
     else:
         if (held := torch_at(prune(made, snapshot))) is not None:
-            torch_by = f"{held}; keep it in a module that is called, or as plain values (lists)"
+            torch_by = held
+            if not left:  # else it may be one of those modules
+                torch_by += "; keep it in a module that is called, or as plain values (lists)"
         note(f"compiled; error on the probe {error:.1e}; it still needs torch: {torch_by}")
     return made
 
 
 def _in_new_process(
     snapshot: Snapshot, out: Path, dtype: str | None, timeout_s: float
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Entries of form.json, and what is said of modules that were left out."""
     command = [sys.executable, "-P", "-m", "zerowake.runtime.compiling"]
     command += [str(snapshot.path), str(out), *([dtype] if dtype else [])]
     said = out / FILE  # for now: the form itself takes its place
     # Inductor keeps what it has compiled, below /tmp by default, where others could put it first.
-    environ = {INDUCTOR_CACHE: str(state.state_dir() / "inductor"), **os.environ}
+    # Here it goes with the staging directory: it is 1.5 MB a module, and of no use to the next.
+    cache = out / ".inductor"
+    environ = {INDUCTOR_CACHE: str(cache), **os.environ}
     environ[process.PARENT] = str(os.getpid())
     # A session of its own: a compiler that hangs or takes too long goes with its children.
     with subprocess.Popen(
@@ -182,8 +200,8 @@ def _in_new_process(
         raise CannotCompile(f"the compiling process ended: {how}; {last}") from None
     if "error" in plain:
         raise CannotCompile(plain["error"])
-    modules: list[dict[str, Any]] = plain["modules"]
-    return modules
+    shutil.rmtree(cache, ignore_errors=True)
+    return plain["modules"], plain["left"]
 
 
 @contextlib.contextmanager
@@ -200,20 +218,46 @@ def _write(staging: Path, form: dict[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
-    """Entries of form.json for the modules of the snapshot, their libraries written to ``out``."""
+def _compile(path: Path, out: Path, dtype: str | None) -> dict[str, Any]:
+    """``modules``: entries of form.json for those of the snapshot, their libraries written to ``out``.
+
+    ``left``: what is said of the others, which stay the author's own. Raises CannotCompile where all are.
+    """
     snapshot = open_snapshot(path)
     if not snapshot.skeleton.needs_torch:
         raise CannotCompile("it holds no module")
     imported = import_function(snapshot, trusted=(snapshot.digest,))
-    target = imported.restore().object
+    function, target = imported.function, imported.restore().object
     wake_up(target, snapshot.manifest.name)
     from zerowake.snapshot.calls import recorded
     from zerowake.snapshot.compile import compile_module
 
     calls = recorded(target)
     imported.answer_probe(target)
-    return [compile_module(each, out, dtype) for each in calls]
+    if function.kind is Kind.BATCH and function.settings.batch is not None:
+        # A batch of several, whatever the examples: so that the batch dimension varies.
+        bodies = [body for case in imported.cases for body in case]
+        count = min(function.settings.batch.max_size, max(2, len(bodies)))
+        for each in calls:
+            each.is_probe = False
+        with contextlib.suppress(Exception):  # examples need not fit together
+            Executor(function, target).answer(list(islice(cycle(bodies), count)))
+    modules, left = [], []
+    for each in calls:
+        try:
+            modules.append(compile_module(each, out, dtype))
+        except CannotCompile as error:
+            left.append(str(error))
+    inside = within_modules(
+        snapshot.skeleton, {module_node(snapshot, m["path"]): m["path"] for m in modules}
+    )
+    left += [f"self.{path} is part of a module that is not compiled" for path in sorted(inside)]
+    for name in inside:
+        (out / f"{name}.so").unlink()
+    modules = [module for module in modules if module["path"] not in inside]
+    if not modules:
+        raise CannotCompile("; ".join(left))
+    return {"modules": modules, "left": left}
 
 
 def main(arguments: list[str]) -> int:
@@ -221,7 +265,7 @@ def main(arguments: list[str]) -> int:
     path, out, *dtype = arguments
     plain: dict[str, Any]
     try:
-        plain = {"modules": _compile(Path(path), Path(out), dtype[0] if dtype else None)}
+        plain = _compile(Path(path), Path(out), dtype[0] if dtype else None)
     except BaseException as error:
         plain = {"error": to_problem(error)["detail"]}
     (Path(out) / FILE).write_text(json.dumps(plain))

@@ -26,6 +26,14 @@ _CODES = {
 }
 
 
+class WrongRank(ValueError):
+    """A value has another number of dimensions than is wanted."""
+
+
+class WrongPrecision(TypeError):
+    """A tensor has another floating dtype, of which the wanted one holds less."""
+
+
 class Kind(StrEnum):
     """Which kind of arrays a call was given, and is answered with."""
 
@@ -48,13 +56,18 @@ def is_array(value: Any) -> bool:
 def take(value: Any, dtype: str, ndim: int) -> Array:
     """``value`` as dense memory of ``dtype``, converted and copied only where it must be.
 
-    Raises TypeError or ValueError for what has no such form.
+    Raises WrongRank or WrongPrecision, and TypeError or ValueError for what has no such form.
     """
     match _kind(value):
         case Kind.TORCH:
             torch = sys.modules["torch"]
-            _refuse_loss(torch.can_cast(value.dtype, getattr(torch, dtype)), value, dtype)
-            tensor = value.detach().to("cpu", getattr(torch, dtype)).contiguous()
+            wanted = getattr(torch, dtype)
+            _refuse_loss(torch.can_cast(value.dtype, wanted), value, dtype)
+            # A module computes in the dtype of its tensors, or refuses that; arrays and lists are
+            # converted for it.
+            if value.is_floating_point() and torch.promote_types(value.dtype, wanted) != wanted:
+                raise WrongPrecision(f"values of {value.dtype}; wanted {dtype}")
+            tensor = value.detach().to("cpu", wanted).contiguous()
             made = Array(
                 tensor.data_ptr(), dtype, tuple(tensor.shape), tuple(tensor.stride()), tensor
             )
@@ -68,7 +81,7 @@ def take(value: Any, dtype: str, ndim: int) -> Array:
         case Kind.LIST:
             made = _from_lists(value, dtype, ndim)
     if len(made.shape) != ndim:
-        raise ValueError(f"{len(made.shape)} dimensions; wanted {ndim}")
+        raise WrongRank(f"{len(made.shape)} dimensions; wanted {ndim}")
     return made
 
 
@@ -124,11 +137,16 @@ def _from_lists(value: Any, dtype: str, ndim: int) -> Array:
     rows: Sequence[Any] = [value]
     for _ in range(ndim):
         sizes = {len(row) if isinstance(row, list | tuple) else -1 for row in rows}
+        numbers = sizes == {-1} and all(isinstance(row, int | float) for row in rows)
+        if numbers or (value is None and ndim):
+            raise WrongRank(f"{len(shape)} dimensions; wanted {ndim}")
         if len(sizes) != 1 or -1 in sizes:
             what = "lists of unequal lengths" if -1 not in sizes else "numbers and lists, mixed"
             raise ValueError(f"{what} at dimension {len(shape)}; wanted {ndim} dimensions")
         shape.append(sizes.pop())
         rows = list(chain.from_iterable(rows))
+    if rows and all(isinstance(row, list | tuple) for row in rows):
+        raise WrongRank(f"more than {ndim} dimensions; wanted {ndim}")
     if dtype not in _CODES:
         raise TypeError(f"lists have no form as {dtype}; use numpy or torch")
     if dtype == "bool" and not {0, 1}.issuperset(rows):  # any other byte is no bool

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zerowake.snapshot.arrays import is_array
+from zerowake.snapshot.arrays import Kind, is_array, kind_of
 from zerowake.snapshot.errors import CannotCompile
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -18,18 +18,28 @@ _PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(slots=True)
 class Calls:
-    """A module, where it stands on the object, and its calls: arguments by parameter, defaults too."""
+    """A module, where it stands on the object, and its calls: arguments by parameter, defaults too.
+
+    seen: on the probe; tried: in batches that nobody has asked for, once ``is_probe`` is false.
+    other_use: what else predict has done with it, which a compiled form has no answer to.
+    """
 
     path: str
     module: torch.nn.Module
     signature: inspect.Signature
     seen: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    is_probe: bool = True
+    other_use: str | None = None
 
     def arguments(self) -> tuple[list[str], dict[str, Any]]:
         """Names of the array arguments, and the other arguments' values, the same in all calls.
 
-        Raises CannotCompile where calls differ in more than arrays, or there are none.
+        Raises CannotCompile where calls differ in more than arrays or ranks, there are none, or the
+        module is not only called.
         """
+        if self.other_use is not None:
+            raise CannotCompile(f"predict {self.other_use}; a compiled module is only called")
         if not self.seen:
             raise CannotCompile(f"self.{self.path} is not called on the probe")
         given = [dict(self._named(call)) for call in self.seen]
@@ -48,14 +58,27 @@ class Calls:
                 raise CannotCompile(f"self.{self.path} is called in different ways on the probe")
         return names, fixed
 
-    def tensors(self, names: list[str]) -> list[list[torch.Tensor]]:
-        """The array arguments ``names`` of each call, contiguous.
+    def kind(self, names: list[str]) -> Kind:
+        """Which kind of arrays it was given on the probe."""
+        return kind_of(call[name] for call in self.seen for name in names)
 
-        Copies, for predict ran in inference mode, and export refuses tensors that were made there.
+    def tensors(self, names: list[str]) -> list[list[torch.Tensor]]:
+        """The array arguments ``names`` of each call on the probe, contiguous.
+
+        Raises CannotCompile where their ranks differ.
         """
+        found = [_tensors(call, names) for call in self.seen]
+        if len({tuple(tensor.ndim for tensor in each) for each in found}) > 1:
+            raise CannotCompile(f"self.{self.path} is called with different ranks on the probe")
+        return found
+
+    def unasked(self, names: list[str], fixed: dict[str, Any]) -> list[list[torch.Tensor]]:
+        """The same of the other calls, those left out that differ in more than arrays."""
         return [
-            [torch.as_tensor(call[name]).detach().clone().contiguous() for name in names]
-            for call in self.seen
+            _tensors(call, names)
+            for call in self.tried
+            if all(is_array(call[name]) for name in names)
+            and all(not is_array(call[n]) and call[n] == value for n, value in fixed.items())
         ]
 
     def _named(self, call: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -72,24 +95,49 @@ class Calls:
                 raise CannotCompile(f"self.{self.path} is called with {stars}{parameter.name}")
 
 
+def _tensors(call: dict[str, Any], names: list[str]) -> list[torch.Tensor]:
+    # Copies, for predict ran in inference mode, and export refuses tensors that were made there.
+    return [torch.as_tensor(call[name]).detach().clone().contiguous() for name in names]
+
+
 class _Recorder:
-    """What stands in place of a module: it can be called, and nothing else."""
+    """What stands in place of a module: its calls are recorded, any other use is noted."""
 
     __slots__ = ("_calls",)
 
     def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+        object.__setattr__(self, "_calls", calls)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._calls.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        self._calls.seen.append(dict(bound.arguments))
-        return self._calls.module(*args, **kwargs)
+        found = self._calls.module(*args, **kwargs)
+        (self._calls.seen if self._calls.is_probe else self._calls.tried).append(
+            dict(bound.arguments)
+        )
+        return found
 
     def __getattr__(self, name: str) -> Any:
-        raise CannotCompile(
-            f"predict reads self.{self._calls.path}.{name}; a compiled module is only called"
-        )
+        return getattr(self._used(f"reads self.{self._calls.path}.{name}"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._used(f"sets self.{self._calls.path}.{name}"), name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._used(f"reads self.{self._calls.path}[{key!r}]")[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._used(f"iterates over self.{self._calls.path}"))
+
+    def __len__(self) -> int:
+        return len(self._used(f"takes the length of self.{self._calls.path}"))
+
+    def __bool__(self) -> bool:  # without it len is asked
+        return bool(self._calls.module)
+
+    def _used(self, how: str) -> Any:
+        self._calls.other_use = self._calls.other_use or how
+        return self._calls.module
 
 
 def recorded(target: Any) -> list[Calls]:
@@ -97,13 +145,13 @@ def recorded(target: Any) -> list[Calls]:
 
     Raises CannotCompile when there is none.
     """
-    found = [
-        Calls(name, value, inspect.signature(value.forward))
-        for name, value in getattr(target, "__dict__", {}).items()
-        if isinstance(value, torch.nn.Module)
-    ]
+    found: dict[int, tuple[Calls, _Recorder]] = {}
+    for name, value in list(getattr(target, "__dict__", {}).items()):
+        if isinstance(value, torch.nn.Module):
+            if id(value) not in found:  # it may stand under a second name
+                calls = Calls(name, value, inspect.signature(value.forward))
+                found[id(value)] = calls, _Recorder(calls)
+            setattr(target, name, found[id(value)][1])
     if not found:
         raise CannotCompile("the object has no attribute that is a module")
-    for calls in found:
-        setattr(target, calls.path, _Recorder(calls))
-    return found
+    return [calls for calls, _ in found.values()]

@@ -21,10 +21,9 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from zerowake.snapshot.errors import CannotCompile
 
 aten = torch.ops.aten
+_CONVERSIONS = frozenset((aten.to.dtype, aten._to_copy.default))
 _SAME_VALUES = frozenset(
     (
-        aten.to.dtype,
-        aten._to_copy.default,
         aten.view.default,
         aten.reshape.default,
         aten.unsqueeze.default,
@@ -140,7 +139,9 @@ def _in_list(node: Node, place: int, indices: Any) -> Iterator[_Lookup]:
 
 def _source(index: Node) -> Node | None:
     """The argument whose values ``index`` has, or the varying size that it counts up to."""
-    while index.op == "call_function" and index.target in _SAME_VALUES:
+    while index.op == "call_function" and (
+        index.target in _SAME_VALUES or (index.target in _CONVERSIONS and _keeps(index))
+    ):
         index = index.args[0]  # type: ignore[assignment]
     if index.op == "placeholder":
         # a NaN is neither too small nor too large
@@ -153,6 +154,15 @@ def _source(index: Node) -> Node | None:
             size = count.meta["val"].node.expr
             return count if size.is_Symbol and not free_unbacked_symbols(size) else None
     return None
+
+
+def _keeps(conversion: Node) -> bool:
+    """Whether it changes no value: from integers to a type that has all of them."""
+    before, after = conversion.args[0].meta["val"].dtype, conversion.meta["val"].dtype  # type: ignore[union-attr]
+    if any(t.is_floating_point or t.is_complex or t is torch.bool for t in (before, after)):
+        return False
+    old, new = torch.iinfo(before), torch.iinfo(after)
+    return bool(new.min <= old.min and old.max <= new.max)
 
 
 def _rows(lookup: _Lookup) -> int | None:

@@ -36,8 +36,12 @@ def take_apart(value: Any, tensor: type, results: list[Any]) -> Any:
     if value is None:
         return None
     if isinstance(value, dict):  # a ModelOutput of transformers is one too
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise CannotCompile(
+                f"a module returns a dictionary with a key {odd[0]!r:.80}; wanted str"
+            )
         kind = "dict" if type(value) is dict else "output"
-        return {"t": kind, "v": {str(k): take_apart(v, tensor, results) for k, v in value.items()}}
+        return {"t": kind, "v": {k: take_apart(v, tensor, results) for k, v in value.items()}}
     if type(value) in (tuple, list):
         return {"t": type(value).__name__, "v": [take_apart(v, tensor, results) for v in value]}
     raise CannotCompile(

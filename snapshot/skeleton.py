@@ -119,6 +119,21 @@ def prune(skeleton: Skeleton, replaced: Mapping[int, str]) -> Skeleton:
     )
 
 
+def within_modules(skeleton: Skeleton, replaced: Mapping[int, str]) -> set[str]:
+    """Which of the nodes to be replaced are part of a module that stays: torch wants its own there."""
+    pruned = prune(skeleton, replaced)
+    waiting = [index for index, node in enumerate(pruned.nodes) if node["t"] == "module"]
+    seen, found = set(waiting), set()
+    while waiting:
+        node = pruned.nodes[waiting.pop()]
+        if node["t"] == "compiled":
+            found.add(node["v"])
+        inside = {value[0] for _, value in _values(node) if isinstance(value, list)} - seen
+        seen |= inside
+        waiting += inside
+    return found
+
+
 def torch_at(skeleton: Skeleton) -> str | None:
     """Where the object holds something that only torch can make: ``self.table is a tensor``."""
     waiting, seen = deque([("self", skeleton.root)]), set[int]()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import run_python
 
-from zerowake.snapshot.arrays import Kind, give, is_array, kind_of, span, take
+from zerowake.snapshot.arrays import Kind, WrongPrecision, give, is_array, kind_of, span, take
 from zerowake.snapshot.strided import Array, contiguous_strides
 
 
@@ -54,9 +54,9 @@ def test_tuples_and_ints_for_floats_are_taken() -> None:
     [
         ([[1, 2], [3]], "int64", 2, "unequal lengths at dimension 1"),
         ([[1, 2], 3], "int64", 2, "mixed at dimension 1"),
-        ([1, 2], "int64", 2, "mixed at dimension 1"),
-        ([[1]], "int64", 1, "wanted 1 dimensions of int64"),
-        (5, "int64", 1, "at dimension 0"),
+        ([1, 2], "int64", 2, "1 dimensions; wanted 2"),
+        ([[1]], "int64", 1, "more than 1 dimensions; wanted 1"),
+        (5, "int64", 1, "0 dimensions; wanted 1"),
         ([1.0], "int64", 1, "int64: .*float"),
         ([1.0], "bool", 1, "float"),
         ([2], "bool", 1, "true and false"),
@@ -68,7 +68,7 @@ def test_tuples_and_ints_for_floats_are_taken() -> None:
         ([None], "float32", 1, "float32"),
         ("12", "int64", 1, "at dimension 0"),
         ({1: 2}, "int64", 1, "at dimension 0"),
-        (None, "int64", 1, "at dimension 0"),
+        (None, "int64", 1, "0 dimensions; wanted 1"),
         ([1.0], "bfloat16", 1, "lists have no form as bfloat16"),
     ],
 )
@@ -143,6 +143,15 @@ def test_tensors_are_made_dense_and_converted(value: torch.Tensor) -> None:
     assert back(taken) == value.tolist()
     given = give(taken, Kind.TORCH)
     assert not given.requires_grad and torch.equal(given, value.detach().float())
+
+
+@pytest.mark.parametrize(
+    "value, wanted",
+    [("float64", "float32"), ("float32", "bfloat16"), ("float16", "bfloat16")],
+)
+def test_a_tensor_of_another_precision_is_the_original_modules(value: str, wanted: str) -> None:
+    with pytest.raises(WrongPrecision, match=f"values of torch.{value}; wanted {wanted}"):
+        take(torch.ones(2, dtype=getattr(torch, value)), wanted, 1)
 
 
 def test_a_bfloat16_tensor_keeps_its_bits() -> None:

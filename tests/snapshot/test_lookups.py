@@ -102,6 +102,25 @@ def test_what_is_bounded_before_the_call_is_not_checked_again() -> None:
 
 
 @pytest.mark.parametrize(
+    "before, after, is_same",
+    [
+        (torch.int32, torch.int64, True),
+        (torch.uint8, torch.int32, True),
+        (torch.int64, torch.int32, False),  # 2**32 + 1 becomes 1
+        (torch.int64, torch.int8, False),
+        (torch.float32, torch.int64, False),
+        (torch.bool, torch.int64, False),
+    ],
+)
+def test_a_conversion_keeps_row_numbers_where_the_type_has_all(
+    before: torch.dtype, after: torch.dtype, is_same: bool
+) -> None:
+    graph = exported(lambda ids: F.embedding(ids.to(after).to(torch.int64), TABLE), FEW.to(before))
+    assert list(bounds(graph).values()) == ([10] if is_same else [])
+    assert len(guard(graph)) == (not is_same)
+
+
+@pytest.mark.parametrize(
     "does",
     [
         lambda ids: TABLE[:2, :3].clone()[ids > 0],  # a mask

@@ -38,6 +38,12 @@ def test_what_is_no_structure_of_results(value: Any) -> None:
         take_apart(value, float, [])
 
 
+@pytest.mark.parametrize("value", [{1: 1.0}, OrderedDict({("a",): 1.0}), [{"a": {None: 1.0}}]])
+def test_keys_are_text(value: Any) -> None:
+    with pytest.raises(CannotCompile, match=r"with a key .*; wanted str"):
+        take_apart(value, float, [])
+
+
 @pytest.mark.parametrize("tree", ["x", [0], {"t": "set", "v": [0]}, {}])
 def test_a_tree_that_is_none(tree: Any) -> None:
     with pytest.raises(UnusableForm, match="has an output"):

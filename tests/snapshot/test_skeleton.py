@@ -28,6 +28,27 @@ def test_pruning_leaves_out_what_only_the_module_needed() -> None:
     assert skeleton.prune(full, {}).needs_torch
 
 
+def test_what_is_part_of_a_module_that_stays() -> None:
+    full = skeleton.Skeleton(
+        root=[5],
+        nodes=[
+            {"t": "module", "c": 0, "s": {}},
+            {"t": "module", "c": 0, "s": {}, "m": {"inner": [0]}},
+            {"t": "module", "c": 0, "s": {}},
+            {"t": "list", "v": [[2]]},
+            {"t": "module", "c": 0, "s": {"kept": [3]}},
+            {"t": "object", "c": 0, "s": {"a": [0], "b": [1], "c": [2], "d": [4], "e": [6]}},
+            {"t": "module", "c": 0, "s": {}},
+        ],
+        early=[],
+        names=[("class", "torch.nn:Linear")],
+    )
+    within = skeleton.within_modules
+    assert within(full, {0: "a", 2: "c", 6: "e"}) == {"a", "c"}
+    assert within(full, {0: "a", 1: "b", 6: "e"}) == set()
+    assert within(full, {4: "d", 1: "b"}) == set()
+
+
 @pytest.mark.parametrize(
     "state, said",
     [
