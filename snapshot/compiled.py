@@ -4,11 +4,11 @@ All that a call brings is checked before the library sees it, for an error in th
 """
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zerowake.snapshot import output
-from zerowake.snapshot.arrays import Kind, give, kind_of, span, take
+from zerowake.snapshot.arrays import Kind, give, is_array, kind_of, span, take
 from zerowake.snapshot.binding import weights
 from zerowake.snapshot.errors import UnusableForm
 from zerowake.snapshot.form import Form, Input, ModuleForm
@@ -20,9 +20,13 @@ from zerowake.snapshot.strided import Array
 class CompiledModule:
     """What ``predict`` finds in place of a module: it can be called, with its signature."""
 
+    __slots__ = ("_form", "_library")
+    _form: ModuleForm
+    _library: Library
+
     def __init__(self, form: ModuleForm, library: Library) -> None:
-        self._form = form
-        self._library = library
+        object.__setattr__(self, "_form", form)
+        object.__setattr__(self, "_library", library)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Takes tensors, numpy arrays or nested lists; returns what it was given.
@@ -34,12 +38,7 @@ class CompiledModule:
         bound = form.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        for name, value in form.fixed.items():
-            if given[name] is not value and given[name] != value:
-                raise TypeError(
-                    f"{form.path}({name}={given[name]!r:.80}): it was compiled for {name}={value!r}; "
-                    "call it like that in an example, or freeze with --no-compile"
-                )
+        self._check_others(given)
         arrays = [self._take(each, given[each.name]) for each in form.inputs]
         self._check(arrays)
         results = self._library.run(arrays)
@@ -51,10 +50,36 @@ class CompiledModule:
         return output.put_together(form.output, lambda place: give(results[place], kind))
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
+        raise self._only_called(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise self._only_called(name)
+
+    def _only_called(self, name: str) -> AttributeError:
+        if name.startswith("_"):  # what Python asks for, ``copy`` of an object without slots, say
+            return AttributeError(name)
+        return AttributeError(
             f"the compiled form of a module can only be called; {self._form.path}.{name} needs the "
             "module itself: read it in load and keep it on self, or freeze with --no-compile"
         )
+
+    def _check_others(self, given: Mapping[str, Any]) -> None:
+        """Arguments that are no inputs must be what they were when it was compiled."""
+        form = self._form
+        inputs = {each.name for each in form.inputs}
+        for name, value in given.items():
+            if name in form.fixed:
+                wanted = form.fixed[name]
+                if value is not wanted and (is_array(value) or value != wanted):
+                    raise TypeError(
+                        f"{form.path}({name}={value!r:.80}): it was compiled for {name}={wanted!r}; "
+                        "call it like that in an example, or freeze with --no-compile"
+                    )
+            elif name not in inputs and value:  # *args, **kwargs
+                raise TypeError(
+                    f"{form.path}: it was compiled without {name}; "
+                    "call it like that in an example, or freeze with --no-compile"
+                )
 
     def _take(self, wanted: Input, value: Any) -> Array:
         try:
