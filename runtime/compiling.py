@@ -7,6 +7,7 @@ the snapshot stays as it is and serves eagerly.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -51,7 +52,7 @@ def compile_snapshot(
     """
     snapshot = open_snapshot(path)
     home = snapshot.path / DIRECTORY
-    with _write_errors_told(home), staged(home) as staging:
+    with _system_errors_told(home), staged(home) as staging:
         modules = _in_new_process(snapshot, staging, dtype, timeout_s)
         form = {
             "format": FORMAT,
@@ -131,11 +132,13 @@ def _in_new_process(
 
 
 @contextlib.contextmanager
-def _write_errors_told(home: Path) -> Iterator[None]:
+def _system_errors_told(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CannotCompile(f"{home} cannot be written to: {error.strerror}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise CannotCompile(f"{home} cannot be written to: {error.strerror}") from error
+        raise CannotCompile(f"the system refuses something: {error}") from error
 
 
 def _write(staging: Path, form: dict[str, Any]) -> str:
@@ -173,4 +176,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(process.leave(main(sys.argv[1:])))  # an author's threads may not end

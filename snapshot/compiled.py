@@ -11,7 +11,7 @@ from zerowake.snapshot import output
 from zerowake.snapshot.arrays import Kind, give, is_array, kind_of, span, take
 from zerowake.snapshot.binding import weights
 from zerowake.snapshot.errors import UnusableForm
-from zerowake.snapshot.form import Form, Input, ModuleForm
+from zerowake.snapshot.form import CONSTANTS, Form, Input, ModuleForm
 from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.strided import Array
@@ -117,17 +117,21 @@ class CompiledModule:
 def load(form: Form, snapshot: Snapshot, mapped: Sequence[mmap.mmap]) -> dict[str, CompiledModule]:
     """The form's modules by path, bound to the weights where they are mapped.
 
-    Raises UnusableForm when a weight is not what the library wants.
+    Raises UnusableForm when a file is not the one that the form lists, or a weight is not what the
+    library wants.
     """
     made = {}
+    torch = libtorch()
+    stored = form.listed(CONSTANTS).mapped() if CONSTANTS in form.files else None
     for each in form.modules:
-        library = Library(form.path / each.library, libtorch())
+        with form.listed(each.library).loadable() as path:
+            library = Library(path, torch, each.library)
         if library.inputs != len(each.inputs):
             raise UnusableForm(
                 f"{each.library} takes {library.inputs} inputs, not {len(each.inputs)}"
             )
         if any(not 0 <= place < library.outputs for place in output.places(each.output)):
             raise UnusableForm(f"{each.library} has {library.outputs} outputs, not {each.output}")
-        library.bind(weights(form, each, snapshot, mapped, library))
+        library.bind(weights(each, snapshot, mapped, stored, library))
         made[each.path] = CompiledModule(each, library)
     return made

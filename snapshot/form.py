@@ -9,6 +9,7 @@ runs it.
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from zerowake.snapshot import skeleton, state
-from zerowake.snapshot.errors import UnusableForm
+from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
 from zerowake.snapshot.fingerprint import fingerprint_id
+from zerowake.snapshot.layout import ALIGN_NBYTES
+from zerowake.snapshot.listed import Listed, in_words
+from zerowake.snapshot.mapping import read_file
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.strided import ELEMENTS
+from zerowake.snapshot.strided import ELEMENTS, reach
 
 DIRECTORY = "compiled"
 FILE = "form.json"
 FORMAT = 1
+MAX_NBYTES = 16 << 20  # of form.json
+MAX_LIBRARY_NBYTES = 256 << 20
 CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: literals, other dtypes
 
 
@@ -49,6 +55,11 @@ class Weight:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """From the first to the last byte, gaps included."""
+        return ELEMENTS[self.dtype][0] * reach(self.shape, self.strides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +102,31 @@ class Form:
     modules: tuple[ModuleForm, ...]
     files: Mapping[str, str]
 
+    def listed(self, name: str) -> Listed:
+        """One of its files, which ``parse_form`` has seen in the list."""
+        most = MAX_LIBRARY_NBYTES
+        if name == CONSTANTS:
+            constants = [each for module in self.modules for each in module.constants.values()]
+            ends = [each.offset + each.nbytes for each in constants if each.offset is not None]
+            most = max(ends, default=0) + ALIGN_NBYTES
+        return Listed(self.path / name, self.files[name], most)
 
-def find_form(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
+
+def find_form(
+    snapshot: Snapshot, named: frozenset[str] = frozenset(), *, loads: bool = False
+) -> Form:
     """The form for this machine, checked, of a snapshot.
 
-    named: digests that the operator vouches for. Raises UnusableForm with the reason when there is
-    none, or it is not to be used.
+    named: digests that the operator vouches for. loads: the caller loads it next, when its files are
+    hashed; otherwise they are here. Raises UnusableForm with the reason when there is none, or it is
+    not to be used.
     """
     path = snapshot.path / DIRECTORY / fingerprint_id()
     try:
-        data = (path / FILE).read_bytes()
-    except OSError:
+        data = read_file(path / FILE, MAX_NBYTES)
+    except (DamagedSnapshot, OSError) as error:
+        if os.path.lexists(path / FILE):
+            raise UnusableForm(f"its compiled form cannot be read: {in_words(error)}") from None
         others = list((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}"))
         raise UnusableForm(
             "its compiled forms are for other machines, torch versions or devices"
@@ -116,7 +141,11 @@ def find_form(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
             f"its compiled form was not compiled by this user on this machine; name its digest "
             f"({form.digest}) with --trust, or compile it here: zerowake compile {snapshot.path}"
         )
-    _check_files(path, form.files)
+    if not loads:
+        for name in form.files:
+            form.listed(name).check()
+    if odd := {entry.name for entry in path.iterdir()} - {*form.files, FILE}:
+        raise UnusableForm(f"{path / min(odd)!s:.400} is not listed in {FILE}")
     return form
 
 
@@ -147,6 +176,13 @@ def parse_form(path: Path, data: bytes) -> Form:
             )
         modules = tuple(_module(each) for each in plain["modules"])
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        files = {_plain_name(name): str(sha256) for name, sha256 in plain["files"].items()}
+        for module in modules:
+            needed = {module.library}
+            if any(each.offset is not None for each in module.constants.values()):
+                needed.add(CONSTANTS)
+            if missing := needed - files.keys():
+                raise ValueError(f"{min(missing)} is not among its files")
         return Form(
             path,
             digest,
@@ -155,9 +191,11 @@ def parse_form(path: Path, data: bytes) -> Form:
             plain["dtype"],
             float(plain["error"]),
             modules,
-            {str(name): str(sha256) for name, sha256 in plain["files"].items()},
+            files,
         )
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (
+        AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError
+    ) as error:  # fmt: skip
         raise UnusableForm(f"{path / FILE} does not hold a form: {error!r}") from None
 
 
@@ -178,11 +216,14 @@ def _module(plain: dict[str, Any]) -> ModuleForm:
     known = {parameter.name for parameter in parameters}
     if unknown := {*fixed, *(each.name for each in inputs)} - known:
         raise ValueError(f"{min(unknown)!r:.80} is no argument")
-    ranges = {name: (int(low), high) for name, (low, high) in plain["ranges"].items()}
+    ranges = {
+        name: (int(low), None if high is None else int(high))
+        for name, (low, high) in plain["ranges"].items()
+    }
     for each in inputs:
         if each.dtype not in ELEMENTS:
             raise ValueError(f"dtype {each.dtype!r:.40}")
-        if any(isinstance(size, str) and size not in ranges for size in each.shape):
+        if any(size not in ranges if isinstance(size, str) else size < 0 for size in each.shape):
             raise ValueError(f"a size of {each.name} has no range")
     constants = {
         fqn: Weight(
@@ -214,16 +255,6 @@ def _sizes(plain: list[int]) -> tuple[int, ...]:
 
 
 def _plain_name(name: str) -> str:
-    if not re.fullmatch(r"[\w-]+\.so", name):
-        raise ValueError(f"library {name!r:.80}")
+    if name != CONSTANTS and not re.fullmatch(r"[\w-]{1,200}\.so", name):
+        raise ValueError(f"file {name!r:.80}")
     return name
-
-
-def _check_files(path: Path, files: Mapping[str, str]) -> None:
-    for name, sha256 in files.items():
-        with open(path / name, "rb") as file:  # not read at once: each page would be a fault
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise UnusableForm(f"{path / name} does not have the digest that {FILE} names")
-    if odd := {entry.name for entry in path.iterdir()} - {*files, FILE}:
-        raise UnusableForm(f"{path / min(odd)} is not listed in {FILE}")
