@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import select
-import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -78,7 +77,9 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     import_ms = 1e3 * (time.perf_counter() - started)
     warm_up = max(imported.cases, key=lambda case: sum(map(len, case)))
     if in_zygote and device != "cpu":
-        return Kit(imported.function, warm_up, None, {"import": import_ms}, chosen.name, chosen.reason)
+        return Kit(
+            imported.function, warm_up, None, {"import": import_ms}, chosen.name, chosen.reason
+        )
     try:
         restored = imported.restore(device=device, form=chosen.compiled)
     except UnusableForm as error:

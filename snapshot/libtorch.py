@@ -159,7 +159,9 @@ class Library:
             self.outputs = self._number(lib.AOTInductorModelContainerGetNumOutputs)
             self.constants = [self._constant(place) for place in range(self._constants())]
         except (OSError, AttributeError) as error:
-            raise UnusableForm(f"the compiled library {name or path} cannot be loaded: {error}") from error
+            raise UnusableForm(
+                f"the compiled library {name or path} cannot be loaded: {error}"
+            ) from error
         self._run.argtypes = [
             *(c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_void_p), c_size_t),
             *(c_void_p, c_void_p),

@@ -94,4 +94,6 @@ class Listed:
 
 def in_words(error: DamagedSnapshot | OSError) -> str:
     """What is wrong with a file, without the remedies for a damaged snapshot."""
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error.args[0])
+    return (
+        f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error.args[0])
+    )

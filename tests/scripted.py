@@ -190,9 +190,7 @@ S = TypeVar("S", bound=Scripted)
 class ScriptedInstance(Scripted):
     """An instance."""
 
-    def ready(
-        self, form: FormName = FormName.PLAIN, reason: str = "", **report_ms: float
-    ) -> None:
+    def ready(self, form: FormName = FormName.PLAIN, reason: str = "", **report_ms: float) -> None:
         report = {"total": 3.0, **report_ms}
         self.send({"kind": "ready", "report": report, "form": form, "reason": reason})
 
