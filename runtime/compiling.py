@@ -14,13 +14,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from zerowake.runtime import process
 from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
 from zerowake.runtime.errors import to_problem
+from zerowake.runtime.executor import Executor
 from zerowake.runtime.imported import import_function
+from zerowake.runtime.info import Kind
 from zerowake.runtime.prove import prove_compiled
 from zerowake.snapshot import comparison, proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed
@@ -54,6 +57,7 @@ def compile_snapshot(
     home = snapshot.path / DIRECTORY
     with _system_errors_told(home), staged(home) as staging:
         modules = _in_new_process(snapshot, staging, dtype, timeout_s)
+        limits = [said for module in modules if (said := module.pop("limits"))]
         form = {
             "format": FORMAT,
             "snapshot": snapshot.digest,
@@ -87,6 +91,11 @@ def compile_snapshot(
         # The newer form replaces an older one: who has mapped its files keeps them.
         publish(staging, home / fingerprint_id(), lambda old: False)
     made = find_form(snapshot)
+    if limits:
+        note(
+            f"compiled for {'; '.join(limits)}; other shapes are answered by the original module, "
+            "slower and with torch: add an example of those that you expect"
+        )
     if torch_by is None:
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
     else:
@@ -153,13 +162,21 @@ def _compile(path: Path, out: Path, dtype: str | None) -> list[dict[str, Any]]:
     if not snapshot.skeleton.needs_torch:
         raise CannotCompile("it holds no module")
     imported = import_function(snapshot, trusted=(snapshot.digest,))
-    target = imported.restore().object
+    function, target = imported.function, imported.restore().object
     wake_up(target, snapshot.manifest.name)
     from zerowake.snapshot.calls import recorded
     from zerowake.snapshot.compile import compile_module
 
     calls = recorded(target)
     imported.answer_probe(target)
+    if function.kind is Kind.BATCH and function.settings.batch is not None:
+        # A batch of several, whatever the examples: so that the batch dimension varies.
+        bodies = [body for case in imported.cases for body in case]
+        count = min(function.settings.batch.max_size, max(2, len(bodies)))
+        for each in calls:
+            each.is_probe = False
+        with contextlib.suppress(Exception):  # examples need not fit together
+            Executor(function, target).answer(list(islice(cycle(bodies), count)))
     return [compile_module(each, out, dtype) for each in calls]
 
 

@@ -31,9 +31,11 @@ class Imported:
     _snapshot: Snapshot = field(repr=False)
     _files: CodeFiles = field(repr=False)
 
-    def restore(self, *, device: str = "cpu", form: "Form | None" = None) -> Restored:
+    def restore(
+        self, *, device: str = "cpu", form: "Form | None" = None, fall_back: bool = True
+    ) -> Restored:
         """Its object, ``wake`` not yet called; parameters and errors as in ``snapshot.restore``."""
-        return restore(self._snapshot, self._files, device=device, form=form)
+        return restore(self._snapshot, self._files, device=device, form=form, fall_back=fall_back)
 
     def answer_probe(self, target: object) -> list[proof.Answers]:
         """What ``target``, its object, answers to all cases."""

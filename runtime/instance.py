@@ -11,6 +11,7 @@ import os
 import select
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     report_ms["total"] = 1e3 * (time.perf_counter() - started)
     form = {"form": kit.form, "reason": kit.reason}
     connection.send({"kind": "ready", "report": report_ms, **form})
-    Loop(connection, executor, kit.function, output).run()
+    assert kit.restored is not None
+    Loop(connection, executor, kit.function, output, kit.restored.eager_calls).run()
 
 
 def _start(
@@ -156,15 +158,25 @@ def _start(
 
 
 class Loop:
-    """Answers the gateway's frames, one batch at a time."""
+    """Answers the gateway's frames, one batch at a time.
+
+    eager_calls: how many calls have gone past the compiled form so far; the gateway counts them.
+    """
 
     def __init__(
-        self, connection: Connection, executor: Executor, function: Function, output: FunctionOutput
+        self,
+        connection: Connection,
+        executor: Executor,
+        function: Function,
+        output: FunctionOutput,
+        eager_calls: Callable[[], int] = lambda: 0,
     ) -> None:
         self._connection = connection
         self._executor = executor
         self._function = function
         self._output = output
+        self._eager_calls = eager_calls
+        self._told_eager = eager_calls()
         self._settled_s = 0.0
         self._waiting: list[Frame] = []  # frames that arrived while a stream was looked after
 
@@ -203,7 +215,7 @@ class Loop:
             if self._function.kind is Kind.STREAM:
                 for index, work in enumerate(works):
                     self._stream(index, work)
-                self._connection.send({"kind": "settled"})
+                self._connection.send(self._settled())
             else:
                 self._unary(works)
         self._settled_s = time.monotonic()
@@ -221,7 +233,12 @@ class Loop:
                 frames.append(encode(header, answer.result))
         self._output.flush()
         # One write for the whole batch: the gateway answers all callers in one turn of its loop.
-        self._connection.socket.sendall(b"".join((*frames, encode({"kind": "settled"}))))
+        self._connection.socket.sendall(b"".join((*frames, encode(self._settled()))))
+
+    def _settled(self) -> dict[str, Any]:
+        before, self._told_eager = self._told_eager, self._eager_calls()
+        more = self._told_eager - before
+        return {"kind": "settled", **({"eager_calls": more} if more else {})}
 
     def _stream(self, index: int, work: Work) -> None:
         header: dict[str, Any] = {"call": index}

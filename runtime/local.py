@@ -4,6 +4,7 @@ Knows no snapshots: it runs ``load`` anew. Values go through the same codecs as 
 test sees what a caller would; exceptions are the author's own, not yet turned into replies.
 """
 
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +21,13 @@ class Local:
     def __init__(self, function: Function) -> None:
         self.function = function
         self.target: Any = function.make()
-        if function.kind is not Kind.HANDLER and hasattr(self.target, "wake"):
+        if function.kind is Kind.HANDLER:
+            return
+        if "torch" in sys.modules:  # modules take what they take in an instance
+            from zerowake.snapshot.eager import accept_arrays
+
+            accept_arrays(self.target)
+        if hasattr(self.target, "wake"):
             self.target.wake()
 
     def predict(self, value: Any) -> Any:

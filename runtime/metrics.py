@@ -94,6 +94,7 @@ class Metrics:
         self._invocations: defaultdict[Labels, int] = defaultdict(int)
         self._wakes: defaultdict[Labels, int] = defaultdict(int)
         self._deaths: defaultdict[Labels, int] = defaultdict(int)
+        self._eager_calls: defaultdict[Labels, int] = defaultdict(int)
         self._forms: dict[Labels, int] = {}
         self._invocation_s = _histograms(SECONDS)
         self._queue_s = _histograms(SECONDS)
@@ -143,6 +144,11 @@ class Metrics:
         """The function runs in ``form`` from now on; ``reason``: why in none that is quicker."""
         self._forms = {key: n for key, n in self._forms.items() if key[0] != function}
         self._forms[function, form, reason] = 1
+
+    def observe_eager_calls(self, function: str, count: int) -> None:
+        """So many calls of its compiled modules were answered by the original ones."""
+        if count:
+            self._eager_calls[(function,)] += count
 
     def instance_died(self, function: str) -> None:
         """An instance of the function ended without being told to."""
@@ -226,6 +232,13 @@ class Metrics:
             "predict over timeout_s.",
             ("function",),
             self._deaths,
+        )
+        yield _counter(
+            "zerowake_eager_calls",
+            "Calls of compiled modules that their original answered, slower and with torch, because "
+            "of their shape. Rising: add an example of such a shape and freeze again; the log says which.",
+            ("function",),
+            self._eager_calls,
         )
         forms = GaugeMetricFamily(
             "zerowake_form_info",

@@ -85,7 +85,8 @@ def answer(path: Path, code_dir: Path | None, form_path: Path | None) -> list[pr
         form = parse_form(form_path, (form_path / FILE).read_bytes())
     trusted = frozenset() if code_dir else frozenset((snapshot.digest,))
     imported = import_function(snapshot, trusted=trusted, code_dir=code_dir)
-    target = imported.restore(form=form).object
+    # A form that cannot answer the probe by itself is none.
+    target = imported.restore(form=form, fall_back=False).object
     process.set_threads(imported.function.settings.threads)  # after restore, which imports torch
     wake_up(target, snapshot.manifest.name)
     return imported.answer_probe(target)

@@ -30,6 +30,10 @@ _SMALLEST_LARGEST = {
 }
 
 
+class WrongRank(ValueError):
+    """A value has another number of dimensions than is wanted."""
+
+
 class Kind(StrEnum):
     """Which kind of arrays a call was given, and is answered with."""
 
@@ -52,7 +56,7 @@ def is_array(value: Any) -> bool:
 def take(value: Any, dtype: str, ndim: int) -> Array:
     """``value`` as dense memory of ``dtype``, converted and copied only where it must be.
 
-    Raises TypeError or ValueError for what has no such form.
+    Raises WrongRank, and TypeError or ValueError for what has no such form.
     """
     match _kind(value):
         case Kind.TORCH:
@@ -86,7 +90,7 @@ def take(value: Any, dtype: str, ndim: int) -> Array:
         case Kind.LIST:
             made = _from_lists(value, dtype, ndim)
     if len(made.shape) != ndim:
-        raise ValueError(f"{len(made.shape)} dimensions; wanted {ndim}")
+        raise WrongRank(f"{len(made.shape)} dimensions; wanted {ndim}")
     return made
 
 
@@ -158,11 +162,16 @@ def _from_lists(value: Any, dtype: str, ndim: int) -> Array:
     rows: Sequence[Any] = [value]
     for _ in range(ndim):
         sizes = {len(row) if isinstance(row, list | tuple) else -1 for row in rows}
+        numbers = sizes == {-1} and all(isinstance(row, int | float) for row in rows)
+        if numbers or (value is None and ndim):
+            raise WrongRank(f"{len(shape)} dimensions; wanted {ndim}")
         if len(sizes) != 1 or -1 in sizes:
             what = "lists of unequal lengths" if -1 not in sizes else "numbers and lists, mixed"
             raise ValueError(f"{what} at dimension {len(shape)}; wanted {ndim} dimensions")
         shape.append(sizes.pop())
         rows = list(chain.from_iterable(rows))
+    if rows and all(isinstance(row, list | tuple) for row in rows):
+        raise WrongRank(f"more than {ndim} dimensions; wanted {ndim}")
     if dtype not in _CODES:
         raise TypeError(f"lists have no form as {dtype}; use numpy or torch")
     if dtype == "bool" and not {0, 1}.issuperset(rows):  # any other byte is no bool

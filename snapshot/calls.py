@@ -4,7 +4,7 @@ Knows nothing of export, libraries or files.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,17 @@ _PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(slots=True)
 class Calls:
-    """A module, where it stands on the object, and its calls: arguments by parameter, defaults too."""
+    """A module, where it stands on the object, and its calls: arguments by parameter, defaults too.
+
+    seen: those on the probe. tried: in batches that nobody has asked for, while not ``is_probe``.
+    """
 
     path: str
     module: torch.nn.Module
     signature: inspect.Signature
     seen: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    is_probe: bool = True
 
     def arguments(self) -> tuple[list[str], dict[str, Any]]:
         """Names of the array arguments, and the other arguments' values, the same in all calls.
@@ -53,10 +58,18 @@ class Calls:
 
         Copies, for predict ran in inference mode, and export refuses tensors that were made there.
         """
-        return [
-            [torch.as_tensor(call[name]).detach().clone().contiguous() for name in names]
-            for call in self.seen
-        ]
+        return [_tensors(call, names) for call in self.seen]
+
+    def tried_tensors(self, names: list[str], fixed: Mapping[str, Any]) -> list[list[torch.Tensor]]:
+        """The same of the calls that were tried and have the other arguments' values ``fixed``."""
+        found = []
+        for call in self.tried:
+            given = dict(self._named(call))
+            if all(is_array(given[name]) for name in names) and all(
+                not is_array(given[name]) and given[name] == value for name, value in fixed.items()
+            ):
+                found.append(_tensors(call, names))
+        return found
 
     def _named(self, call: dict[str, Any]) -> Iterator[tuple[str, Any]]:
         """Arguments by name. Raises CannotCompile for others in ``*args`` and ``**kwargs``."""
@@ -72,6 +85,10 @@ class Calls:
                 raise CannotCompile(f"self.{self.path} is called with {stars}{parameter.name}")
 
 
+def _tensors(call: Mapping[str, Any], names: list[str]) -> list[torch.Tensor]:
+    return [torch.as_tensor(call[name]).detach().clone().contiguous() for name in names]
+
+
 class _Recorder:
     """What stands in place of a module: it can be called, and nothing else."""
 
@@ -83,8 +100,10 @@ class _Recorder:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self._calls.signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        self._calls.seen.append(dict(bound.arguments))
-        return self._calls.module(*args, **kwargs)
+        calls = self._calls
+        found = calls.module(*args, **kwargs)
+        (calls.seen if calls.is_probe else calls.tried).append(dict(bound.arguments))
+        return found
 
     def __getattr__(self, name: str) -> Any:
         raise CannotCompile(

@@ -4,9 +4,11 @@ Slow (tens of seconds, a C++ compiler) and it imports torch._inductor, so it run
 its own. What comes out is read by ``form`` and run by ``compiled``, which needs none of this.
 """
 
+import contextlib
 import math
+import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule
 
+from zerowake.snapshot import conditions
 from zerowake.snapshot.arrays import Kind, give
 from zerowake.snapshot.calls import Calls
 from zerowake.snapshot.errors import CannotCompile
@@ -27,6 +30,7 @@ from zerowake.snapshot.strided import Array, reach
 # How far a library's answer may be from the module's, relative to the largest value: rounding, and
 # that of a lower precision.
 _ALIKE, _ALIKE_LOWER = 1e-4, 2e-2
+MANY = 100_000  # entries, more than which an example to try out would be too large
 
 
 @torch.no_grad()
@@ -44,6 +48,57 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
     if dtype is not None:
         module = module.to(getattr(torch, dtype))
     flat = _Flat(module, names, fixed)
+    if len({tuple(t.ndim for t in each) for each in examples}) > 1:
+        raise CannotCompile(f"self.{calls.path} is called with different ranks on the probe")
+    if more := _widened(calls, flat, names, fixed, examples):
+        with contextlib.suppress(CannotCompile):
+            return _compile(calls, flat, names, fixed, examples, more, out, dtype)
+    return _compile(calls, flat, names, fixed, examples, [], out, dtype)
+
+
+def _widened(
+    calls: Calls,
+    flat: "_Flat",
+    names: list[str],
+    fixed: Mapping[str, Any],
+    examples: list[list[torch.Tensor]],
+) -> list[list[torch.Tensor]]:
+    """Examples in which sizes are larger that are 1 on the whole probe, if the module takes them.
+
+    Export takes a size of 1 for one that never varies: a batch of one example, say.
+    """
+    more = calls.tried_tensors(names, fixed)
+    largest = max([*examples, *more], key=_generality)
+    ones = [
+        all(each[place].shape[:1] == (1,) for each in [*examples, *more])
+        for place in range(len(names))
+    ]
+    if any(ones):
+        more.append([torch.cat([t, t]) if one else t for t, one in zip(largest, ones, strict=True)])
+    ranks = [t.ndim for t in examples[0]]
+    more = [each for each in more if [t.ndim for t in each] == ranks and _answers(flat, each)]
+    return more if more and _dynamic([*examples, *more]) != _dynamic(examples) else []
+
+
+def _answers(flat: "_Flat", example: Sequence[torch.Tensor]) -> bool:
+    try:
+        flat(*example)
+    except Exception:
+        return False
+    return True
+
+
+def _compile(
+    calls: Calls,
+    flat: "_Flat",
+    names: list[str],
+    fixed: Mapping[str, Any],
+    probe: list[list[torch.Tensor]],
+    more: list[list[torch.Tensor]],
+    out: Path,
+    dtype: str | None,
+) -> dict[str, Any]:
+    examples = [*probe, *more]
     example = max(examples, key=_generality)
     try:
         flat(*example)  # finds the output's structure
@@ -66,21 +121,35 @@ def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]
         raise CannotCompile(f"the forward of self.{calls.path} writes into {changed[0]}")
     graph = program.module(check_guards=False)
     inputs, ranges = _inputs(calls, names, program, graph, examples)
+    guards = _guards(calls, program, inputs, ranges)
     lookups = guard(graph)
-    library, weights = _build(calls.path, graph, example, out)
-    limit = _ALIKE if dtype is None else _ALIKE_LOWER
-    _try_ones(out / library, weights, flat, example, inputs, ranges, limit)
+    library, weights = _build(calls.path, graph, example)
+    trial = _Trial(library, weights, flat, inputs, _ALIKE if dtype is None else _ALIKE_LOWER)
+    if more and not all(map(trial.agrees, probe)):
+        raise CannotCompile(f"self.{calls.path} answers otherwise where its sizes vary")
+    _try_ones(trial, example, ranges)
+    # Export also wants sizes that it computes not to be 1, because of broadcasting. Where the probe
+    # and the trials show that they may be, it is no condition.
+    shown = [*trial.right, *(_sizes(inputs, each) for each in probe)]
+    guards = [
+        text
+        for text in guards
+        if not text.endswith("!= 1") or all(map(conditions.parse(text, ranges), shown))
+    ]
+    shutil.copyfile(library, out / f"{calls.path}.so")
     parameters = [
         (p.name, p.kind.name, [] if p.default is p.empty else [p.default])
         for p in calls.signature.parameters.values()
     ]
     return {
         "path": calls.path,
-        "library": library,
+        "library": f"{calls.path}.so",
         "signature": parameters,
         "fixed": fixed,
         "inputs": inputs,
         "ranges": ranges,
+        "guards": guards,
+        "limits": _limits(calls.path, flat, example, inputs, ranges, guards),
         "output": flat.tree,
         "lookups": lookups,
         "constants": _constants(weights, out, flat.module, dtype),
@@ -165,7 +234,7 @@ def _inputs(
             # 1 is special to export (broadcasting); the probe shows whether it is right.
             proved = min(int(tensors[place].shape[dim]) for tensors in examples)
             ranges[str(expression)] = (
-                min(least, max(proved, 1)),
+                1 if least == 2 and proved <= 1 else least,
                 int(most) if str(most).isdigit() else None,
             )
             shape.append(str(expression))
@@ -174,10 +243,38 @@ def _inputs(
     return inputs, ranges
 
 
+def _guards(
+    calls: Calls,
+    program: Any,
+    inputs: Sequence[Mapping[str, Any]],
+    ranges: Mapping[str, tuple[int, int | None]],
+) -> list[str]:
+    """What holds for all sizes that the program is right for, beside their ranges."""
+
+    def size(found: re.Match[str]) -> str:
+        return str(inputs[int(found[1])]["shape"][int(found[2])])
+
+    guards = []
+    for code in program._guards_code:
+        text = re.sub(r"L\['tensors'\]\[(\d+)\]\.size\(\)\[(\d+)\]", size, code)
+        left, _, right = text.partition(" == ")
+        if left == right or re.fullmatch(r"\w+ [<>]=? \d+", text):  # one size, or its range
+            continue
+        try:
+            is_met = conditions.parse(text, ranges)
+        except ValueError:
+            raise CannotCompile(f"self.{calls.path} is right only for sizes with {code}") from None
+        if any(name in text for name in ranges):
+            guards.append(text)
+        elif not is_met({}):
+            raise CannotCompile(f"self.{calls.path} wants {code}")
+    return guards
+
+
 def _build(
-    path: str, graph: GraphModule, example: Sequence[torch.Tensor], out: Path
-) -> tuple[str, dict[str, torch.Tensor]]:
-    """The compiled library's name in ``out``, and its constants."""
+    path: str, graph: GraphModule, example: Sequence[torch.Tensor]
+) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The compiled library, where the compiler keeps it, and its constants."""
     options = {
         "aot_inductor.package": True,  # files as they are, in a list
         "aot_inductor.package_constants_in_so": False,
@@ -199,53 +296,144 @@ def _build(
         raise CannotCompile(f"self.{path} compiles to {len(libraries)} libraries")
     if any(file.name.endswith("extern_kernel_nodes.json") for file in files):
         raise CannotCompile(f"self.{path} uses operators that only torch itself can call")
-    library = f"{path}.so"
-    shutil.copyfile(libraries[0], out / library)
-    return library, weights
+    return libraries[0], weights
+
+
+class _Trial:
+    """Compares a compiled library with the module. right: sizes with which they have agreed."""
+
+    def __init__(
+        self,
+        library: Path,
+        weights: Mapping[str, torch.Tensor],
+        flat: _Flat,
+        inputs: Sequence[Mapping[str, Any]],
+        limit: float,
+    ) -> None:
+        self._library, self._flat, self._limit = Library(library, libtorch()), flat, limit
+        self._library.bind([_array(weights[constant.fqn]) for constant in self._library.constants])
+        self._tree, self._inputs = flat.tree, inputs
+        self.right: list[dict[str, int]] = []
+
+    def agrees(self, tensors: Sequence[torch.Tensor], ones: Collection[str] = ()) -> bool:
+        """``ones``: sizes that are cut to 1."""
+        cut = [
+            tensor[tuple(slice(1) if size in ones else slice(None) for size in each["shape"])]
+            for tensor, each in zip(tensors, self._inputs, strict=True)
+        ]
+        try:
+            wanted = self._flat(*cut)
+            found = self._library.run([_array(tensor.contiguous()) for tensor in cut])
+            alike = self._flat.tree == self._tree and all(
+                map(self._is_close, wanted, (give(each, Kind.TORCH) for each in found))
+            )
+        except (IndexError, RuntimeError, ValueError):
+            return False
+        finally:
+            self._flat.tree = self._tree
+        if alike:
+            self.right.append(_sizes(self._inputs, cut))
+        return alike
+
+    def _is_close(self, wanted: torch.Tensor, found: torch.Tensor) -> bool:
+        if wanted.shape != found.shape:
+            return False
+        wanted, found, limit = wanted.double(), found.double(), self._limit
+        largest = max((abs(x) for x in wanted.flatten().tolist() if math.isfinite(x)), default=0.0)
+        return torch.allclose(wanted, found, limit, limit * largest, equal_nan=True)
 
 
 def _try_ones(
-    library: Path,
-    weights: Mapping[str, torch.Tensor],
-    flat: _Flat,
-    example: Sequence[torch.Tensor],
-    inputs: Sequence[Mapping[str, Any]],
-    ranges: dict[str, tuple[int, int | None]],
-    limit: float,
+    trial: _Trial, example: Sequence[torch.Tensor], ranges: dict[str, tuple[int, int | None]]
 ) -> None:
     """Let sizes be 1 as well where the library then answers as the module does.
 
     Export takes a size of 1 for special, because of broadcasting, and starts most ranges at 2.
     """
-    run, tree = Library(library, libtorch()), flat.tree
-    run.bind([_array(weights[constant.fqn]) for constant in run.constants])
-
-    def agrees(ones: Iterable[str]) -> bool:
-        cut = [
-            tensor[tuple(slice(1) if size in ones else slice(None) for size in each["shape"])]
-            for tensor, each in zip(example, inputs, strict=True)
-        ]
-        try:
-            wanted = flat(*cut)
-            found = run.run([_array(tensor.contiguous()) for tensor in cut])
-            alike = flat.tree == tree
-            return alike and all(map(close, wanted, (give(each, Kind.TORCH) for each in found)))
-        except (IndexError, RuntimeError, ValueError):
-            return False
-
-    def close(wanted: torch.Tensor, found: torch.Tensor) -> bool:
-        if wanted.shape != found.shape:
-            return False
-        wanted, found = wanted.double(), found.double()
-        largest = max((abs(x) for x in wanted.flatten().tolist() if math.isfinite(x)), default=0.0)
-        return torch.allclose(wanted, found, limit, limit * largest, equal_nan=True)
-
     known = [name for name, (least, _) in ranges.items() if least == 1]  # the probe shows it
     for name, (least, most) in ranges.items():
-        if least == 2 and all(agrees({name, *some}) for some in _subsets(known)):
+        if least == 2 and all(trial.agrees(example, {name, *some}) for some in _subsets(known)):
             ranges[name] = (1, most)
             known.append(name)
-    flat.tree = tree
+
+
+def _sizes(inputs: Sequence[Mapping[str, Any]], tensors: Sequence[torch.Tensor]) -> dict[str, int]:
+    """The named sizes in an example."""
+    return {
+        name: size
+        for each, tensor in zip(inputs, tensors, strict=True)
+        for name, size in zip(each["shape"], tensor.shape, strict=True)
+        if isinstance(name, str)
+    }
+
+
+def _limits(
+    path: str,
+    flat: _Flat,
+    example: Sequence[torch.Tensor],
+    inputs: Sequence[Mapping[str, Any]],
+    ranges: Mapping[str, tuple[int, int | None]],
+    guards: Sequence[str],
+) -> str | None:
+    """Which shapes the library takes, in a few words; None if the module takes no others.
+
+    Whether it does is tried, with one more or less of each size that cannot be so.
+    """
+    tree = flat.tree
+
+    def takes(chosen: Callable[[int, int | str], bool], count: int) -> bool:
+        def resized(tensor: torch.Tensor, each: Mapping[str, Any]) -> torch.Tensor:
+            for dim, size in enumerate(each["shape"]):
+                if chosen(dim, size):
+                    places = torch.arange(count) % tensor.shape[dim]
+                    tensor = tensor.index_select(dim, places)
+            return tensor
+
+        answers = _answers(flat, list(map(resized, example, inputs)))
+        flat.tree = tree
+        return answers
+
+    def named(name: str) -> Callable[[int, int | str], bool]:
+        return lambda dim, size: size == name
+
+    def fixed(at: int, count: int) -> Callable[[int, int | str], bool]:
+        return lambda dim, size: (dim, size) == (at, count)
+
+    counts = {
+        (dim, size)
+        for each in inputs
+        for dim, size in enumerate(each["shape"])
+        if isinstance(size, int)
+    }
+    # Least sizes that are computed are mostly those of a kernel, below which the module raises.
+    branches = [
+        conditions.in_words(text, [(each["name"], each["shape"]) for each in inputs])
+        for text in guards
+        if not text.endswith("!= 1") and ">" not in text
+    ]
+    if not (
+        branches
+        or any(least > 1 and takes(named(n), least - 1) for n, (least, _) in ranges.items())
+        or any(
+            most and most < MANY and takes(named(n), most + 1) for n, (_, most) in ranges.items()
+        )
+        or any(takes(fixed(at, n), n - 1 if n > 1 else 2) for at, n in counts)
+    ):
+        return None
+
+    def told(size: int | str) -> str:
+        if isinstance(size, int):
+            return str(size)
+        least, most = ranges[size]
+        if most is None:
+            return "any" if least <= 1 else f"{least} or more"
+        return f"{least} to {most}"
+
+    taken = ", ".join(
+        f"{each['name']}: {' x '.join(map(told, each['shape'])) or 'a number'}" for each in inputs
+    )
+    more = f" with {' and '.join(branches[:2])}" if branches else ""
+    return f"{path}({taken}){more}"
 
 
 def _subsets(names: Sequence[str]) -> list[tuple[str, ...]]:

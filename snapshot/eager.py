@@ -20,8 +20,13 @@ def accept_arrays(target: Any) -> None:
     so are parameters that are annotated as something else than a tensor.
     """
     for module in list(getattr(target, "__dict__", {}).values()):
-        if isinstance(module, torch.nn.Module) and not isinstance(module, torch.jit.ScriptModule):
-            _Hooks(module).install()
+        accept_arrays_at(module)
+
+
+def accept_arrays_at(module: Any) -> None:
+    """The same for one module; nothing for anything else."""
+    if isinstance(module, torch.nn.Module) and not isinstance(module, torch.jit.ScriptModule):
+        _Hooks(module).install()
 
 
 class _Running(threading.local):

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zerowake.snapshot import skeleton, state
+from zerowake.snapshot import conditions, skeleton, state
+from zerowake.snapshot.conditions import Condition
 from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
 from zerowake.snapshot.fingerprint import fingerprint_id
 from zerowake.snapshot.layout import ALIGN_NBYTES
@@ -27,7 +28,7 @@ from zerowake.snapshot.strided import ELEMENTS, reach
 
 DIRECTORY = "compiled"
 FILE = "form.json"
-FORMAT = 1
+FORMAT = 2
 MAX_NBYTES = 16 << 20  # of form.json
 MAX_LIBRARY_NBYTES = 256 << 20
 CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: literals, other dtypes
@@ -69,7 +70,8 @@ class ModuleForm:
     path: the attribute of the object where it stands. signature: what its forward takes.
     fixed: arguments that are no arrays, with the values they had when it was compiled.
     ranges: smallest and largest size by name; None is no bound. output: a tree like ``{"t": "dict",
-    "v": {...}}`` with the places of results as leaves. lookups: lines that look up rows which they
+    "v": {...}}`` with the places of results as leaves. guards: conditions on the named sizes, by
+    their text. lookups: lines that look up rows which they
     compute; where there are any the last result tells which of them had one out of range.
     constants: what the library wants, by FQN.
     """
@@ -80,6 +82,7 @@ class ModuleForm:
     fixed: Mapping[str, Any]
     inputs: tuple[Input, ...]
     ranges: Mapping[str, tuple[int, int | None]]
+    guards: Mapping[str, Condition]
     output: Any
     lookups: tuple[str, ...]
     constants: Mapping[str, Weight]
@@ -241,6 +244,7 @@ def _module(plain: dict[str, Any]) -> ModuleForm:
         fixed=fixed,
         inputs=inputs,
         ranges=ranges,
+        guards={text: conditions.parse(text, ranges) for text in plain["guards"]},
         output=plain["output"],
         lookups=tuple(map(str, plain["lookups"])),
         constants=constants,

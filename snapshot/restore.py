@@ -8,20 +8,24 @@ import contextlib
 import gc
 import mmap
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerowake.snapshot import code as code_files
 from zerowake.snapshot import names
 from zerowake.snapshot.code import CodeFiles, in_words
-from zerowake.snapshot.errors import WakeFailed
+from zerowake.snapshot.errors import SnapshotError, WakeFailed
 from zerowake.snapshot.mapping import map_file, populate
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.rebuild import Builder, Make, import_names
-from zerowake.snapshot.store import read_file
+from zerowake.snapshot.skeleton import prune
+from zerowake.snapshot.store import open_snapshot, read_file
 
 if TYPE_CHECKING:
+    from zerowake.snapshot.compiled import CompiledModule
     from zerowake.snapshot.form import Form
     from zerowake.snapshot.weights import Weights
 
@@ -30,11 +34,16 @@ if TYPE_CHECKING:
 class Restored:
     """``report``: milliseconds by phase: map, import, build, with a compiled form compiled, and with
     tensors bind (of which on a device context, ring, copy). ``mappings``: the weights files, one each; on the CPU the
-    object's tensors lie in them."""
+    object's tensors lie in them. ``compiled``: its modules that are."""
 
     object: Any
     report: dict[str, float]
     mappings: list[mmap.mmap] = field(repr=False)
+    compiled: "Mapping[str, CompiledModule]" = field(default_factory=dict, repr=False)
+
+    def eager_calls(self) -> int:
+        """How many calls of compiled modules the original ones have been asked."""
+        return sum(module.eager_calls for module in self.compiled.values())
 
     def populate(self) -> None:
         """Fill the page tables, so that the first run takes no faults on the weights."""
@@ -43,12 +52,19 @@ class Restored:
 
 
 def restore(
-    snapshot: Snapshot, code: CodeFiles, *, device: str = "cpu", form: "Form | None" = None
+    snapshot: Snapshot,
+    code: CodeFiles,
+    *,
+    device: str = "cpu",
+    form: "Form | None" = None,
+    fall_back: bool = True,
 ) -> Restored:
     """The object that was frozen, as ``load`` left it; ``wake_up`` is the caller's next step.
 
     ``code`` comes from ``load_code``. ``form``: a compiled form, whose modules stand in place of the
     object's own; their classes are not imported, and torch only if something else needs it.
+    fall_back: calls of a shape that the form does not take are answered by the module itself, restored
+    when it is first needed.
 
     On the CPU tensors are views of the weights files, mapped
     private and writable; only odd-sized ones are copied. On another device ("cuda", "cuda:N") all
@@ -62,13 +78,16 @@ def restore(
         segments = snapshot.manifest.segments
         mappings = [map_file(snapshot.path / s.file, s.nbytes) for s in segments]
     skeleton, more = snapshot.skeleton, dict[str, Make]()
+    modules: Mapping[str, CompiledModule] = {}
     if form is not None:
         from zerowake.snapshot import compiled
-        from zerowake.snapshot.form import prune
+        from zerowake.snapshot import form as forms
 
         with _phase(report, "compiled"):
-            modules = compiled.load(form, snapshot, mappings)
-            skeleton = prune(form, snapshot)
+            # By its path: an opened snapshot's skeleton would stay in memory.
+            original = partial(restore_module, snapshot.path, snapshot.digest, code, mappings)
+            modules = compiled.load(form, snapshot, mappings, original if fall_back else None)
+            skeleton = forms.prune(form, snapshot)
             more["compiled"] = lambda builder, node, shell: modules[node["v"]]
     with _phase(report, "import"):
         code_files.install(code)
@@ -86,7 +105,38 @@ def restore(
             from zerowake.snapshot.eager import accept_arrays
 
             accept_arrays(target)
-    return Restored(target, report, mappings)
+    return Restored(target, report, mappings, modules)
+
+
+def restore_module(
+    path: Path, digest: str, code: CodeFiles, mappings: list[mmap.mmap], attribute: str
+) -> Callable[..., Any]:
+    """One module of the object of the snapshot at ``path``, on the CPU, to be called.
+
+    It takes arrays of every kind and runs in inference mode, also where torch was not yet there
+    when ``predict`` was called. ``mappings``: of the weights files. Raises as ``restore`` does.
+    """
+    from zerowake.snapshot.form import module_node
+
+    snapshot = open_snapshot(path, checked=digest)
+    if snapshot.digest != digest:
+        raise SnapshotError(f"{path} holds another snapshot by now")
+    root = [module_node(snapshot, attribute)]
+    skeleton = prune(replace(snapshot.skeleton, root=root), {})
+    classes = import_names(skeleton, names.own_modules(code.files))
+    makers = _weights(snapshot, mappings, "cpu").makers()
+    import torch
+
+    from zerowake.snapshot.eager import accept_arrays_at
+
+    module = Builder(skeleton, classes, lambda path: read_file(snapshot, path), makers).build()
+    accept_arrays_at(module)
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode():
+            return module(*args, **kwargs)
+
+    return answer
 
 
 def wake_up(target: Any, name: str) -> None:

@@ -294,6 +294,7 @@ class Served:
                         await call.sink.item(frame.body)
                     call.finish()
             case "settled":
+                self._metrics.observe_eager_calls(self.name, header.get("eager_calls", 0))
                 self._settle(instance)
 
     def runs_as(self, form: FormName, reason: str) -> None:

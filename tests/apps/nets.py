@@ -38,7 +38,8 @@ class Nets:
             return {"logits": found.logits, "first": found[0], "rows": found["rows"]}
         if ask["net"] == "picks":
             found = self.picks(ask["x"])
-            return {"mean": sum(map(sum, found[0])) / len(found[0]), "last": found[-1][-1]}
+            rows = found[0] if isinstance(found[0][0], list) else found
+            return {"mean": sum(map(sum, rows)) / len(rows), "last": found[-1][-1]}
         found = self.image(x=ask["x"])
         again, total = found["more"]
         return {"all": found["all"], "again": again, "total": total, "none": found["none"]}

@@ -164,14 +164,14 @@ def _huge(file: Path) -> None:
 
 def _infinite(file: Path) -> None:
     file.write_text(
-        '{"format": 1, "snapshot": "", "torch_free": true, "dtype": null, "modules": [], '
+        '{"format": 2, "snapshot": "", "torch_free": true, "dtype": null, "modules": [], '
         '"files": {}, "error": 1' + "0" * 400 + "}"
     )
 
 
 def _elsewhere(file: Path) -> None:
     file.write_text(
-        '{"format": 1, "snapshot": "", "torch_free": true, "dtype": null, "modules": [], '
+        '{"format": 2, "snapshot": "", "torch_free": true, "dtype": null, "modules": [], '
         '"files": {"../../../../dev/zero": ""}, "error": 0}'
     )
 

@@ -266,6 +266,25 @@ def test_local_runs_load_and_wake_and_answers_as_a_caller_sees_it() -> None:
     assert function_of(shout).local()(b"abc") == b"ABC"
 
 
+@pytest.mark.parametrize("given", [list, lambda x: np.array(x, "float32"), torch.tensor])
+def test_a_module_of_local_takes_what_it_takes_in_an_instance(given: Callable[..., Any]) -> None:
+    @function
+    class Doubles:
+        def load(self) -> None:
+            self.model = torch.nn.Linear(2, 1, bias=False).eval()
+            self.model.weight.data.fill_(2.0)
+
+        def wake(self) -> None:
+            self.woken = self.model([[0.0, 0.5]])
+
+        def predict(self, rows: list[list[float]]) -> list[Any]:
+            found = self.model(given(rows))
+            return [type(found).__name__, [[float(x) for x in row] for row in found], self.woken]
+
+    kind, found, woken = function_of(Doubles).local()([[1.0, 2.0]])
+    assert kind == type(given([])).__name__ and found == [[6.0]] and woken == [[1.0]]
+
+
 def test_local_says_what_is_wrong_with_results() -> None:
     @function(batch=Batch(2))
     class Two:

@@ -38,6 +38,8 @@ def test_what_was_observed_comes_out(tmp_path: Path) -> None:
     metrics.observe_wake("f", Depth.HOT)
     metrics.observe_restore("f", {"fork": 4.0, "bind": 20.0})
     metrics.instance_died("f")
+    metrics.observe_eager_calls("f", 3)
+    metrics.observe_eager_calls("g", 0)
     metrics.watch(lambda: [FunctionGauges("f", {Depth.HOT: 2, Depth.PREWARMED: 0}, 7, (weights,))])
 
     found = series(metrics)
@@ -53,6 +55,8 @@ def test_what_was_observed_comes_out(tmp_path: Path) -> None:
     assert ("zerowake_wakes_total", "f", "hot") not in found
     assert found["zerowake_restore_phase_seconds_sum", "bind", "f"] == pytest.approx(0.02)
     assert found["zerowake_instance_deaths_total", "f"] == 1
+    assert found["zerowake_eager_calls_total", "f"] == 3
+    assert ("zerowake_eager_calls_total", "g") not in found
     assert found["zerowake_instances", "f", "hot"] == 2
     assert found["zerowake_instances", "f", "prewarmed"] == 0
     assert found["zerowake_queued", "f"] == 7
@@ -67,7 +71,7 @@ def test_residency_is_left_out_where_nobody_looked() -> None:
 
 def test_every_series_has_a_help_text() -> None:
     families = list(text_string_to_metric_families(Metrics().render()[0].decode()))
-    assert len(families) == 12
+    assert len(families) == 13
     assert all(family.documentation for family in families)
 
 

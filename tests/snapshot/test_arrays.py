@@ -54,9 +54,9 @@ def test_tuples_and_ints_for_floats_are_taken() -> None:
     [
         ([[1, 2], [3]], "int64", 2, "unequal lengths at dimension 1"),
         ([[1, 2], 3], "int64", 2, "mixed at dimension 1"),
-        ([1, 2], "int64", 2, "mixed at dimension 1"),
-        ([[1]], "int64", 1, "wanted 1 dimensions of int64"),
-        (5, "int64", 1, "at dimension 0"),
+        ([1, 2], "int64", 2, "1 dimensions; wanted 2"),
+        ([[1]], "int64", 1, "more than 1 dimensions; wanted 1"),
+        (5, "int64", 1, "0 dimensions; wanted 1"),
         ([1.0], "int64", 1, "int64: .*float"),
         ([1.0], "bool", 1, "float"),
         ([2], "bool", 1, "true and false"),
@@ -68,7 +68,7 @@ def test_tuples_and_ints_for_floats_are_taken() -> None:
         ([None], "float32", 1, "float32"),
         ("12", "int64", 1, "at dimension 0"),
         ({1: 2}, "int64", 1, "at dimension 0"),
-        (None, "int64", 1, "at dimension 0"),
+        (None, "int64", 1, "0 dimensions; wanted 1"),
         ([1.0], "bfloat16", 1, "lists have no form as bfloat16"),
     ],
 )

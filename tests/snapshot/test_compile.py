@@ -4,12 +4,13 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import nn
 
-from zerowake.snapshot import compile
+from zerowake.snapshot import compile, conditions
 from zerowake.snapshot.calls import Calls, recorded
 from zerowake.snapshot.compile import compile_module
 from zerowake.snapshot.errors import CannotCompile
@@ -133,8 +134,9 @@ class Rows(nn.Module):
 
 
 def only_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile, "_build", lambda *given: ("net.so", {}))
+    monkeypatch.setattr(compile, "_build", lambda *given: (Path(__file__), {}))
     monkeypatch.setattr(compile, "_try_ones", lambda *given: None)
+    monkeypatch.setattr(compile, "_Trial", lambda *given: Mock(right=[]))
 
 
 def test_sizes_and_values_that_are_row_numbers_are_bounded(
@@ -191,3 +193,106 @@ def test_a_size_of_1_is_taken_where_it_is_tried_and_right(tmp_path: Path) -> Non
     )
     (rows, columns), (count,) = (each["shape"] for each in form["inputs"])
     assert form["ranges"] == {rows: (2, None), columns: (1, None), count: (1, None)}
+
+
+class Steps(nn.Module):
+    """A loop over the columns is unrolled when it is exported."""
+
+    def forward(self, x: torch.Tensor, more: torch.Tensor) -> torch.Tensor:
+        return sum(x[:, at] for at in range(x.shape[1])) * more  # type: ignore[return-value]
+
+
+def test_a_dimension_of_1_in_all_calls_is_tried_with_2(tmp_path: Path) -> None:
+    form = compile_module(
+        record(Steps(), (torch.randn(1, 3), torch.randn(1)), (torch.randn(1, 3), torch.randn(1))),
+        tmp_path,
+        None,
+    )
+    rows, columns = form["inputs"][0]["shape"]
+    assert form["inputs"][1]["shape"] == [rows] and columns == 3
+    assert form["ranges"] == {rows: (1, None)} and form["guards"] == []
+    assert form["limits"] == "net(x: any x 3, more: any)"
+
+
+class OneRow(nn.Module):
+    """Another rule for one row than for several, and the probe has shown one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[0] == 1 else x * 3
+
+
+class OnlyOne(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight.copy_(x) if x.shape[0] != 1 else self.weight @ x.t()
+
+
+@pytest.mark.parametrize(
+    "module, limits", [(OneRow(), "net(x: 1 x any)"), (OnlyOne(), None)], ids=["rule", "raises"]
+)
+def test_what_the_probe_has_shown_stays_where_more_is_wrong(
+    tmp_path: Path, module: nn.Module, limits: str | None
+) -> None:
+    form = compile_module(record(module, (torch.randn(1, 3),)), tmp_path, None)
+    assert form["inputs"][0]["shape"][0] == 1 and form["limits"] == limits
+
+
+def test_an_unasked_batch_that_is_called_otherwise_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_analysed(monkeypatch)
+    module = Gives(abs)
+    target = Target(module.eval())
+    (calls,) = recorded(target)
+    with torch.inference_mode():
+        target.net(X[:1], scale=1)
+        calls.is_probe = False
+        target.net(X, scale=2)
+    assert len(calls.seen) == len(calls.tried) == 1
+    form = compile_module(calls, tmp_path, None)
+    assert form["fixed"] == {"scale": 1}
+    with pytest.raises(CannotCompile, match="different ranks"):
+        compile_module(record(Gives(abs), (X,), (X[0],)), tmp_path, None)
+
+
+@pytest.mark.parametrize(
+    "branch, said",
+    [
+        (lambda x: x.shape[1] % 2 == 0, "x.shape[1] % 2"),
+        (lambda x: x.shape[0] <= x.shape[1], "x.shape[0] <= x.shape[1]"),
+        (lambda x: x.numel() <= 100, "<= 100"),
+        (lambda x: x.shape[1] == 7, "x.shape[1] != 7"),
+    ],
+)
+def test_a_branch_on_a_shape_is_a_condition(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, branch: Callable[..., bool], said: str
+) -> None:
+    only_analysed(monkeypatch)
+    module = Gives(lambda x: x * 2 if branch(x) else x * 3)
+    form = compile_module(record(module, (torch.randn(3, 8),)), tmp_path, None)
+    (guard,) = form["guards"]
+    names = form["inputs"][0]["shape"]
+    is_met = conditions.parse(guard, names)
+    for sizes in [(3, 8), (3, 7), (9, 8), (20, 8), (3, 9)]:
+        example = torch.zeros(sizes)
+        assert is_met(dict(zip(names, sizes, strict=True))) == (
+            branch(example) == branch(torch.zeros(3, 8))
+        )
+    assert said in form["limits"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a.b == 1", "__import__('os') == 1", "a[0] == 1", "c == 1", "a == 'x'", "a ==", "max == 1"],
+)
+def test_what_is_no_condition(text: str) -> None:
+    with pytest.raises(ValueError, match="a condition"):
+        conditions.parse(text, ["a", "b"])
+
+
+def test_conditions() -> None:
+    assert conditions.parse("max(a, 2) // b >= 1 and not a % 2", "ab")({"a": 4, "b": 2})
+    assert not conditions.parse("a // (b - 1) == 3", "ab")({"a": 4, "b": 1})

@@ -2,12 +2,17 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+import json
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from support import run_python
 
-from zerowake.snapshot.compiled import CompiledModule
+from zerowake.snapshot.compiled import CompiledModule, NotTaken
 from zerowake.snapshot.form import Input, ModuleForm
 from zerowake.snapshot.strided import Array
 
@@ -33,9 +38,10 @@ def module() -> CompiledModule:
         ranges={"a": (1, None)},
         output=0,
         lookups=(),
+        guards={},
         constants={},
     )
-    return CompiledModule(form, Echo())  # type: ignore[arg-type]
+    return CompiledModule(form, Echo(), None)  # type: ignore[arg-type]
 
 
 def test_it_is_called_with_its_signature(module: CompiledModule) -> None:
@@ -54,7 +60,7 @@ def test_it_is_called_with_its_signature(module: CompiledModule) -> None:
 def test_other_arguments_are_not_ignored(
     module: CompiledModule, args: Any, kwargs: Any, said: str
 ) -> None:
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises(NotTaken, match=said):
         module([1.0], *args, **kwargs)
 
 
@@ -68,3 +74,119 @@ def test_it_can_only_be_called(module: CompiledModule) -> None:
     assert not hasattr(module, "_private")
     with pytest.raises(AttributeError):
         copy.copy(module)
+
+
+@pytest.fixture(scope="module")
+def said_of_shapes(compiled: Callable[[str], Path]) -> "subprocess.CompletedProcess[str]":
+    """One process serves all tests of what the original answers: it imports torch late."""
+    return run_python(
+        """
+        import json, sys
+        from pathlib import Path
+        from zerowake.runtime import process
+        from zerowake.runtime.imported import import_function
+        from zerowake.snapshot.form import find_form
+        from zerowake.snapshot.store import open_snapshot
+        snapshot = open_snapshot(Path(sys.argv[1]))
+        imported = import_function(snapshot, trusted=(snapshot.digest,))
+        restored = imported.restore(form=find_form(snapshot))
+        apart = imported.restore(form=find_form(snapshot), fall_back=False).object
+        target, told = restored.object, {}
+        process.set_threads(1)
+        batch = target.predict([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0.0, 0.5, 5.0]])
+        told["batch"] = [batch, "torch" in sys.modules, restored.eager_calls()]
+        long, even = [1.0] * 20, [1.0, 2.0]
+        for module in (target.branches, apart.branches):
+            module._form.fixed.update(scale=1.0)
+        calls = {
+            "even": lambda m: m([even]),
+            "long": lambda m: m([long]),
+            "rank": lambda m: m([[even]]),
+            "scale": lambda m: m([even + [3.0]], scale=2.0),
+            "scales": lambda m: m([even + [3.0]], scale=[2.0, 2.0, 1.0]),
+            "options": lambda m: m([even + [3.0]], more=1.0),
+            "wrong": lambda m: m([["a", "b", "c"]]),
+            "fails": lambda m: m([even], scale=[[1.0] * 7]),
+            "taken": lambda m: m([[1.0, 2.0, 3.0]]),
+        }
+        for name, call in calls.items():
+            for module, suffix in ((target.branches, ""), (apart.branches, " alone")):
+                try:
+                    told[name + suffix] = call(module)
+                except Exception as error:
+                    told[name + suffix] = f"{type(error).__name__}: {error}"
+        import numpy, torch
+        found = target.branches(numpy.ones((2, 4), "float32"))
+        told["numpy"] = [type(found).__name__, found.tolist()]
+        with torch.inference_mode(False), torch.enable_grad():
+            found = target.branches(torch.ones(2, 4))
+        told["torch"] = [type(found).__name__, found.tolist(), found.requires_grad]
+        told["threads"] = torch.get_num_threads()
+        told["calls"] = restored.eager_calls()
+        target.couples._original = lambda: 1 / 0
+        try:
+            target.couples([[[1.0]]])
+        except ValueError as error:
+            told["not here"] = str(error)
+        eager = imported.restore().object
+        told["eager"] = [eager.predict([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0], [0.0, 0.5, 5.0]])]
+        for name in ("even", "long", "rank", "scale", "options", "taken"):
+            told["eager"].append(calls[name](eager.branches))
+        told["weight"] = eager.branches.weight.item()
+        print(json.dumps(told))
+        """,
+        compiled("shapes.py:Shapes"),
+    )
+
+
+def test_a_batch_of_several_is_compiled_though_one_example_was_given(
+    told: dict[str, Any],
+) -> None:
+    batch, torch_is_there, eager_calls = told["batch"]
+    assert not torch_is_there and eager_calls == 0
+    for found, wanted in zip(batch, told["eager"][0], strict=True):
+        assert found["coupled"] == pytest.approx(wanted["coupled"], rel=1e-5)
+        assert found["branches"] == pytest.approx(wanted["branches"], rel=1e-5)
+
+
+def test_the_original_answers_what_the_library_does_not_take(told: dict[str, Any]) -> None:
+    names = ("even", "long", "rank", "scale", "options", "taken")
+    for name, wanted in zip(names, told["eager"][1:], strict=True):
+        found = torch.tensor(told[name])
+        assert found.shape == torch.tensor(wanted).shape
+        assert torch.allclose(found, torch.tensor(wanted))
+    assert told["scales"][0] == pytest.approx([x * told["weight"] for x in (2.0, 4.0, 3.0)])
+    assert told["numpy"] == ["ndarray", [[pytest.approx(1 + told["weight"])] * 4] * 2]
+    assert told["torch"] == ["Tensor", told["numpy"][1], False]
+    assert told["threads"] == 1  # as they were set before torch was there
+
+
+def test_what_it_raises_goes_to_the_caller(told: dict[str, Any]) -> None:
+    assert told["wrong"] == told["wrong alone"] and told["wrong"].startswith(
+        "TypeError: branches: x"
+    )
+    assert told["fails"].startswith("RuntimeError: The size of tensor")
+    assert "division by zero" in told["not here"] and "add an example" in told["not here"]
+    assert told["not here"].startswith("couples: x: more than 2 dimensions; wanted 2; the original")
+
+
+def test_without_the_original_such_calls_fail(told: dict[str, Any]) -> None:
+    for name in ("even", "long", "rank", "scale", "scales", "options", "fails"):
+        assert told[f"{name} alone"].startswith("NotTaken: branches"), told
+    assert "the compiled form takes 1 to 16" in told["long alone"]
+    assert "x.shape[1]=2; the compiled form takes those with (x.shape[1] % 2)" in told["even alone"]
+    assert told["taken alone"] == told["taken"]
+
+
+def test_it_is_told_once_and_counted(
+    told: dict[str, Any], said_of_shapes: "subprocess.CompletedProcess[str]"
+) -> None:
+    (line,) = [line for line in said_of_shapes.stderr.splitlines() if "branches" in line]
+    assert "% 2" in line and "add an example like this one and freeze again" in line
+    assert told["calls"] == 9
+
+
+@pytest.fixture(scope="module")
+def told(said_of_shapes: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(said_of_shapes.stdout)
+    return found

@@ -133,10 +133,10 @@ def test_a_form_of_another_snapshot(copy: Path) -> None:
         b"null",
         b"\xff\xfe",
         b"[" * 100_000,
-        b'{"format": 1}',
+        b'{"format": 2}',
         b'{"format": 99}',
-        b'{"format": 1, "modules": [], "torch_free": true, "error": 0}',
-        b'{"format": 1, "modules": [], "torch_free": true, "error": 0, "snapshot": "x", "files": 1}',
+        b'{"format": 2, "modules": [], "torch_free": true, "error": 0}',
+        b'{"format": 2, "modules": [], "torch_free": true, "error": 0, "snapshot": "x", "files": 1}',
     ],
 )
 def test_a_form_file_that_is_none(copy: Path, data: bytes) -> None:
@@ -160,6 +160,7 @@ def test_a_form_file_that_is_a_directory(copy: Path) -> None:
         lambda module: module.update(signature=[["x", "NO_KIND", []]]),
         lambda module: module.update(signature=[["not a name", "POSITIONAL_ONLY", []]]),
         lambda module: module.update(ranges=5),
+        lambda module: module.update(guards=["__import__('os')"]),
         lambda module: module["constants"].update(x=["float33", [1], [1], 0]),
         lambda module: module["constants"].update(x=["float32", [-1], [1], 0]),
         lambda module: module["constants"].update(x=["float32", [1, 1], [1], 0]),
