@@ -259,6 +259,6 @@ def _sizes(plain: list[int]) -> tuple[int, ...]:
 
 
 def _plain_name(name: str) -> str:
-    if name != CONSTANTS and not re.fullmatch(r"[\w-]{1,200}\.so", name, re.ASCII):
+    if name != CONSTANTS and not re.fullmatch(r"[\w-]{1,200}\.so", name):
         raise ValueError(f"file {name!r:.80}")
     return name
