@@ -7,6 +7,7 @@ the snapshot stays as it is and serves eagerly.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -110,7 +111,7 @@ def _make(
     snapshot: Snapshot, dtype: str | None, tolerance: float, timeout_s: float, note: Note
 ) -> Form:
     forms = home(snapshot).parent
-    with _write_errors_told(forms), staged(forms) as staging:
+    with _system_errors_told(forms), staged(forms) as staging:
         modules, left = _in_new_process(snapshot, staging, dtype, timeout_s)
         limits = [said for module in modules if (said := module.pop("limits"))]
         form = {
@@ -205,11 +206,13 @@ def _in_new_process(
 
 
 @contextlib.contextmanager
-def _write_errors_told(forms: Path) -> Iterator[None]:
+def _system_errors_told(forms: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise CannotCompile(f"{forms} cannot be written to: {error.strerror}") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise CannotCompile(f"{forms} cannot be written to: {error.strerror}") from error
+        raise CannotCompile(f"the system refuses something: {error}") from error
 
 
 def _write(staging: Path, form: dict[str, Any]) -> str:
@@ -273,4 +276,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(process.leave(main(sys.argv[1:])))  # an author's threads may not end

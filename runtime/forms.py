@@ -33,14 +33,19 @@ class Chosen:
         return self.name in (FormName.COMPILED, FormName.EAGER)
 
 
-def choose(snapshot: Snapshot, trusted: Iterable[str], device: Device) -> Chosen:
-    """The best form that may run here. ``trusted``: digests that the operator vouches for."""
+def choose(
+    snapshot: Snapshot, trusted: Iterable[str], device: Device, *, loads: bool = False
+) -> Chosen:
+    """The best form that may run here.
+
+    trusted: digests that the operator vouches for. loads: as ``find_form`` has it.
+    """
     if not snapshot.skeleton.needs_torch:
         return Chosen(FormName.PLAIN)
     if device == "cuda" or (device == "auto" and shows_gpu()):
         return Chosen(FormName.EAGER, reason="compiled forms are for the CPU")
     try:
-        form = find_form(snapshot, frozenset(trusted))
+        form = find_form(snapshot, frozenset(trusted), loads=loads)
     except (UnusableForm, SnapshotError, OSError) as error:
         return Chosen(FormName.EAGER, reason=str(error))
     return Chosen(FormName.TORCH_FREE if form.torch_free else FormName.COMPILED, form)

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import select
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from zerowake.runtime import hooks, process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.executor import Executor, Work
-from zerowake.runtime.forms import FormName, choose
+from zerowake.runtime.forms import Chosen, FormName, choose
 from zerowake.runtime.function import Function
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.imported import import_function
@@ -44,12 +43,15 @@ class Kit:
 
     restored: None in the zygote of a function that runs on an accelerator.
     warm_up: the probe's largest case, because what it brings in serves smaller ones too.
+    form, reason: as in ``Chosen``, of what was restored in the end.
     """
 
     function: Function
     warm_up: list[bytes]
     restored: Restored | None
     report_ms: dict[str, float]
+    form: FormName
+    reason: str
 
 
 def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
@@ -63,7 +65,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
             f"{snapshot.path} held {spec.digest} when it was opened and holds {snapshot.digest} now; "
             "snapshots are immutable, serve the new one by its own path"
         )
-    device, chosen = "cpu", choose(snapshot, spec.trusted, spec.device)
+    device, chosen = "cpu", choose(snapshot, spec.trusted, spec.device, loads=True)
     if chosen.name is FormName.EAGER:
         from zerowake.snapshot import staging  # imports torch
         from zerowake.snapshot.device import resolve_device
@@ -77,14 +79,16 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     import_ms = 1e3 * (time.perf_counter() - started)
     warm_up = max(imported.cases, key=lambda case: sum(map(len, case)))
     if in_zygote and device != "cpu":
-        return Kit(imported.function, warm_up, None, {"import": import_ms})
+        return Kit(
+            imported.function, warm_up, None, {"import": import_ms}, chosen.name, chosen.reason
+        )
     try:
         restored = imported.restore(device=device, form=chosen.compiled)
     except UnusableForm as error:
-        print(f"the compiled form cannot be used, the eager one is: {error}", file=sys.stderr)
+        chosen = Chosen(FormName.EAGER, reason=f"the compiled form cannot be used: {error}")
         restored = imported.restore(device=device)
     report_ms = {**restored.report, "import": import_ms + restored.report["import"]}
-    return Kit(imported.function, warm_up, restored, report_ms)
+    return Kit(imported.function, warm_up, restored, report_ms, chosen.name, chosen.reason)
 
 
 def rehearse(kit: Kit, output: FunctionOutput) -> bool:
@@ -120,7 +124,8 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
         connection.send({"kind": "failed", "problem": to_problem(error)})
         return
     report_ms["total"] = 1e3 * (time.perf_counter() - started)
-    connection.send({"kind": "ready", "report": report_ms})
+    form = {"form": kit.form, "reason": kit.reason}
+    connection.send({"kind": "ready", "report": report_ms, **form})
     assert kit.restored is not None
     Loop(connection, executor, kit.function, output, kit.restored.eager_calls).run()
 

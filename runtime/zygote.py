@@ -180,8 +180,8 @@ def main(arguments: list[str]) -> None:
         os.execv(sys.executable, command)
     _run_torch_once()
     if "zerowake.snapshot.libtorch" in modules:  # named where a function runs on it
-        sys.modules["zerowake.snapshot.libtorch"].libtorch().run_once()
         with contextlib.suppress(ZerowakeError, OSError):  # a fork will say what is wrong
+            sys.modules["zerowake.snapshot.libtorch"].libtorch().run_once()
             fingerprint_id()  # what it reads is remembered: 1 ms of each fork
     gc.freeze()  # without a collection: it would take 180 ms of every start from nothing
     report = {"import": 1e3 * (time.perf_counter() - started)}

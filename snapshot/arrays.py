@@ -24,6 +24,10 @@ _CODES = {
     "uint8": "B",
     "bool": "b",
 }
+_SMALLEST_LARGEST = {
+    **{f"int{bits}": (-(1 << bits - 1), (1 << bits - 1) - 1) for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": (0, (1 << bits) - 1) for bits in (8, 16, 32, 64)},
+}
 
 
 class WrongRank(ValueError):
@@ -67,13 +71,27 @@ def take(value: Any, dtype: str, ndim: int) -> Array:
             # converted for it.
             if value.is_floating_point() and torch.promote_types(value.dtype, wanted) != wanted:
                 raise WrongPrecision(f"values of {value.dtype}; wanted {dtype}")
-            tensor = value.detach().to("cpu", wanted).contiguous()
+            if value.numel() and _may_wrap(str(value.dtype).removeprefix("torch."), dtype):
+                # what torch has no smallest of, uint64, is read as int64 of the same bits
+                same = torch.int64 if value.dtype == torch.uint64 else value.dtype
+                whole = value.detach().view(same).to(torch.int64)
+                low, high = whole.min().item(), whole.max().item()
+                if low < 0 and value.dtype == torch.uint64:
+                    high = low + (1 << 64)
+                    low = 0
+                _refuse_wrap(low, high, value.dtype, dtype)
+            plain = value.detach().resolve_conj().resolve_neg()  # or the memory has another sign
+            tensor = plain.to("cpu", wanted).contiguous()
             made = Array(
                 tensor.data_ptr(), dtype, tuple(tensor.shape), tuple(tensor.stride()), tensor
             )
         case Kind.NUMPY:
             numpy = sys.modules["numpy"]
+            if "numpy.ma" in sys.modules and isinstance(value, numpy.ma.MaskedArray):
+                raise TypeError("a masked array; fill it before: array.filled(value)")
             _refuse_loss(numpy.can_cast(value.dtype, dtype, "same_kind"), value, dtype)
+            if value.size and _may_wrap(value.dtype.name, dtype):
+                _refuse_wrap(value.min().item(), value.max().item(), value.dtype, dtype)
             dense = numpy.ascontiguousarray(value, dtype)
             address = dense.__array_interface__["data"][0]
             shape = tuple(numpy.shape(value))
@@ -121,6 +139,22 @@ def _refuse_loss(fits: bool, value: Any, dtype: str) -> None:
     """Fractions must not be cut off quietly; lists refuse that by themselves."""
     if not fits:
         raise TypeError(f"values of {value.dtype}; wanted {dtype}")
+
+
+def _may_wrap(found: str, wanted: str) -> bool:
+    """Whether integers of one type can lie past the ends of another."""
+    if found not in _SMALLEST_LARGEST or wanted not in _SMALLEST_LARGEST:
+        return False
+    (low, high), (least, most) = _SMALLEST_LARGEST[found], _SMALLEST_LARGEST[wanted]
+    return low < least or high > most
+
+
+def _refuse_wrap(low: int, high: int, found: Any, wanted: str) -> None:
+    """What lies past one end of ``wanted`` would come out quietly at its other end."""
+    least, most = _SMALLEST_LARGEST[wanted]
+    if low < least or high > most:
+        value = low if low < least else high
+        raise TypeError(f"{value} of {found}; wanted {wanted}, {least} to {most}")
 
 
 def _kind(value: Any) -> Kind:

@@ -10,30 +10,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from zerowake.snapshot.errors import UnusableForm
-from zerowake.snapshot.form import CONSTANTS, Form, ModuleForm, Weight, module_node
+from zerowake.snapshot.form import CONSTANTS, ModuleForm, Weight, module_node
 from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_NAMES
 from zerowake.snapshot.libtorch import Library
-from zerowake.snapshot.mapping import map_file
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.strided import ELEMENTS, Array, contiguous_strides, reach, same_layout
+from zerowake.snapshot.strided import ELEMENTS, Array, contiguous_strides, same_layout
 
 
 def weights(
-    form: Form,
     module: ModuleForm,
     snapshot: Snapshot,
     mapped: Sequence[mmap.mmap],
+    stored: mmap.mmap | None,
     library: Library,
 ) -> list[Array]:
     """An array for each of the library's constants, in its order, of the layout that it wants.
 
-    mapped: the snapshot's weights files. Raises UnusableForm for a constant that nothing holds, or
+    mapped: the snapshot's weights files. stored: the form's CONSTANTS. Raises UnusableForm for a constant that nothing holds, or
     that has another dtype, shape or strides.
     """
     nodes = _tensors(snapshot, module.path)
-    in_file = any(each.offset is not None for each in module.constants.values())
-    nbytes = (form.path / CONSTANTS).stat().st_size if in_file else 0
-    stored = map_file(form.path / CONSTANTS, nbytes) if nbytes else None  # shared by all instances
     arrays = []
     for constant in library.constants:
         fqn = constant.fqn.removeprefix("module.")  # the wrapper's name for what was compiled
@@ -90,7 +86,7 @@ def _in_snapshot(snapshot: Snapshot, mapped: Sequence[mmap.mmap], node: dict[str
 
 
 def _in_file(mapping: mmap.mmap | None, weight: Weight, offset: int) -> Array:
-    nbytes = ELEMENTS[weight.dtype][0] * reach(weight.shape, weight.strides)
+    nbytes = weight.nbytes
     if offset < 0 or offset + nbytes > (len(mapping) if mapping is not None else 0):
         raise UnusableForm(f"{CONSTANTS} ends before a constant of {nbytes} bytes at {offset}")
     owner, address = _aligned(b"") if mapping is None else _mapped(mapping, offset, nbytes)

@@ -23,7 +23,7 @@ from zerowake.snapshot.arrays import (
 )
 from zerowake.snapshot.binding import weights
 from zerowake.snapshot.errors import UnusableForm
-from zerowake.snapshot.form import Form, Input, ModuleForm
+from zerowake.snapshot.form import CONSTANTS, Form, Input, ModuleForm
 from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.strided import Array
@@ -42,14 +42,18 @@ class CompiledModule:
     are to fail. ``eager_calls``: how many it has answered, or failed to.
     """
 
+    __slots__ = ("_form", "_library", "_original", "_restored", "eager_calls")
+    _form: ModuleForm
+    _library: Library
+    _original: Callable[[], Module] | None
+    _restored: Module | None
+    eager_calls: int
+
     def __init__(
         self, form: ModuleForm, library: Library, original: Callable[[], Module] | None
     ) -> None:
-        self._form = form
-        self._library = library
-        self._original = original
-        self._restored: Module | None = None
-        self.eager_calls = 0
+        for name, value in zip(self.__slots__, (form, library, original, None, 0), strict=True):
+            object.__setattr__(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Takes tensors, numpy arrays or nested lists; returns what it was given.
@@ -76,7 +80,15 @@ class CompiledModule:
         return output.put_together(form.output, lambda place: give(results[place], kind))
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
+        raise self._only_called(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise self._only_called(name)
+
+    def _only_called(self, name: str) -> AttributeError:
+        if name.startswith("_"):  # what Python asks for, ``copy`` of an object without slots, say
+            return AttributeError(name)
+        return AttributeError(
             f"the compiled form of a module can only be called; {self._form.path}.{name} needs the "
             "module itself: read it in load and keep it on self, or freeze with --no-compile"
         )
@@ -85,7 +97,7 @@ class CompiledModule:
         """The module itself, restored at the first such call, which then takes seconds."""
         if self._original is None:
             raise misfit
-        self.eager_calls += 1
+        object.__setattr__(self, "eager_calls", self.eager_calls + 1)
         if self.eager_calls == 1:
             print(
                 f"{misfit}. The original module is asked instead, which is slower and loads torch; "
@@ -94,12 +106,13 @@ class CompiledModule:
             )
         if self._restored is None:
             try:
-                self._restored = self._original()
+                object.__setattr__(self, "_restored", self._original())
             except Exception as error:
                 raise NotTaken(
                     f"{misfit}; the original module cannot be restored to answer instead ({error}): "
                     "add an example like this one and freeze again"
                 ) from error
+        assert self._restored is not None
         return self._restored
 
     def _check_others(self, given: Mapping[str, Any]) -> None:
@@ -114,7 +127,7 @@ class CompiledModule:
                         f"{form.path}({name}={value!r:.80}): it was compiled for {name}={wanted!r}"
                     )
             elif name not in inputs and value:  # *args, **kwargs
-                raise NotTaken(f"{form.path}: it was compiled without more arguments ({name})")
+                raise NotTaken(f"{form.path}: it was compiled without {name}")
 
     def _take(self, wanted: Input, value: Any) -> Array:
         try:
@@ -166,18 +179,22 @@ def load(
     """The form's modules by path, bound to the weights where they are mapped.
 
     original: makes the module itself at a path, for calls that its library does not take.
-    Raises UnusableForm when a weight is not what the library wants.
+    Raises UnusableForm when a file is not the one that the form lists, or a weight is not what the
+    library wants.
     """
     made = {}
+    torch = libtorch()
+    stored = form.listed(CONSTANTS).mapped() if CONSTANTS in form.files else None
     for each in form.modules:
-        library = Library(form.path / each.library, libtorch())
+        with form.listed(each.library).loadable() as path:
+            library = Library(path, torch, each.library)
         if library.inputs != len(each.inputs):
             raise UnusableForm(
                 f"{each.library} takes {library.inputs} inputs, not {len(each.inputs)}"
             )
         if any(not 0 <= place < library.outputs for place in output.places(each.output)):
             raise UnusableForm(f"{each.library} has {library.outputs} outputs, not {each.output}")
-        library.bind(weights(form, each, snapshot, mapped, library))
+        library.bind(weights(each, snapshot, mapped, stored, library))
         made[each.path] = CompiledModule(
             each, library, partial(original, each.path) if original is not None else None
         )

@@ -4,6 +4,7 @@ So one ``predict`` serves every form: ``self.model([[1, 2]])`` gives nested list
 """
 
 import inspect
+import threading
 from typing import Any
 
 import torch
@@ -28,11 +29,21 @@ def accept_arrays_at(module: Any) -> None:
         _Hooks(module).install()
 
 
+class _Running(threading.local):
+    """The kinds of the calls that run now, of each thread its own; a module may call itself."""
+
+    def __init__(self) -> None:
+        self.kinds: list[Kind] = []
+
+    def __reduce__(self) -> Any:  # a copy of the module has its own
+        return _Running, ()
+
+
 class _Hooks:
     def __init__(self, module: torch.nn.Module) -> None:
         self._module = module
         self._signature = inspect.signature(module.forward)
-        self._kinds: list[Kind] = []  # of the calls that run now: a module may call itself
+        self._running = _Running()
 
     def install(self) -> None:
         self._module.register_forward_pre_hook(self._before, with_kwargs=True)
@@ -41,7 +52,7 @@ class _Hooks:
     def _before(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
         kind = kind_of(value for value in (*args, *kwargs.values()) if is_array(value))
         if kind is Kind.TORCH:
-            self._kinds.append(kind)
+            self._running.kinds.append(kind)
             return None
         bound = self._signature.bind(*args, **kwargs)
         place = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -58,11 +69,12 @@ class _Hooks:
                 is_float = tensor.is_floating_point()
                 bound.arguments[name] = tensor.to(floats) if is_float else tensor
                 changed = True
-        self._kinds.append(kind if changed else Kind.TORCH)
+        self._running.kinds.append(kind if changed else Kind.TORCH)
         return (bound.args, bound.kwargs)
 
     def _after(self, module: torch.nn.Module, args: Any, result: Any) -> Any:
-        kind = self._kinds.pop() if self._kinds else Kind.TORCH
+        kinds = self._running.kinds
+        kind = kinds.pop() if kinds else Kind.TORCH
         if kind is Kind.TORCH or result is None:
             return None
         give = torch.Tensor.tolist if kind is Kind.LIST else _to_numpy

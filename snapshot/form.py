@@ -9,6 +9,7 @@ runs it.
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,13 +20,17 @@ from zerowake.snapshot import conditions, skeleton, state
 from zerowake.snapshot.conditions import Condition
 from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
 from zerowake.snapshot.fingerprint import fingerprint_id
-from zerowake.snapshot.mapping import open_file
+from zerowake.snapshot.layout import ALIGN_NBYTES
+from zerowake.snapshot.listed import Listed, in_words
+from zerowake.snapshot.mapping import open_file, read_file
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.strided import ELEMENTS
+from zerowake.snapshot.strided import ELEMENTS, reach
 
 DIRECTORY = "compiled"
 FILE = "form.json"
 FORMAT = 2
+MAX_NBYTES = 16 << 20  # of form.json
+MAX_LIBRARY_NBYTES = 256 << 20
 CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: literals, other dtypes
 NOT_WANTED = "--no-compile"  # what stands in a WHY file where nobody has tried
 _WHY_NBYTES = 2000
@@ -53,6 +58,11 @@ class Weight:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int | None
+
+    @property
+    def nbytes(self) -> int:
+        """From the first to the last byte, gaps included."""
+        return ELEMENTS[self.dtype][0] * reach(self.shape, self.strides)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +112,24 @@ class Form:
     def __str__(self) -> str:
         return f"{self.dtype or 'own dtype'}, error {self.error:.1e}"
 
+    def listed(self, name: str) -> Listed:
+        """One of its files, which ``parse_form`` has seen in the list."""
+        most = MAX_LIBRARY_NBYTES
+        if name == CONSTANTS:
+            constants = [each for module in self.modules for each in module.constants.values()]
+            ends = [each.offset + each.nbytes for each in constants if each.offset is not None]
+            most = max(ends, default=0) + ALIGN_NBYTES
+        return Listed(self.path / name, self.files[name], most)
 
-def find_form(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
+
+def find_form(
+    snapshot: Snapshot, named: frozenset[str] = frozenset(), *, loads: bool = False
+) -> Form:
     """The form for this machine, checked, of a snapshot.
 
-    named: digests that the operator vouches for. Raises UnusableForm with the reason when there is
-    none, or it is not to be used.
+    named: digests that the operator vouches for. loads: the caller loads it next, when its files are
+    hashed; otherwise they are here. Raises UnusableForm with the reason when there is none, or it is
+    not to be used.
     """
     form = _read_form(snapshot)
     if not state.is_trusted(form.digest, named):
@@ -119,7 +141,7 @@ def find_form(snapshot: Snapshot, named: frozenset[str] = frozenset()) -> Form:
             f"--trust {form.digest}{needed}, or compile it here: zerowake compile "
             f"{snapshot.path}{here}"
         )
-    _check_files(form, snapshot)
+    _check_files(form, snapshot, hashed=not loads)
     return form
 
 
@@ -139,11 +161,11 @@ def all_forms(snapshot: Snapshot) -> Iterator[tuple[Path, Form | UnusableForm]]:
     """The folder of each form that lies there, for whatever machine, and what it says."""
     for file in sorted((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}")):
         try:
-            yield file.parent, parse_form(file.parent, file.read_bytes())
+            yield file.parent, parse_form(file.parent, read_file(file, MAX_NBYTES))
         except UnusableForm as error:
             yield file.parent, error
-        except OSError as error:
-            yield file.parent, UnusableForm(f"{file}: {error.strerror}")
+        except (DamagedSnapshot, OSError) as error:
+            yield file.parent, UnusableForm(f"{file}: {in_words(error)}")
 
 
 def home(snapshot: Snapshot) -> Path:
@@ -159,8 +181,11 @@ def why_file(snapshot: Snapshot) -> Path:
 def _read_form(snapshot: Snapshot) -> Form:
     path = home(snapshot)
     try:
-        data = (path / FILE).read_bytes()
-    except OSError:
+        data = read_file(path / FILE, MAX_NBYTES)
+    except (DamagedSnapshot, OSError) as error:
+        if os.path.lexists(path / FILE):
+            said = f"its compiled form cannot be read: {in_words(error)}"
+            raise UnusableForm(f"{said}; {_anew(snapshot)}") from None
         raise UnusableForm(_why_none(snapshot)) from None
     try:
         form = parse_form(path, data)
@@ -223,6 +248,13 @@ def parse_form(path: Path, data: bytes) -> Form:
             )
         modules = tuple(_module(each) for each in plain["modules"])
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        files = {_plain_name(name): str(sha256) for name, sha256 in plain["files"].items()}
+        for module in modules:
+            needed = {module.library}
+            if any(each.offset is not None for each in module.constants.values()):
+                needed.add(CONSTANTS)
+            if missing := needed - files.keys():
+                raise ValueError(f"{min(missing)} is not among its files")
         return Form(
             path,
             digest,
@@ -232,9 +264,11 @@ def parse_form(path: Path, data: bytes) -> Form:
             float(plain["error"]),
             float(plain.get("tolerance", plain["error"])),  # older ones do not say
             modules,
-            {str(name): str(sha256) for name, sha256 in plain["files"].items()},
+            files,
         )
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (
+        AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError
+    ) as error:  # fmt: skip
         raise UnusableForm(f"{path / FILE} does not hold a form: {error!r}") from None
 
 
@@ -255,11 +289,14 @@ def _module(plain: dict[str, Any]) -> ModuleForm:
     known = {parameter.name for parameter in parameters}
     if unknown := {*fixed, *(each.name for each in inputs)} - known:
         raise ValueError(f"{min(unknown)!r:.80} is no argument")
-    ranges = {name: (int(low), high) for name, (low, high) in plain["ranges"].items()}
+    ranges = {
+        name: (int(low), None if high is None else int(high))
+        for name, (low, high) in plain["ranges"].items()
+    }
     for each in inputs:
         if each.dtype not in ELEMENTS:
             raise ValueError(f"dtype {each.dtype!r:.40}")
-        if any(isinstance(size, str) and size not in ranges for size in each.shape):
+        if any(size not in ranges if isinstance(size, str) else size < 0 for size in each.shape):
             raise ValueError(f"a size of {each.name} has no range")
     constants = {
         fqn: Weight(
@@ -292,21 +329,18 @@ def _sizes(plain: list[int]) -> tuple[int, ...]:
 
 
 def _plain_name(name: str) -> str:
-    if not re.fullmatch(r"[\w-]+\.so", name):
-        raise ValueError(f"library {name!r:.80}")
+    if name != CONSTANTS and not re.fullmatch(r"[\w-]{1,200}\.so", name):
+        raise ValueError(f"file {name!r:.80}")
     return name
 
 
-def _check_files(form: Form, snapshot: Snapshot) -> None:
-    path = form.path
+def _check_files(form: Form, snapshot: Snapshot, *, hashed: bool = True) -> None:
     try:
-        for name, sha256 in form.files.items():
-            with open(path / name, "rb") as file:  # not read at once: each page would be a fault
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found != sha256:
-                raise UnusableForm(f"{path / name} does not have the digest that {FILE} names")
-        if odd := {entry.name for entry in path.iterdir()} - {*form.files, FILE}:
-            raise UnusableForm(f"{path / min(odd)} is not listed in {FILE}")
+        if hashed:
+            for name in form.files:
+                form.listed(name).check()
+        if odd := {entry.name for entry in form.path.iterdir()} - {*form.files, FILE}:
+            raise UnusableForm(f"{form.path / min(odd)!s:.400} is not listed in {FILE}")
     except UnusableForm as error:
         raise UnusableForm(f"{error}; {_anew(snapshot)}") from None
     except OSError as error:

@@ -9,6 +9,7 @@ ends the process, so callers check those first (``compiled``).
 
 import ctypes
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from ctypes import POINTER, byref, c_bool, c_char_p, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
@@ -88,6 +89,13 @@ class LibTorch:
         assert handle.value is not None
         return handle.value
 
+    def last_error(self) -> str:
+        """What the last function that failed on this thread said; nothing where torch does not tell."""
+        if (read := getattr(self._lib, "torch_exception_get_what_without_backtrace", None)) is None:
+            return ""
+        read.restype = c_char_p
+        return (read() or b"").decode(errors="replace").strip()
+
     def delete(self, handle: int) -> None:
         self._delete(handle)
 
@@ -136,7 +144,8 @@ class Constant:
 class Library:
     """A compiled module's library, its constants not yet bound. Not to be called by two threads."""
 
-    def __init__(self, path: Path, torch: LibTorch) -> None:
+    def __init__(self, path: Path | str, torch: LibTorch, name: str = "") -> None:
+        """name: what errors call it, where its path says nothing."""
         self._torch = torch
         self._kept: list[Owned] = []
         try:
@@ -150,7 +159,9 @@ class Library:
             self.outputs = self._number(lib.AOTInductorModelContainerGetNumOutputs)
             self.constants = [self._constant(place) for place in range(self._constants())]
         except (OSError, AttributeError) as error:
-            raise UnusableForm(f"the compiled library {path} cannot be loaded: {error}") from error
+            raise UnusableForm(
+                f"the compiled library {name or path} cannot be loaded: {error}"
+            ) from error
         self._run.argtypes = [
             *(c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_void_p), c_size_t),
             *(c_void_p, c_void_p),
@@ -180,7 +191,7 @@ class Library:
         found = (c_void_p * self.outputs)()
         failed = self._run(self._container, given, self.inputs, found, self.outputs, None, None)
         if failed:
-            raise RuntimeError(self._message())
+            raise RuntimeError(in_words(self._message(), self._torch.last_error()))
         # A result that is returned twice has one handle, and one that is a weight its memory.
         owned = {handle: Owned(self._torch, handle or 0, (self, arrays)) for handle in {*found}}
         return [self._torch.array(handle or 0, owned[handle]) for handle in found]
@@ -214,6 +225,15 @@ class Library:
         text = c_char_p()
         self._error(byref(text))
         return (text.value or b"no reason given").decode(errors="replace").strip()
+
+
+def in_words(message: str, torch_says: str) -> str:
+    """A library's message about a function of libtorch that has failed, in torch's own words.
+
+    As it comes it is the line of generated code, and where that lay on the machine that compiled it.
+    """
+    called = re.fullmatch(r"(\w+)\(.*\) API call failed at .*, line \d+", message, re.DOTALL)
+    return f"{torch_says or 'it failed'} ({called[1]})" if called else message
 
 
 def _check(failed: int, what: str) -> None:

@@ -71,6 +71,16 @@ def open_file(path: Path) -> int:
     return fd
 
 
+def read_file(path: Path, most: int) -> bytes:
+    """All of a file. Raises DamagedSnapshot as ``open_file`` does, or when it has more than ``most``
+    bytes."""
+    with open(open_file(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise DamagedSnapshot(f"{path.name} has {size} bytes; expected at most {most}")
+        return file.read(size)
+
+
 def populate(mapped: mmap.mmap) -> None:
     """Fill the page tables for reading, so that the first run takes no faults."""
     try:

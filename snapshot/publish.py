@@ -4,6 +4,7 @@ Does not know what is in it. ``staged`` gives a directory to write in, ``publish
 killed processes have left is removed by the next one.
 """
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -13,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = ".zerowake-staging-"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 @contextmanager
@@ -39,8 +42,8 @@ def staged(parent: Path) -> Iterator[Path]:
 def publish(staging: Path, final: Path, is_sound: Callable[[Path], bool]) -> None:
     """Sync ``staging``, whose files ``write_file`` has synced, and rename it to ``final`` beside it.
 
-    What has the name already stays if ``is_sound`` says so: it was published first. Otherwise it
-    makes room, and who has mapped its files keeps them.
+    What has the name already stays if ``is_sound`` says so: it was published first. Otherwise the
+    two change places, so that there always is one, and who has mapped its files keeps them.
     """
     for directory, _, _ in os.walk(staging):
         sync(Path(directory))
@@ -48,10 +51,16 @@ def publish(staging: Path, final: Path, is_sound: Callable[[Path], bool]) -> Non
         if os.path.lexists(final):
             if is_sound(final):
                 return
-            aside = tempfile.mkdtemp(prefix=PREFIX, dir=final.parent)
-            os.rename(final, Path(aside, final.name))
-            shutil.rmtree(aside, ignore_errors=True)
-        os.rename(staging, final)
+            if _exchange(staging, final):
+                if staging.is_symlink() or not staging.is_dir():
+                    staging.unlink()  # a directory is removed where it was made
+            else:
+                aside = tempfile.mkdtemp(prefix=PREFIX, dir=final.parent)
+                os.rename(final, Path(aside, final.name))
+                os.rename(staging, final)
+                shutil.rmtree(aside, ignore_errors=True)
+        else:
+            os.rename(staging, final)
         sync(final.parent)
 
 
@@ -78,6 +87,15 @@ def remove_stale(parent: Path) -> None:
             pass  # somebody is at work there
         finally:
             os.close(fd)
+
+
+def _exchange(one: Path, two: Path) -> bool:
+    """Have two paths change places in one step, where the file system can (Linux 3.15, glibc 2.28)."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    paths = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(two))
+    return bool(renameat2(*paths, _RENAME_EXCHANGE) == 0)
 
 
 @contextmanager

@@ -49,7 +49,6 @@ from zerowake.snapshot.store import (
 
 _SPARE_NBYTES = 1 << 20  # directories and the manifest, when judging free space
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^#]+")
-_FORM_FILE = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
 _PINNED = re.compile(r"(?P<url>[^#]*)#(?P<digest>sha256:[0-9a-f]{64})")
 
 Note = Callable[[str], None]
@@ -221,9 +220,6 @@ def _fetch_form(
         form = forms.parse_form(place, data)
         if form.snapshot != digest:
             raise UnusableForm("it belongs to another snapshot")
-        for file in form.files:
-            if not _FORM_FILE.fullmatch(file) or file == forms.FILE:
-                raise UnusableForm(f"it names the file {file!r:.80}")
         files = {f"{name}/{file}": sha256 for file, sha256 in form.files.items()}
         found = _stat_all(store, files, pause)
         _check_space(into, sum(each.nbytes for each in found.values()))

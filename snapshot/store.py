@@ -15,6 +15,7 @@ from zerowake.snapshot import (
     comparison,
     layout,
     manifest,
+    mapping,
     names,
     proof,
     skeleton,
@@ -56,7 +57,7 @@ def open_snapshot(path: Path, *, checked: str = "") -> Snapshot:
             )
         )
     path = path.resolve()
-    data = _read(path / MANIFEST_FILE, manifest.MAX_JSON_NBYTES)
+    data = mapping.read_file(path / MANIFEST_FILE, manifest.MAX_JSON_NBYTES)
     digest = manifest.digest_of(data)
     known = digest == checked
     found = manifest.parse(data, checked=known)
@@ -65,7 +66,7 @@ def open_snapshot(path: Path, *, checked: str = "") -> Snapshot:
         _check_code(found)
         for index, (segment, table) in enumerate(zip(found.segments, _tables(found), strict=True)):
             _check_segment(path, index, segment, table)
-    skeleton_data = _read(path / skeleton.FILE, manifest.MAX_JSON_NBYTES)
+    skeleton_data = mapping.read_file(path / skeleton.FILE, manifest.MAX_JSON_NBYTES)
     if hashlib.sha256(skeleton_data).hexdigest() != found.files[skeleton.FILE].sha256:
         raise DamagedSnapshot(f"{skeleton.FILE} does not have the SHA-256 that the manifest names")
     parsed = skeleton_parser.parse(skeleton_data, found, checked=known)
@@ -156,18 +157,10 @@ def verify(
 def read_file(snapshot: Snapshot, path: str) -> bytes:
     """A file that the manifest lists, its digest checked."""
     file = snapshot.manifest.files[path]
-    data = _read(snapshot.path / path, file.nbytes)
+    data = mapping.read_file(snapshot.path / path, file.nbytes)
     if hashlib.sha256(data).hexdigest() != file.sha256:
         raise DamagedSnapshot(f"{path} does not have the SHA-256 that the manifest names")
     return data
-
-
-def _read(path: Path, most: int) -> bytes:
-    with open(open_file(path), "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise DamagedSnapshot(f"{path.name} has {size} bytes; expected at most {most}")
-        return file.read(size)
 
 
 def _hash(root: Path, file: str, start: int, nbytes: int) -> str:

@@ -190,8 +190,9 @@ S = TypeVar("S", bound=Scripted)
 class ScriptedInstance(Scripted):
     """An instance."""
 
-    def ready(self, **report_ms: float) -> None:
-        self.send({"kind": "ready", "report": {"total": 3.0, **report_ms}})
+    def ready(self, form: FormName = FormName.PLAIN, reason: str = "", **report_ms: float) -> None:
+        report = {"total": 3.0, **report_ms}
+        self.send({"kind": "ready", "report": report, "form": form, "reason": reason})
 
     async def batch(self) -> list[bytes]:
         """The bodies of the next batch."""

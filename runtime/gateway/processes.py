@@ -20,6 +20,7 @@ from zerowake.runtime.errors import (
     ZygoteLost,
     to_problem,
 )
+from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import Forked, ZygoteLink
 from zerowake.runtime.hooks import Moment
@@ -57,6 +58,9 @@ class Listener(Protocol):
 
     async def on_frame(self, instance: Instance, frame: Frame) -> None:
         """A frame about calls; awaited before the next one is read."""
+
+    def runs_as(self, form: FormName, reason: str) -> None:
+        """An instance is ready, in this form; ``reason`` as in ``Chosen``."""
 
     def on_exit(self, instance: Instance, died: InstanceDied) -> None:
         """A process has ended, whether it was to or not; ``died`` says how."""
@@ -291,6 +295,7 @@ class Processes:
             case "ready":
                 if instance.state is State.STARTING:  # and not stopped meanwhile
                     instance.state = State.IDLE
+                self._listener.runs_as(FormName(frame.header["form"]), frame.header["reason"])
                 instance.ready.set_result(frame.header["report"])
             case "failed":
                 instance.ready.set_exception(RemoteError(frame.header["problem"]))

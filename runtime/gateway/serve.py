@@ -15,12 +15,15 @@ from zerowake.runtime.config import Device, ServeConfig, shows_gpu
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.port import Ingress
+from zerowake.snapshot.errors import DamagedSnapshot
+from zerowake.snapshot.mapping import read_file
 
 if TYPE_CHECKING:
     from zerowake.runtime.gateway.pool import Pool
 
 log = logging.getLogger("zerowake.gateway")
 
+MOST_FORM_NBYTES = 16 << 20
 WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
@@ -79,8 +82,8 @@ def _looks_torch_free(target: str) -> bool:
     """
     try:
         forms = Path(target).glob("compiled/*/form.json")
-        return any(b'"torch_free": true' in form.read_bytes() for form in forms)
-    except OSError:  # what is wrong is said later
+        return any(b'"torch_free": true' in read_file(form, MOST_FORM_NBYTES) for form in forms)
+    except (OSError, DamagedSnapshot):  # what is wrong is said later
         return False
 
 

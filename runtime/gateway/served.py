@@ -25,6 +25,7 @@ from zerowake.runtime.errors import (
     PredictTimeout,
     to_problem,
 )
+from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.depths import Depths
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
@@ -302,6 +303,14 @@ class Served:
             case "settled":
                 self._metrics.observe_eager_calls(self.name, header.get("eager_calls", 0))
                 self._settle(instance)
+
+    def runs_as(self, form: FormName, reason: str) -> None:
+        """What the gateway has chosen when it opened the snapshot may have changed on disk since."""
+        if form is self.form or self._closed:
+            return
+        log.warning("%s runs as %s now%s", self.name, form, f": {reason}" if reason else "")
+        self.form, self._eager_because = form, reason
+        self._metrics.observe_form(self.name, form, reason)
 
     def on_exit(self, instance: Instance, died: InstanceDied) -> None:
         """Decide over the calls that an instance has left unanswered.

@@ -212,6 +212,34 @@ def test_a_form_that_fails_only_when_it_is_bound_gives_way_to_the_eager_one(
     assert any("the compiled form cannot be used" in line for line in gateway.log)
 
 
+def test_a_form_that_goes_while_it_is_served_is_told(
+    compiled: Callable[[str], Path], launch: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    copy = tmp_path / "snapshot"
+    shutil.copytree(compiled("nets.py:Nets"), copy)
+    gateway = launch(copy, "--depth", "cold")
+    (form,) = forms(copy)
+    form.with_name("constants.bin").unlink()
+    assert ask(gateway, "process", None)["torch"] is True
+    assert ask(gateway, "text", TEXT[0])["rows"]
+    assert any("nets runs as eager now" in line and "constants.bin" in line for line in gateway.log)
+    (told,) = gateway.request("GET", "/functions").json()
+    assert told["form"] == "eager" and "constants.bin is missing" in told["reason"]
+    metrics = gateway.request("GET", "/metrics").body.decode()
+    assert 'zerowake_form_info{form="eager",function="nets"' in metrics
+
+
+def test_a_thread_that_wake_leaves_does_not_hold_up_the_compiler(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import threading\nfrom zerowake import function\n\n@function(examples=[1])\nclass App:\n"
+        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+        "    def wake(self):\n        threading.Thread(target=threading.Event().wait).start()\n"
+        "    def predict(self, x: int) -> int:\n        return x\n"
+    )
+    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
+    assert run.returncode == 0 and "self.model is not called on the probe" in run.stderr, run.stderr
+
+
 def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "from zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"

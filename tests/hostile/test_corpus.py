@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from hostile import make
 
 from zerowake.snapshot import errors
-from zerowake.snapshot.errors import DamagedSnapshot, ForbiddenClass
+from zerowake.snapshot.errors import DamagedSnapshot, ForbiddenClass, UnusableForm
+from zerowake.snapshot.fingerprint import fingerprint_id
+from zerowake.snapshot.form import find_form
 from zerowake.snapshot.store import check_digests, open_snapshot
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -144,6 +147,54 @@ def test_special_files_are_refused(tmp_path: Path) -> None:
     os.mkfifo(path / "proof.json")
     with pytest.raises(DamagedSnapshot, match=r"no regular file"):
         open_snapshot(path)
+
+
+def _fifo(file: Path) -> None:
+    os.mkfifo(file)
+
+
+def _link(file: Path) -> None:
+    file.symlink_to("/dev/zero")
+
+
+def _huge(file: Path) -> None:
+    file.touch()
+    os.truncate(file, 1 << 40)
+
+
+def _infinite(file: Path) -> None:
+    file.write_text(
+        '{"format": 2, "snapshot": "", "torch_free": true, "dtype": null, "modules": [], '
+        '"files": {}, "error": 1' + "0" * 400 + "}"
+    )
+
+
+def _elsewhere(file: Path) -> None:
+    file.write_text(
+        '{"format": 2, "snapshot": "", "torch_free": true, "dtype": null, "modules": [], '
+        '"files": {"../../../../dev/zero": ""}, "error": 0}'
+    )
+
+
+@pytest.mark.parametrize(
+    "make_form, said",
+    [
+        (_fifo, "no regular file"),
+        (_link, "symbolic link"),
+        (_huge, "expected at most"),
+        (_infinite, "does not hold a form"),
+        (_elsewhere, "does not hold a form"),
+    ],
+)
+def test_a_strangers_form_neither_holds_up_nor_ends_who_looks(
+    make_form: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    snapshot = open_snapshot(build("good", tmp_path / "snapshot"))
+    file = snapshot.path / "compiled" / fingerprint_id() / "form.json"
+    file.parent.mkdir(parents=True)
+    make_form(file)
+    with pytest.raises(UnusableForm, match=said):
+        find_form(snapshot)
 
 
 def test_a_module_that_lies_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """What happens to a form that lies there, and to the reason why there is none. Compiles nothing itself."""
 
+import errno
 import json
 import os
 import shutil
@@ -117,3 +118,19 @@ def test_inspect_shows_the_forms(
     said = compiled_forms(snapshot)[1]["reason"]
     assert f"--trust {form} --trust {snapshot.digest}, or compile it here: " in said
     assert said.endswith(f"zerowake compile {snapshot.path} --trust {snapshot.digest}")
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        (errno.ENOSPC, "^/s/compiled cannot be written to: No space left on device$"),
+        (errno.EROFS, "^/s/compiled cannot be written to: Read-only file system$"),
+        (errno.ENOMEM, "^the system refuses something: .*Cannot allocate memory$"),  # of a fork
+    ],
+)
+def test_errors_of_the_system_are_told_as_what_they_are(code: int, said: str) -> None:
+    with (
+        pytest.raises(CannotCompile, match=said),
+        compiling._system_errors_told(Path("/s/compiled")),
+    ):
+        raise OSError(code, os.strerror(code))

@@ -154,6 +154,49 @@ def test_a_tensor_of_another_precision_is_the_original_modules(value: str, wante
         take(torch.ones(2, dtype=getattr(torch, value)), wanted, 1)
 
 
+@pytest.mark.parametrize(
+    "value, dtype, said",
+    [
+        (torch.tensor([2**32 + 1]), "int32", "4294967297 of torch.int64"),
+        (torch.tensor([257, -1]), "uint8", "-1 of torch.int64"),
+        (torch.tensor([5, 2**63 + 5], dtype=torch.uint64), "int64", "9223372036854775813 of"),
+        (torch.tensor([60_000], dtype=torch.uint16), "int16", "60000 of torch.uint16"),
+        (numpy.array([2**32 + 1]), "int32", "4294967297 of int64"),
+        (numpy.array([2**63 + 5], dtype=numpy.uint64), "int64", "9223372036854775813 of uint64"),
+        (numpy.array([1, 70_000], dtype=">i4"), "int16", "70000 of >i4"),
+        (numpy.uint8(200), "int8", "200 of uint8"),
+    ],
+)
+def test_integers_do_not_wrap_around(value: Any, dtype: str, said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        take(value, dtype, value.ndim)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.tensor([7], dtype=torch.uint64),
+        torch.tensor([-7, 7]),
+        torch.zeros(0, dtype=torch.int64),
+        numpy.array([7], dtype=numpy.uint64),
+        numpy.zeros(0, dtype=numpy.int64),
+    ],
+)
+def test_integers_that_fit_a_narrower_type(value: Any) -> None:
+    assert back(take(value, "int16", 1)) == value.tolist()
+
+
+def test_a_masked_array_is_refused() -> None:
+    with pytest.raises(TypeError, match="masked"):
+        take(numpy.ma.array([1.0, 2.0], mask=[0, 1]), "float32", 1)
+
+
+def test_tensors_that_are_conjugated_or_negated_only_in_name() -> None:
+    imaginary = torch.conj(torch.tensor([1 + 2j, 3 - 4j])).imag
+    assert imaginary.is_neg()
+    assert back(take(imaginary, "float32", 1)) == [-2.0, 4.0]
+
+
 def test_a_bfloat16_tensor_keeps_its_bits() -> None:
     value = torch.tensor([1.0, 3.14159], dtype=torch.bfloat16)
     taken = take(value, "bfloat16", 1)

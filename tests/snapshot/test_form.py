@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 from support import run_python
 
 from zerowake.runtime.forms import FormName, choose
-from zerowake.snapshot import state
+from zerowake.snapshot import form, state
 from zerowake.snapshot.errors import UnusableForm
 from zerowake.snapshot.form import module_node
 from zerowake.snapshot.store import open_snapshot
@@ -90,6 +92,33 @@ def test_files_missing_or_too_many(copy: Path) -> None:
     assert "image.so" in reason(copy)
 
 
+def test_special_files_and_links(copy: Path, tmp_path: Path) -> None:
+    """None of them may be waited for, or read without end."""
+    for name in ("form.json", "text.so", "constants.bin"):
+        file = form_file(copy).with_name(name)
+        kept = file.rename(tmp_path / name)
+        os.mkfifo(file)
+        assert f"{name} is no regular file" in reason(copy)
+        file.unlink()
+        file.symlink_to(kept)
+        assert f"{name} is a symbolic link" in reason(copy)
+        file.unlink()
+        file.touch()
+        os.truncate(file, 1 << 40)
+        assert f"{1 << 40} bytes; expected at most" in reason(copy)
+        file.unlink()
+        kept.rename(file)
+    assert choose(open_snapshot(copy), (), "cpu").name is FormName.TORCH_FREE
+
+
+def test_a_form_that_may_not_be_read(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, most: int) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(form, "read_file", refuse)
+    assert "form.json: Permission denied" in reason(copy)
+
+
 def test_a_form_of_another_snapshot(copy: Path) -> None:
     rewrite(copy, lambda plain: plain.update(snapshot="sha256:" + "0" * 64))
     assert "belongs to another snapshot" in reason(copy)
@@ -136,10 +165,36 @@ def test_a_form_file_that_is_a_directory(copy: Path) -> None:
         lambda module: module["constants"].update(x=["float32", [-1], [1], 0]),
         lambda module: module["constants"].update(x=["float32", [1, 1], [1], 0]),
         lambda module: module.pop("output"),
+        lambda module: module["inputs"][0].update(below=math.inf),
+        lambda module: module["inputs"][0].update(shape=[-1, 2]),
+        lambda module: module["inputs"][0].update(shape=[None, 2]),
+        lambda module: module.update(ranges={each: [math.inf, None] for each in module["ranges"]}),
+        lambda module: module.update(ranges={each: [1, "x"] for each in module["ranges"]}),
+        lambda module: module["constants"].update(x=["float32", [math.inf], [1], None]),
+        lambda module: module["constants"].update(x=["float32", [1], [1], math.inf]),
+        lambda module: module.update(library="more.so"),
     ],
 )
 def test_a_field_that_is_not_as_it_should_be(copy: Path, change: Callable[[Any], Any]) -> None:
     rewrite(copy, lambda plain: [change(plain["modules"][0]), plain][1])
+    assert "form.json does not hold a form" in reason(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda plain: plain.update(error=10**400),
+        lambda plain: plain["files"].pop("constants.bin"),
+        lambda plain: plain["files"].pop("text.so"),
+        lambda plain: plain["files"].update({"../../../proof.json": "0" * 64}),
+        lambda plain: plain["files"].update({"/dev/zero": "0" * 64}),
+        lambda plain: plain["files"].update({"form.json": "0" * 64}),
+    ],
+)
+def test_a_field_of_the_whole_that_is_not_as_it_should_be(
+    copy: Path, change: Callable[[Any], Any]
+) -> None:
+    rewrite(copy, lambda plain: [change(plain), plain][1])
     assert "form.json does not hold a form" in reason(copy)
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support import run_python
 
+from zerowake.snapshot.libtorch import in_words
+
 # text and image: the modules of nets.py, bound; library: text's own
 LOAD = """
 import gc, sys
@@ -150,6 +152,23 @@ print(image(IMAGE)["none"])
     )
     words, after = said.splitlines()
     assert "aoti_torch_cpu_convolution" in words and after == "None"  # and it goes on
+    assert "/" not in words and "Kernel size can't be greater than actual input size" in words
+
+
+@pytest.mark.parametrize(
+    "message, torch_says, said",
+    [
+        (
+            "aoti_torch_cpu_mm_out(buf0, wrap(arg0), &buf1) API call failed at /tmp/a b/c.cpp, line 8",
+            "shapes cannot be multiplied",
+            "shapes cannot be multiplied (aoti_torch_cpu_mm_out)",
+        ),
+        ("aoti_torch_x(\n1) API call failed at /c.cpp, line 8", "", "it failed (aoti_torch_x)"),
+        ("Error: 5", "something before", "Error: 5"),
+    ],
+)
+def test_a_librarys_message_in_words(message: str, torch_says: str, said: str) -> None:
+    assert in_words(message, torch_says) == said
 
 
 def test_threads_are_set(compiled: Callable[[str], Path]) -> None:

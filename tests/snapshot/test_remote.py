@@ -235,9 +235,9 @@ def test_no_form_where_missing_objects_are_denied(store: FolderStore, tmp_path: 
     [
         ({"snapshot": "sha256:00"}, "belongs to another snapshot"),
         ({"files": {"module.so": "00"}}, "does not have the digest"),
-        ({"files": {"../../../evil": "00"}}, "names the file '../../../evil'"),
-        ({"files": {"a/b": "00"}}, "names the file 'a/b'"),
-        ({"files": {"form.json": "00"}}, "names the file 'form.json'"),
+        ({"files": {"../../../evil": "00"}}, "file '../../../evil'"),
+        ({"files": {"a/b": "00"}}, "file 'a/b'"),
+        ({"files": {"form.json": "00"}}, "file 'form.json'"),
         ({"files": {"gone.so": "00"}}, "gone.so is not there"),
         ({"format": 9}, "format 9"),
     ],

@@ -20,6 +20,7 @@ from zerowake.runtime.errors import (
     ZygoteLost,
     to_problem,
 )
+from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
 from zerowake.runtime.gateway.processes import PERMANENT, SLOW_START_S, STOP_LIMIT_S, Processes
@@ -47,6 +48,9 @@ class Notes:
 
     async def on_frame(self, instance: Instance, frame: Frame) -> None:
         self.frames.append(frame.kind)
+
+    def runs_as(self, form: FormName, reason: str) -> None:
+        pass
 
     def on_exit(self, instance: Instance, died: InstanceDied) -> None:
         self.exits.append(str(died))

@@ -1,6 +1,7 @@
 """``zerowake.runtime.gateway.serve``: what is refused before it listens, and watching sources."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,18 @@ def test_reload_of_nothing_but_snapshots_says_what_to_name() -> None:
     config = ServeConfig(port=0)
     with pytest.raises(ConfigError, match=r"name path/app\.py:Class, or leave --reload out"):
         serving.serve([str(GOOD)], config, http.HttpIngress(config), reload=True)
+
+
+def test_a_strangers_form_is_not_waited_for(tmp_path: Path) -> None:
+    form = tmp_path / "compiled" / "0123456789abcdef" / "form.json"
+    form.parent.mkdir(parents=True)
+    os.mkfifo(form)
+    assert not serving._looks_torch_free(str(tmp_path))
+    form.unlink()
+    form.symlink_to("/dev/zero")
+    assert not serving._looks_torch_free(str(tmp_path))
+    form.unlink()
+    form.write_bytes(b'{"torch_free": true}')
+    assert serving._looks_torch_free(str(tmp_path))
+    os.truncate(form, 1 << 40)
+    assert not serving._looks_torch_free(str(tmp_path))

@@ -10,6 +10,7 @@ from scripted import Caller, ScriptedInstance, World
 
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import FunctionFailed, QueueFull
+from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.served import Served
 from zerowake.runtime.policy.lifecycle import (
     FAILED_DEATHS,
@@ -550,3 +551,20 @@ async def test_a_call_stays_in_use_until_its_dead_instance_is_cleared_up(
     other.answer(b"again")
     await world.quiet()
     assert caller.answered == ("ok", [b"again"])
+
+
+async def test_the_form_that_really_runs_is_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = world.serve()
+    assert served.describe()["form"] == "plain"
+    (caller,) = world.submit(served, b"first")
+    instance = await world.base.instance()
+    instance.ready(FormName.EAGER, "the compiled form cannot be used: it is gone")
+    await instance.serve(b"first")
+    assert caller.answered == ("ok", [b"first"])
+    told = served.describe()
+    assert told["form"] == "eager" and "it is gone" in told["reason"]
+    assert "runs as eager now: the compiled form cannot be used: it is gone" in caplog.text
+    metrics, _type = await world.metrics.scrape("")
+    assert b'form="eager"' in metrics and b'form="plain"' not in metrics

@@ -1,0 +1,99 @@
+"""Files that a list names with their SHA-256: what is hashed is what is used.
+
+A library runs as soon as it is loaded, so nobody may have put another in its place between the look at
+its digest and that. Knows no form and no snapshot.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
+from zerowake.snapshot.mapping import map_file, open_file, populate
+
+_counter = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """most: the bytes that it may have."""
+
+    path: Path
+    sha256: str
+    most: int
+
+    def check(self) -> None:
+        """Raises UnusableForm unless it has the digest."""
+        with self._opened() as fd:
+            self._check(fd)
+
+    @contextlib.contextmanager
+    def loadable(self) -> Iterator[str]:
+        """Where ``dlopen`` finds the bytes that were checked, until the end. Raises UnusableForm."""
+        with contextlib.ExitStack() as stack:
+            fd = stack.enter_context(self._opened())
+            facts = os.fstat(fd)
+            if facts.st_uid not in (0, os.geteuid()) or facts.st_mode & 0o022:
+                # Somebody else can write to it at any time. A copy is ours alone; its price is that
+                # processes do not share it, 1 to 2 MB each.
+                copy = os.memfd_create(self.path.name)
+                stack.callback(os.close, copy)
+                with open(copy, "wb", closefd=False) as file:
+                    file.write(self._read(fd))
+                fd = copy
+            self._check(fd)
+            # Descriptors are used again, and the loader takes what has the name of something that it
+            # has loaded for the same: each gets a name of its own.
+            yield f"/proc/self/fd{'/' * next(_counter)}{fd}"
+
+    def mapped(self) -> mmap.mmap | None:
+        """The file, mapped as weights are; None without bytes. Raises UnusableForm."""
+        with self._opened() as fd:
+            nbytes = os.fstat(fd).st_size
+        if not nbytes:
+            return None
+        try:
+            found = map_file(self.path, nbytes)
+        except (DamagedSnapshot, OSError) as error:
+            raise UnusableForm(in_words(error)) from error
+        populate(found)  # or each page that is hashed would be a fault
+        self._compare(hashlib.sha256(found).hexdigest())
+        return found
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        try:
+            fd = open_file(self.path)
+        except (DamagedSnapshot, OSError) as error:
+            raise UnusableForm(in_words(error)) from error
+        try:
+            if (nbytes := os.fstat(fd).st_size) > self.most:
+                raise UnusableForm(f"{self.path} has {nbytes} bytes; expected at most {self.most}")
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int) -> bytes:
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(self.most)
+
+    def _check(self, fd: int) -> None:
+        with open(fd, "rb", closefd=False) as file:
+            file.seek(0)
+            self._compare(hashlib.file_digest(file, "sha256").hexdigest())
+
+    def _compare(self, found: str) -> None:
+        if found != self.sha256:
+            raise UnusableForm(f"{self.path} does not have the digest that form.json names")
+
+
+def in_words(error: DamagedSnapshot | OSError) -> str:
+    """What is wrong with a file, without the remedies for a damaged snapshot."""
+    return (
+        f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error.args[0])
+    )
