@@ -125,7 +125,7 @@ def said_of_shapes(compiled: Callable[[str], Path]) -> "subprocess.CompletedProc
         told["torch"] = [type(found).__name__, found.tolist(), found.requires_grad]
         told["threads"] = torch.get_num_threads()
         told["calls"] = restored.eager_calls()
-        target.couples._original = lambda: 1 / 0
+        object.__setattr__(target.couples, "_original", lambda: 1 / 0)
         try:
             target.couples([[[1.0]]])
         except ValueError as error:
