@@ -163,12 +163,13 @@ def test_what_a_cancelled_poll_would_have_brought_is_not_taken_for_an_answer() -
 
 def test_a_poll_whose_event_is_on_its_way_is_not_idle() -> None:
     """Be it that only the kernel knows of it."""
-    sent = threading.Event()
+    asked, sent = threading.Event(), threading.Event()
 
     def serve(server: socket.socket) -> None:
         connection, _ = server.accept()
         with connection:
             connection.recv(1 << 16)
+            asked.wait()
             connection.sendall(GOOD[:20])
             sent.set()
             connection.recv(1)
@@ -181,8 +182,9 @@ def test_a_poll_whose_event_is_on_its_way_is_not_idle() -> None:
             host, port = server.getsockname()
             line = Line(f"{host}:{port}")
             poll = asyncio.create_task(line.next())
+            assert line.idle
+            asked.set()
             while not sent.is_set():
-                assert line.idle or sent.is_set()
                 await asyncio.sleep(0)
             assert not line.idle
             line._wire.write(b".")  # type: ignore[union-attr]

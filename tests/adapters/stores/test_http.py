@@ -101,7 +101,7 @@ def fetch(web: Proxy, name: str, cache: Path, pauses: list[float] | None = None)
 def test_it_is_fetched_whole(web: Proxy, site: Path, tmp_path: Path) -> None:
     path = fetch(web, site.name, tmp_path)
     for file in site.rglob("*"):
-        if file.is_file():
+        if file.is_file() and file.suffix != ".why":  # which is this machine's own
             assert (path / file.relative_to(site)).read_bytes() == file.read_bytes()
     assert web.seen < 42 * MB
 

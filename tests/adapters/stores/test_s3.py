@@ -48,10 +48,11 @@ def key(wanted: Remote, name: str) -> dict[str, str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
+    """All files, but for the one that says why there is no form: that is this machine's own."""
     return {
         str(file.relative_to(folder)): file.read_bytes()
         for file in folder.rglob("*")
-        if file.is_file()
+        if file.is_file() and file.suffix != ".why"
     }
 
 
