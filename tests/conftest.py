@@ -1,5 +1,6 @@
 """What all tests share: a state directory of their own, frozen functions, running gateways."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -8,16 +9,35 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from support import APPS, ROOT, Gateway, is_ready, zerowake
 
 
+def shared(factory: pytest.TempPathFactory, name: str) -> Path:
+    """A folder that all processes of one test run have in common."""
+    base = factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    path.mkdir(exist_ok=True)
+    return path
+
+
+def once(folder: Path, what: str, make: Callable[[], Path]) -> Path:
+    """The path that ``make`` returns, made by the first of these processes that wants it."""
+    note = folder / f"{what.replace('/', '-')}.made"
+    with open(note, "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not (text := note.read_text()):
+            note.write_text(text := str(make()))
+        return Path(text)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Trust records and caches of the tests stay out of the user's."""
-    path = tmp_path_factory.mktemp("state")
+    path = shared(tmp_path_factory, "state")
     changed = {"ZEROWAKE_STATE": str(path / "state"), "XDG_CACHE_HOME": str(path / "cache")}
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
@@ -32,18 +52,15 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``frozen("zoo.py:Add")``: the snapshot of a function of tests/apps, made once."""
-    out = tmp_path_factory.mktemp("snapshots")
-    made: dict[str, Path] = {}
+    out = shared(tmp_path_factory, "snapshots")
 
     def freeze(target: str) -> Path:
-        if target not in made:
-            file = ROOT / target if "/" in target else APPS / target
-            run = zerowake("freeze", file, "--out", out, "--no-compile")
-            assert run.returncode == 0, run.stderr
-            made[target] = Path(run.stdout.splitlines()[-1])
-        return made[target]
+        file = ROOT / target if "/" in target else APPS / target
+        run = zerowake("freeze", file, "--out", out, "--no-compile")
+        assert run.returncode == 0, run.stderr
+        return Path(run.stdout.splitlines()[-1])
 
-    return freeze
+    return cache(lambda target: once(out, target, lambda: freeze(target)))
 
 
 @pytest.fixture(scope="session")
@@ -51,18 +68,16 @@ def compiled(
     frozen: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """``compiled("nets.py:Nets")``: a copy of the frozen snapshot with its compiled form, made once."""
-    made: dict[str, Path] = {}
+    folder = shared(tmp_path_factory, "compiled")
 
     def compile_(target: str) -> Path:
-        if target not in made:
-            path = tmp_path_factory.mktemp("compiled") / frozen(target).name
-            shutil.copytree(frozen(target), path)
-            run = zerowake("compile", path)
-            assert run.returncode == 0, run.stderr
-            made[target] = path
-        return made[target]
+        path = folder / frozen(target).name
+        shutil.copytree(frozen(target), path)
+        run = zerowake("compile", path)
+        assert run.returncode == 0, run.stderr
+        return path
 
-    return compile_
+    return cache(lambda target: once(folder, target, lambda: compile_(target)))
 
 
 @pytest.fixture(scope="session")

@@ -151,7 +151,7 @@ def seaweedfs(folder: Path) -> Iterator[S3]:
     ]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     command = [str(wheel_file(*WEED)), "server", "-s3", f"-s3.config={folder / 's3.json'}"]
-    command += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=20"]
+    command += [f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=200"]
     command += ["-master.volumeSizeLimitMB=64", "-master.telemetry=false"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += [f"-{part}.localSocket={folder / part}" for part in ("filer", "s3")]

@@ -26,6 +26,9 @@ from zerowake.runtime.schema import codec, parse_json
 
 
 def _short(value: Any) -> str:
+    """The same in each process: a set has no order, an address is another one."""
+    if isinstance(value, set | frozenset | memoryview):
+        return type(value).__name__
     return repr(value)[:40]
 
 

@@ -124,9 +124,10 @@ def test_a_server_that_dies(web: Proxy, site: Path, tmp_path: Path) -> None:
 def test_a_file_that_is_replaced_meanwhile(web: Proxy, site: Path, tmp_path: Path) -> None:
     def replace() -> None:
         data = bytes(len((site / WEIGHTS).read_bytes()))
-        (site / WEIGHTS).unlink()  # the server may be reading the old one
-        (site / WEIGHTS).write_bytes(data)
-        os.utime(site / WEIGHTS, (2_000_000_000, 2_000_000_000))
+        other = site / "other"  # the server may be reading the old one
+        other.write_bytes(data)
+        os.utime(other, (2_000_000_000, 2_000_000_000))
+        other.rename(site / WEIGHTS)
 
     web.once_at(2 * MB, replace)
     web.cut_after, web.cuts = 2 * MB, 1
