@@ -16,6 +16,11 @@ import pytest
 from support import APPS, ROOT, Gateway, is_ready, zerowake
 
 
+def pytest_configure() -> None:
+    """As from a terminal: a shell's background job ignores Ctrl-C, and so would what tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def shared(factory: pytest.TempPathFactory, name: str) -> Path:
     """A folder that all processes of one test run have in common."""
     base = factory.getbasetemp()
