@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from zerowake.runtime.errors import BadRequest, RemoteError
+from zerowake.runtime.errors import BadRequest, BadResult, RemoteError
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.problems import describe
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
-from zerowake.runtime.jsontext import parse_json
+from zerowake.runtime.jsontext import encode_json, parse_json
 
 AT_ONCE = 256  # calls of one request in the queue, which is shared with other requests
 BYTES = (
@@ -83,8 +83,8 @@ def body_of(info: FunctionInfo, value: Any) -> bytes:
     """
     if not info.raw_input:
         try:
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-        except RecursionError:
+            return encode_json(value)
+        except BadResult:  # of a value that was JSON
             raise BadRequest("the values are nested too deeply") from None
     match value:
         case str():

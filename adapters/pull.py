@@ -9,6 +9,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol, TypeVar
 
+from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.port import Functions
 
 log = logging.getLogger("zerowake.adapters")
@@ -73,3 +74,10 @@ class Pull:
             return None
         finally:
             del self._waits[wait]
+
+
+def number(name: str, text: str) -> int:
+    """The number of 1 or more that the variable ``name`` holds. Raises ConfigError."""
+    if not text.isdecimal() or not int(text):
+        raise ConfigError(f"{name} is {text!r:.40}; it must be a number of 1 or more")
+    return int(text)

@@ -15,12 +15,11 @@ from typing import Any, ClassVar
 
 from zerowake.adapters.calls import body_of, encoded, json_of
 from zerowake.adapters.port import Capabilities
-from zerowake.adapters.pull import Pull
+from zerowake.adapters.pull import Pull, number
 from zerowake.adapters.runpod_api import SPOKEN, Job, JobServer, JobServerError
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import (
     BadRequest,
-    ConfigError,
     Draining,
     FunctionFailed,
     InvocationError,
@@ -65,8 +64,9 @@ class RunPod(Pull):
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:
         super().__init__()
         self._server = JobServer(environ)
-        self._slots = _number(environ, CONCURRENCY, 0)  # 0: as the function's batches want it
-        self._interval_s = _number(environ, INTERVAL, 10_000) / 1e3
+        wanted = environ.get(CONCURRENCY)
+        self._slots = number(CONCURRENCY, wanted) if wanted else 0  # 0: as its batches want it
+        self._interval_s = number(INTERVAL, environ.get(INTERVAL) or "10000") / 1e3
         self._host = environ.get(HOSTNAME, "unknown")
         # Jobs under way. None: its answer is on its way, and can be stopped no more.
         self._jobs: dict[str, asyncio.Task[Any] | None] = {}
@@ -240,12 +240,3 @@ def _slots(settings: Settings) -> int:
     """One batch to run and one to gather, for each instance; single items are left to other workers."""
     at_once = 2 * settings.batch.max_size if settings.batch and settings.batch.max_size > 1 else 1
     return at_once * settings.instances[1]
-
-
-def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    """The number of 1 or more that a variable holds. Raises ConfigError."""
-    if not (text := environ.get(name, "")):
-        return default
-    if not text.isdecimal() or not int(text):
-        raise ConfigError(f"{name} is {text!r:.40}; it must be a number of 1 or more")
-    return int(text)

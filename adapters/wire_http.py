@@ -8,7 +8,7 @@ import asyncio
 import select
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,6 @@ class Response:
     headers: Mapping[str, str]
     body: bytes
     keeps_alive: bool = True
-
-
-def mark_seen(future: "asyncio.Future[Any]") -> None:
-    """Whoever was interested has left."""
-    future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 class Wire(asyncio.Protocol):

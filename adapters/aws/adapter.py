@@ -17,7 +17,7 @@ from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
 from zerowake.adapters.objects import Objects, allowed
 from zerowake.adapters.port import Capabilities, PlatformExit
-from zerowake.adapters.pull import Pull
+from zerowake.adapters.pull import Pull, number
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
 from zerowake.runtime.gateway.caller import Caller
@@ -99,7 +99,7 @@ class Lambda(Pull):
         self._address = environ.get(ADDRESS, "")
         if not self._address:
             raise ConfigError(f"{ADDRESS} is not set: this is no Lambda environment")
-        self._slots = _number(environ, CONCURRENCY, 1)
+        self._slots = number(CONCURRENCY, environ.get(CONCURRENCY, "1"))
         mode = environ.get(MODE, "buffered").lower()
         if mode not in ("buffered", "response_stream"):
             raise ConfigError(f"{MODE} is {mode!r:.40}; it is BUFFERED or RESPONSE_STREAM")
@@ -203,10 +203,3 @@ class Lambda(Pull):
                 await invocations.answer(line, event)
         finally:
             line.close()
-
-
-def _number(environ: Mapping[str, str], name: str, default: int) -> int:
-    text = environ.get(name, str(default))
-    if not text.isdecimal() or not int(text):
-        raise ConfigError(f"{name} is {text!r:.40}; it must be a number of 1 or more")
-    return int(text)

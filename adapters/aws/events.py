@@ -5,19 +5,17 @@ a batch of records from a payload of a direct invocation; the work in records go
 item by item, so that a batch of a queue becomes batches of the model. Pure: values in, values out.
 """
 
-import base64
-import binascii
 import contextlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from zerowake.adapters.calls import decode_base64
 from zerowake.adapters.objects import S3_SOURCE, ObjectRef, of_s3_detail, of_s3_record
 from zerowake.runtime.errors import BadRequest
-from zerowake.runtime.jsontext import parse_json
+from zerowake.runtime.jsontext import encode_json, parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +108,7 @@ def read(body: bytes) -> HttpRequest | Batch | Direct:
         found = None
         if event["source"] == S3_SOURCE:
             found = of_s3_detail(str(event["detail-type"]), event["detail"])
-        item = Item(str(event.get("id", "")), _json(event["detail"]), object=found)
+        item = Item(str(event.get("id", "")), encode_json(event["detail"]), object=found)
         return Batch("eventbridge", (item,), results=True)
     return Direct()
 
@@ -189,16 +187,11 @@ def _body(event: dict[str, Any]) -> dict[str, Any]:
     if body is None:
         return {"body": b""}
     try:
-        return {"body": _decode(body) if event.get("isBase64Encoded") is True else _text(body)}
+        return {
+            "body": decode_base64(body) if event.get("isBase64Encoded") is True else _text(body)
+        }
     except BadRequest as error:
         return {"body": b"", "problem": str(error)}
-
-
-def _decode(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise BadRequest(f"it has base64 that does not decode: {error}") from None
 
 
 # ---------------------------------------------------------------------------- records
@@ -256,7 +249,7 @@ def _sns(record: dict[str, Any]) -> Item:
 def _s3(record: dict[str, Any]) -> Item:
     s3 = record["s3"]
     name = f"{s3['bucket']['name']}/{s3['object']['key']}"  # the record itself says what happened
-    return Item(name, _json(record), object=of_s3_record(record))
+    return Item(name, encode_json(record), object=of_s3_record(record))
 
 
 def _kinesis(record: dict[str, Any]) -> Item:
@@ -264,7 +257,7 @@ def _kinesis(record: dict[str, Any]) -> Item:
     shard = str(record.get("eventID", "")).rpartition(":")[0] or _ARN_MISSING
     key = record["kinesis"].get("partitionKey")
     group = "" if key is None else f"{shard}:{key}"
-    return Item(_id(record), _decode(record["kinesis"]["data"]), group, shard=shard)
+    return Item(_id(record), decode_base64(record["kinesis"]["data"]), group, shard=shard)
 
 
 def _dynamodb(record: dict[str, Any]) -> Item:
@@ -272,8 +265,8 @@ def _dynamodb(record: dict[str, Any]) -> Item:
     images = {k: v for k, v in record["dynamodb"].items() if k in _IMAGES}
     change = {k: {name: _plain(v) for name, v in image.items()} for k, image in images.items()}
     shard = str(record.get("eventSourceARN", "")) or _ARN_MISSING
-    group = shard + _json(images["Keys"]).decode() if "Keys" in images else ""
-    body = _json({"eventName": record.get("eventName"), **change})
+    group = shard + encode_json(images["Keys"]).decode() if "Keys" in images else ""
+    body = encode_json({"eventName": record.get("eventName"), **change})
     return Item(_id(record), body, group, shard=shard)
 
 
@@ -302,7 +295,7 @@ def _kafka(partitions: dict[str, Any]) -> Batch:
 def _kafka_record(partition: str, record: dict[str, Any]) -> Item:
     """Records of one key are in order."""
     value = record.get("value")  # none says that the key was deleted
-    body = b"null" if value is None else _decode(value)
+    body = b"null" if value is None else decode_base64(value)
     key = record.get("key")
     group = "" if key is None else f"{partition}:{key}"
     return Item(f"{partition}-{record.get('offset')}", body, group, shard=partition)
@@ -312,10 +305,6 @@ def _text(text: Any) -> bytes:
     if not isinstance(text, str):
         raise BadRequest(f"the body is a {type(text).__name__}; wanted a string")
     return text.encode()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def _plain(value: Any) -> Any:

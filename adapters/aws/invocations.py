@@ -19,6 +19,7 @@ from zerowake.adapters.aws.runtime_api import (
     RuntimeApiError,
     Stream,
 )
+from zerowake.adapters.calls import json_of
 from zerowake.adapters.objects import Objects
 from zerowake.runtime.errors import (
     BadRequest,
@@ -272,10 +273,8 @@ class Invocations:
 
 
 def _whole(chunks: list[bytes], info: FunctionInfo) -> bytes:
-    """A result in one piece: a list, where the function gives one value after the other."""
-    if info.kind is Kind.STREAM and not info.raw_output:
-        return b"[%b]" % b",".join(chunks)
-    return b"".join(chunks)
+    """A result in one piece, bytes as they are."""
+    return b"".join(chunks) if info.raw_output else json_of(info, chunks)
 
 
 def _fitting(answer: bytes) -> bytes:

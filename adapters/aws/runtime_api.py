@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zerowake.adapters.wire_http import Response, Wire, head, mark_seen
+from zerowake.adapters.wire_http import Response, Wire, head
+from zerowake.runtime.gateway.links import mark_seen
 from zerowake.runtime.invocation import Origin
 from zerowake.snapshot.errors import ZerowakeError
 
@@ -218,7 +219,7 @@ class Stream:
     def __init__(
         self, line: Line, event: Event, wire: Wire, answer: "asyncio.Future[Response]"
     ) -> None:
-        mark_seen(answer)  # a reset is noticed by the next write
+        answer.add_done_callback(mark_seen)  # a reset is noticed by the next write
         self._line = line
         self._event = event
         self._wire = wire
