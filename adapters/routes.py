@@ -44,8 +44,9 @@ class Request:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.parts = parts
-        self.headers: dict[str, str] = {
-            n.decode("latin-1"): v.decode("latin-1") for n, v in scope["headers"]
+        self._raw_headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.headers = {
+            n.decode("latin-1"): v.decode("latin-1") for n, v in self._raw_headers.items()
         }
         self.was_read = asyncio.Event()
         self._receive = receive
@@ -70,15 +71,7 @@ class Request:
     async def body(self) -> bytes:
         """Raises TooLarge, BadRequest, UnsupportedEncoding, or Cancelled when it is cut off."""
         if not self.was_read.is_set():
-            coding = self.headers.get("content-encoding", "identity")
-            if coding.lower() != "identity":
-                raise problems.UnsupportedEncoding(coding.encode("latin-1"))
-            length = self.headers.get("content-length")
-            self._body = await read_body(
-                self._receive,
-                None if length is None else length.encode("latin-1"),
-                self._limit_nbytes,
-            )
+            self._body = await read_body(self._receive, self._raw_headers, self._limit_nbytes)
             self.was_read.set()
         return self._body
 

@@ -7,6 +7,7 @@ The tree below ``ZerowakeError``::
     |- InvalidInput          422 invalid_input          body or a value in it does not fit the schema
     |- UnknownFunction       404 unknown_function
     |- TooLarge              413 body_too_large
+    |- UnsupportedEncoding   415 unsupported_encoding   body is compressed
     |- QueueFull             429 queue_full             with Retry-After
     |- FunctionBusy          409 function_busy          calls or settings keep it from sleeping
     |- Unforkable            409 unforkable             it leaves threads or sockets behind: no zygote
@@ -71,6 +72,16 @@ class UnknownFunction(InvocationError):
 
 class TooLarge(InvocationError):
     status, code = 413, "body_too_large"
+
+
+class UnsupportedEncoding(InvocationError):
+    status, code = 415, "unsupported_encoding"
+
+    def __init__(self, found: bytes) -> None:
+        super().__init__(
+            f"the body has Content-Encoding {found.decode('latin-1'):.30}; it must be sent as it is, "
+            "without that header and not compressed"
+        )
 
 
 class QueueFull(InvocationError):

@@ -6,10 +6,10 @@ start; the invoke path needs these few lines.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from zerowake.runtime.errors import BadRequest, Cancelled, TooLarge
+from zerowake.runtime.errors import BadRequest, Cancelled, TooLarge, UnsupportedEncoding
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -22,9 +22,16 @@ LINGER_S = 2.0
 """How long the rest of a refused body is read and thrown away."""
 
 
-async def read_body(receive: Receive, content_length: bytes | None, limit_nbytes: int) -> bytes:
-    """The request's body. Raises TooLarge as soon as it is known to be, Cancelled when cut off."""
-    if content_length is not None:
+async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit_nbytes: int) -> bytes:
+    """The request's body.
+
+    Raises UnsupportedEncoding and BadRequest for what its headers say, TooLarge as soon as it is known
+    to be, Cancelled when it is cut off.
+    """
+    coding = headers.get(b"content-encoding", b"identity")
+    if coding.lower() != b"identity":
+        raise UnsupportedEncoding(coding)
+    if (content_length := headers.get(b"content-length")) is not None:
         if not content_length.isdigit():
             raise BadRequest(
                 f"Content-Length is {content_length!r:.50}; it must be a number of bytes"

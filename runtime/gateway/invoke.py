@@ -68,12 +68,7 @@ class Invoke:
                 raise Draining("the server is shutting down; send the call to another one")
             info = self._functions.find(name)
             known_as = info.name
-            coding = headers.get(b"content-encoding", b"identity")
-            if coding.lower() != b"identity":
-                raise problems.UnsupportedEncoding(coding)
-            call.body = await read_body(
-                receive, headers.get(b"content-length"), self._max_body_nbytes
-            )
+            call.body = await read_body(receive, headers, self._max_body_nbytes)
             read = True
             self._caller.submit(info, call)
             submitted = True

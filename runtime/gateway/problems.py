@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from zerowake.runtime.errors import InvocationError, to_problem
+from zerowake.runtime.errors import InvocationError, UnsupportedEncoding, to_problem
 from zerowake.runtime.gateway.asgi import Headers
 from zerowake.snapshot.errors import ZerowakeError
 
@@ -55,16 +55,6 @@ class MethodNotAllowed(InvocationError):
     def __init__(self, method: str, path: str, allow: str) -> None:
         super().__init__(f"{path} does not take {method}; use {allow} (/docs shows what there is)")
         self.allow = allow
-
-
-class UnsupportedEncoding(InvocationError):
-    status, code = 415, "unsupported_encoding"
-
-    def __init__(self, found: bytes) -> None:
-        super().__init__(
-            f"the body has Content-Encoding {found.decode('latin-1'):.30}; it must be sent as it is, "
-            "without that header and not compressed"
-        )
 
 
 class CrossOrigin(InvocationError):

@@ -15,7 +15,7 @@ from zerowake.runtime.gateway.asgi import Receive, Scope, Send, read_body, respo
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Tells what it has been given."""
-    body = await read_body(receive, None, 1 << 20)
+    body = await read_body(receive, {}, 1 << 20)
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
     told = {"path": scope["path"], "body": body.decode(), "id": headers.get("x-request-id")}
     await respond(send, 200, [], json.dumps(told).encode())
