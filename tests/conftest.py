@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from support import APPS, ROOT, Gateway, is_ready, zerowake
+from support import APPS, ROOT, Gateway, free_ports, is_ready, zerowake
 
 
 def pytest_configure() -> None:
@@ -91,9 +90,7 @@ def launch() -> Iterator[Callable[..., Gateway]]:
     running: list[Gateway] = []
 
     def start(*arguments: object, env: dict[str, str] | None = None, ready: bool = True) -> Gateway:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         command = [
             sys.executable,
             "-m",

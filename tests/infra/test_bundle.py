@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import pytest
 from parts import venv
-from support import PATIENCE_S, ROOT, zerowake
+from support import PATIENCE_S, ROOT, free_ports, zerowake
 
 from zerowake.adapters.deploy.requirements import GATEWAY, HTTP, TENSORS, modules, pinned
 from zerowake.runtime.errors import ConfigError
@@ -180,9 +179,7 @@ def environment(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_in(environment: Path, bundle: Path, name: str, body: bytes, tmp_path: Path) -> Any:
     """The reply of the bundle's function, run by its bootstrap as a platform would."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     environ = {
         "PATH": f"{environment / 'bin'}:{os.defpath}",
         "PORT": str(port),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import parts
-from support import PATIENCE_S, ROOT, Reply
+from support import PATIENCE_S, ROOT, Reply, free_ports
 
 PACKAGE = "aws-sam-cli==1.170.0"
 RIE = "samcli/local/rapid/aws-lambda-rie-x86_64"
@@ -37,7 +37,7 @@ class Emulator:
         self, command: list[str], needs: list[Path], *, slots: int | None, env: Mapping[str, str]
     ) -> None:
         binary = parts.wheel_file(PACKAGE, RIE)
-        api, entry = _free_ports(2)
+        api, entry = free_ports(2)
         self.url = f"http://127.0.0.1:{entry}{INVOKE}"
         self.log: list[str] = []
         self._callers = ThreadPoolExecutor(32)
@@ -106,16 +106,6 @@ class Emulator:
         assert self.process.poll() is None, "the emulator ended:\n" + "\n".join(self.log)
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def children(pid: int) -> list[int]:

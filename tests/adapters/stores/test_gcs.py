@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from parts import venv, wheel_file
-from stores import Proxy, free_ports, until
-from support import PATIENCE_S, ROOT
+from stores import Proxy, until
+from support import PATIENCE_S, ROOT, free_ports
 
 from zerowake.snapshot.store import is_whole
 

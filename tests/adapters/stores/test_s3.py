@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stores import BUCKET, S3, Proxy, free_ports
-from support import PATIENCE_S, Gateway, is_ready, zerowake
+from stores import BUCKET, S3, Proxy
+from support import PATIENCE_S, Gateway, free_ports, is_ready, zerowake
 
 from zerowake.adapters.stores import open_store
 from zerowake.snapshot import remote
