@@ -1,9 +1,7 @@
 """AWS's Runtime Interface Emulator around a server: the same one for ours and for AWS's own client.
 
-It comes inside the aws-sam-cli wheel. Invocations are POSTed to it. As the emulator of Managed Instances
-it lets a runtime hold several at a time, starts /var/runtime/bootstrap, and does so as another user: it runs in a
-mount namespace of its own (root is needed), where that file is ours and what lies under a closed home
-folder can be read.
+Invocations are POSTed to it. As the emulator of Managed Instances it lets a runtime hold several at a time.
+How it is started is told in ``tests/rie.py``.
 """
 
 import json
@@ -18,49 +16,14 @@ from common import CACHE, OUR_BIN, ROOT, child_env, free_port
 from peers.registry import HERE, LAMBDA
 
 sys.path.append(str(ROOT / "tests"))
-from parts import wheel_file
-
-WHEEL, BINARY = "aws-sam-cli==1.170.0", "samcli/local/rapid/aws-lambda-rie-x86_64"
-
-# HOME PYTHON CACHE BOOTSTRAP COMMAND...
-_NAMESPACE = """
-set -e
-home=$1 python=$2 cache=$3 bootstrap=$4; shift 4
-mount -t tmpfs -o mode=755 tmpfs /mnt
-mkdir /mnt/python /mnt/cache /mnt/bootstrap
-mount --bind "$python" /mnt/python; mount --bind "$cache" /mnt/cache
-mount --bind "$bootstrap" /mnt/bootstrap
-mount -t tmpfs -o mode=755 tmpfs "$home"
-mkdir -p "$python" "$cache"
-mount --bind /mnt/python "$python"; mount --bind /mnt/cache "$cache"
-mount -t tmpfs -o mode=755 tmpfs /var
-mkdir /var/task /var/runtime
-mount --bind /mnt/bootstrap /var/runtime
-exec "$@"
-"""
+import rie
 
 
 def argv(command: Sequence[str], port: int, *, managed: bool = False) -> list[str]:
     """The emulator on ``port``; it starts ``command`` at the first invocation, ``managed`` at once."""
-    listen = ("--runtime-interface-emulator-address", f"127.0.0.1:{port}")
-    api = ("--runtime-api-address", f"127.0.0.1:{free_port()}")
-    emulator = [str(wheel_file(WHEEL, BINARY)), *api, *listen]
-    if not managed:
-        return [*emulator, *command]
-    if os.geteuid():
+    if managed and os.geteuid():
         raise SystemExit("the emulator of Managed Instances runs only as root")
-    folder = CACHE / "bootstrap" / str(port)
-    folder.mkdir(parents=True, exist_ok=True)
-    bootstrap = folder / "bootstrap"
-    bootstrap.write_text("#!/bin/sh\nexec " + " ".join(map(_quoted, command)) + "\n")
-    bootstrap.chmod(0o755)
-    python = Path(sys.base_prefix)
-    places = [str(Path.home()), str(python), str(CACHE), str(folder)]
-    return ["unshare", "-m", "sh", "-c", _NAMESPACE, "sh", *places, *emulator]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
+    return rie.argv(command, api=free_port(), entry=port, readable=[CACHE] if managed else None)
 
 
 def our_command(snapshot: Path) -> list[str]:

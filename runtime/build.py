@@ -212,7 +212,7 @@ def _verify_form(
     snapshot: Snapshot, evidence: proof.Proof, trusted: frozenset[str], code_dir: Path | None
 ) -> str:
     try:
-        form = find_form(snapshot, trusted)
+        form = find_form(snapshot, trusted, loads=True)  # ``check_form`` has hashed it
     except UnusableForm as error:  # there is none, or nobody vouches for it: its files are right
         return f"compiled: not replayed: {error}"
     try:

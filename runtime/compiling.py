@@ -227,8 +227,6 @@ def _compile(path: Path, out: Path, dtype: str | None) -> dict[str, Any]:
     ``left``: what is said of the others, which stay the author's own. Raises CannotCompile where all are.
     """
     snapshot = open_snapshot(path)
-    if not snapshot.skeleton.needs_torch:
-        raise CannotCompile("it holds no module")
     imported = import_function(snapshot, trusted=(snapshot.digest,))
     function, target = imported.function, imported.restore().object
     wake_up(target, snapshot.manifest.name)

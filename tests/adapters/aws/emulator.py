@@ -1,14 +1,7 @@
-"""AWS's own Runtime Interface Emulator around ``zerowake run``, in both of its modes.
-
-It comes in the wheel of aws-sam-cli. With AWS_LAMBDA_MAX_CONCURRENCY it is a Managed Instance: it
-then takes its command from /var/task/bootstrap, and runs that as a user who may read nothing of
-ours. So there it lives in a mount namespace of its own, in which /var is an empty one and the folders
-that it needs can be entered by everybody.
-"""
+"""AWS's own Runtime Interface Emulator around ``zerowake run``, in both of its modes (``rie``)."""
 
 import contextlib
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -22,11 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import parts
-from support import PATIENCE_S, ROOT, Reply, free_ports
+import rie
+from support import PATIENCE_S, Reply, free_ports
 
-PACKAGE = "aws-sam-cli==1.170.0"
-RIE = "samcli/local/rapid/aws-lambda-rie-x86_64"
 INVOKE = "/2015-03-31/functions/function/invocations"
 
 
@@ -36,21 +27,16 @@ class Emulator:
     def __init__(
         self, command: list[str], needs: list[Path], *, slots: int | None, env: Mapping[str, str]
     ) -> None:
-        binary = parts.wheel_file(PACKAGE, RIE)
         api, entry = free_ports(2)
         self.url = f"http://127.0.0.1:{entry}{INVOKE}"
         self.log: list[str] = []
         self._callers = ThreadPoolExecutor(32)
-        run = [str(binary), "--runtime-api-address", f"127.0.0.1:{api}"]
-        run += ["--runtime-interface-emulator-address", f"127.0.0.1:{entry}"]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **env}
-        if slots is None:
-            run += command
-        else:
+        if slots is not None:
             environ["AWS_LAMBDA_MAX_CONCURRENCY"] = str(slots)
             environ["ZEROWAKE_STATE"] = "/var/tmp/state"
-            script = _namespace(command, [binary.parent, *needs])
-            run = ["unshare", "--mount", "sh", "-ec", f"{script}\nexec {shlex.join(run)}"]
+        readable = None if slots is None else needs
+        run = rie.argv(command, api=api, entry=entry, readable=readable)
         self.process = subprocess.Popen(
             run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ
         )
@@ -124,26 +110,3 @@ def _name(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/comm").read_text().strip()
     return ""
-
-
-def _namespace(command: list[str], needs: list[Path]) -> str:
-    """Shell commands that make the bootstrap, and open what the runtime's user must read."""
-    lines = ["mount -t tmpfs -o mode=755 tmpfs /var", "mkdir /var/task /var/keep"]
-    lines += ["mkdir -m 1777 /var/tmp"]
-    bootstrap = f"#!/bin/sh\nexec {shlex.join(command)}\n"
-    lines += [f"printf %s {shlex.quote(bootstrap)} > /var/task/bootstrap"]
-    lines += ["chmod 755 /var/task/bootstrap"]
-    kept: dict[Path, str] = {}
-    closed: set[Path] = set()
-    for path in [Path(sys.base_prefix), Path(sys.prefix), ROOT, *needs]:
-        ancestors = [above for above in reversed(path.parents) if not above.stat().st_mode & 1]
-        if ancestors:
-            kept[path] = f"/var/keep/{len(kept)}"
-            closed.add(ancestors[0])
-    for path, place in kept.items():
-        lines += [f"mkdir {place}", f"mount --bind {shlex.quote(str(path))} {place}"]
-    lines += [f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(path))}" for path in closed]
-    for path, place in kept.items():
-        name = shlex.quote(str(path))
-        lines += [f"mkdir -p {name}", f"mount --move {place} {name}"]
-    return "\n".join(lines)
