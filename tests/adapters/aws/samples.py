@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import parts
-from emulator import PACKAGE
+from rie import WHEEL
 
 WORK = '{"a": 1, "b": [2, 3]}'  # what the function is called with
 ENCODED = base64.b64encode(WORK.encode()).decode()
@@ -14,7 +14,7 @@ ENCODED = base64.b64encode(WORK.encode()).decode()
 
 def generated(kind: str, **values: str) -> Any:
     """``generated("sqs/Sqs", body="...")``: its template, with values for its places."""
-    folder = parts.wheel_folder(PACKAGE, "samcli/lib/generated_sample_events/events")
+    folder = parts.wheel_folder(WHEEL, "samcli/lib/generated_sample_events/events")
     template = (folder / f"{kind}.json").read_text()
 
     def fill(found: "re.Match[str]") -> str:
