@@ -29,6 +29,7 @@ from zerowake.snapshot.layout import ALIGN_NBYTES
 from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.lookups import bounds, guard
 from zerowake.snapshot.output import take_apart
+from zerowake.snapshot.products import generated_products
 from zerowake.snapshot.strided import Array, reach
 
 MANY = 100_000  # entries, more than which an example to try out would be too large
@@ -126,9 +127,12 @@ def _compile(
     guards = _guards(calls, program, inputs, ranges)
     lookups = guard(graph)
     known = _Known.of(graph)
-    library, weights = _build(calls.path, graph, example)
+    limit = _ALIKE if dtype is None else _ALIKE_LOWER
+    # oneDNN knows the processor's instructions for shorter numbers, the generated code does not.
+    trial = _Trial(*_build(calls.path, graph, example, dtype is None), flat, inputs, limit)
+    if dtype is None and not all(map(trial.agrees, probe)):  # generated code has its faults
+        trial = _Trial(*_build(calls.path, graph, example, False), flat, inputs, limit)
     guards += [text for text in known.since(calls.path, ranges) if text not in guards]
-    trial = _Trial(library, weights, flat, inputs, _ALIKE if dtype is None else _ALIKE_LOWER)
     if more and not all(map(trial.agrees, probe)):
         raise CannotCompile(f"self.{calls.path} answers otherwise where its sizes vary")
     _try_ones(trial, example, ranges)
@@ -140,7 +144,7 @@ def _compile(
         for text in guards
         if not text.endswith("!= 1") or all(map(conditions.parse(text, ranges), shown))
     ]
-    shutil.copyfile(library, out / f"{calls.path}.so")
+    shutil.copyfile(trial.file, out / f"{calls.path}.so")
     parameters = [
         (p.name, p.kind.name, [] if p.default is p.empty else [p.default])
         for p in calls.signature.parameters.values()
@@ -156,7 +160,7 @@ def _compile(
         "limits": _limits(calls.path, flat, example, inputs, ranges, guards),
         "output": flat.tree,
         "lookups": lookups,
-        "constants": _constants(weights, out, flat.module, dtype),
+        "constants": _constants(trial.weights, out, flat.module, dtype),
     }
 
 
@@ -328,9 +332,12 @@ class _Known:
 
 
 def _build(
-    path: str, graph: GraphModule, example: Sequence[torch.Tensor]
+    path: str, graph: GraphModule, example: Sequence[torch.Tensor], generated: bool
 ) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The compiled library, where the compiler keeps it, and its constants."""
+    """The compiled library, where the compiler keeps it, and its constants.
+
+    generated: with generated products, where Inductor can.
+    """
     options = {
         "aot_inductor.package": True,  # files as they are, in a list
         "aot_inductor.package_constants_in_so": False,
@@ -338,8 +345,11 @@ def _build(
         "cpp.dynamic_threads": True,  # instances share cores: their number is set at run time
     }
     try:
-        made = torch._inductor.aot_compile(graph, tuple(example), options=options)
+        with generated_products(graph, generated) as more:
+            made = torch._inductor.aot_compile(graph, tuple(example), options={**options, **more})
     except Exception as error:
+        if generated:  # it may be their fault
+            return _build(path, graph, example, False)
         raise CannotCompile(f"self.{path} does not compile: {_first_lines(error)}") from error
     assert isinstance(made, list)
     files = [Path(file) for file in made if isinstance(file, str)]
@@ -367,13 +377,14 @@ class _Trial:
 
     def __init__(
         self,
-        library: Path,
+        file: Path,
         weights: Mapping[str, torch.Tensor],
         flat: _Flat,
         inputs: Sequence[Mapping[str, Any]],
         limit: float,
     ) -> None:
-        self._library, self._flat, self._limit = Library(library, libtorch()), flat, limit
+        self.file, self.weights = file, weights
+        self._library, self._flat, self._limit = Library(file, libtorch()), flat, limit
         self._library.bind([_array(weights[constant.fqn]) for constant in self._library.constants])
         self._tree, self._inputs = flat.tree, inputs
         self.right: list[dict[str, int]] = []

@@ -31,7 +31,9 @@ FILE = "form.json"
 FORMAT = 2
 MAX_NBYTES = 16 << 20  # of form.json
 MAX_LIBRARY_NBYTES = 256 << 20
-CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: literals, other dtypes
+CONSTANTS = (
+    "constants.bin"  # what the snapshot does not hold: literals, other dtypes, packed weights
+)
 NOT_WANTED = "--no-compile"  # what stands in a WHY file where nobody has tried
 _WHY_NBYTES = 2000
 

@@ -8,26 +8,13 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from recording import Target, record
 from torch import nn
 
 from zerowake.snapshot import compile, conditions
-from zerowake.snapshot.calls import Calls, recorded
+from zerowake.snapshot.calls import recorded
 from zerowake.snapshot.compile import compile_module
 from zerowake.snapshot.errors import CannotCompile
-
-
-class Target:
-    def __init__(self, module: Any) -> None:
-        self.net = module
-
-
-def record(module: nn.Module, *calls: tuple[Any, ...] | dict[str, Any]) -> Calls:
-    target = Target(module.eval())
-    (found,) = recorded(target)
-    with torch.inference_mode():  # as predict runs
-        for call in calls:
-            target.net(**call) if isinstance(call, dict) else target.net(*call)
-    return found
 
 
 def refusal(module: nn.Module, out: Path, *calls: tuple[Any, ...] | dict[str, Any]) -> str:
@@ -157,7 +144,8 @@ class Rows(nn.Module):
 def only_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile, "_build", lambda *given: (Path(__file__), {}))
     monkeypatch.setattr(compile, "_try_ones", lambda *given: None)
-    monkeypatch.setattr(compile, "_Trial", lambda *given: Mock(right=[]))
+    trial = Mock(right=[], file=Path(__file__), weights={})
+    monkeypatch.setattr(compile, "_Trial", lambda *given: trial)
 
 
 def test_sizes_and_values_that_are_row_numbers_are_bounded(

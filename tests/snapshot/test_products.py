@@ -1,0 +1,98 @@
+"""``zerowake.snapshot.products``: products with weights, by code that Inductor generates."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recording import record
+from torch import nn
+
+from zerowake.snapshot import compile, products
+from zerowake.snapshot.compile import compile_module
+
+
+class Product(nn.Module):
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+class Sums(Product):
+    """Inductor takes the sum for the bias of the product, and fails on its having no dimension."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sum() + x @ self.weight
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    made: list[Any] = []
+
+    class Kept(compile._Trial):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            made.append(self)
+
+    monkeypatch.setattr(compile, "_Trial", Kept)
+    return made
+
+
+def packed(form: dict[str, Any]) -> list[str]:
+    """Constants in blocks of a vector or more, as the generated code takes its weights."""
+    return [name for name, (_, shape, *_) in form["constants"].items() if len(shape) == 3]
+
+
+def test_weights_are_packed_and_right_for_any_number_of_rows(
+    tmp_path: Path, trials: list[Any]
+) -> None:
+    torch.manual_seed(5)
+    for place in range(2):  # the same program with other weights
+        out = tmp_path / str(place)
+        out.mkdir()
+        module = nn.Linear(70, 33)
+        form = compile_module(record(module, (torch.randn(9, 70),)), out, None)
+        assert len(packed(form)) == 1 and len(trials) == place + 1
+        assert all(trials[place].agrees([torch.randn(rows, 70)]) for rows in (2, 7, 8, 17, 300))
+
+
+@pytest.mark.parametrize(
+    "weight, is_packed",
+    [
+        (torch.arange(3000.0).sin().view(100, 30)[20:84], True),
+        (torch.arange(3000.0).sin().view(30, 100)[:, 20:84].t(), False),  # not dense
+        (torch.arange(1920.0).sin().view(30, 64).t(), True),
+    ],
+)
+def test_weights_that_are_part_of_a_memory(
+    tmp_path: Path, trials: list[Any], weight: torch.Tensor, is_packed: bool
+) -> None:
+    form = compile_module(record(Product(weight), (torch.randn(5, 64),)), tmp_path, None)
+    assert bool(packed(form)) == is_packed and len(trials) == 1
+    assert trials[0].agrees([torch.randn(12, 64)])
+
+
+def test_wrong_products_give_way(
+    tmp_path: Path, trials: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_own_memory", lambda graph: True)  # Inductor's fault comes back
+    weight = torch.randn(100, 30)[20:84]
+    form = compile_module(record(Product(weight), (torch.randn(5, 64),)), tmp_path, None)
+    assert len(trials) == 2 and not packed(form)
+    assert trials[1].agrees([torch.randn(12, 64)])
+
+
+def test_what_inductor_cannot_generate_is_compiled_without(
+    tmp_path: Path, trials: list[Any]
+) -> None:
+    form = compile_module(record(Sums(torch.randn(64, 30)), (torch.randn(5, 64),)), tmp_path, None)
+    assert not packed(form) and len(trials) == 1
+    assert trials[0].agrees([torch.randn(12, 64)])
+
+
+def test_shorter_numbers_are_left_to_the_library(tmp_path: Path) -> None:
+    calls = record(nn.Linear(64, 32), (torch.randn(5, 64),))
+    assert not packed(compile_module(calls, tmp_path, "bfloat16"))
