@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zerowake.snapshot import state
 from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
 from zerowake.snapshot.mapping import map_file, open_file, populate
 
@@ -52,17 +53,23 @@ class Listed:
             yield f"/proc/self/fd{'/' * next(_counter)}{fd}"
 
     def mapped(self) -> mmap.mmap | None:
-        """The file, mapped as weights are; None without bytes. Raises UnusableForm."""
+        """The file, mapped as weights are; None without bytes. Raises UnusableForm.
+
+        Only data, so it is hashed as weights are: once, for as long as the file stays as it is.
+        """
         with self._opened() as fd:
-            nbytes = os.fstat(fd).st_size
-        if not nbytes:
+            file = os.fstat(fd)
+        if not file.st_size:
             return None
         try:
-            found = map_file(self.path, nbytes)
+            found = map_file(self.path, file.st_size)
         except (DamagedSnapshot, OSError) as error:
             raise UnusableForm(in_words(error)) from error
-        populate(found)  # or each page that is hashed would be a fault
-        self._compare(hashlib.sha256(found).hexdigest())
+        digest, facts = f"sha256:{self.sha256}", [state.file_facts(file)]
+        if not state.is_verified(digest, facts):
+            populate(found)  # or each page that is hashed would be a fault
+            self._compare(hashlib.sha256(found).hexdigest())
+            state.record_verified(digest, facts)
         return found
 
     @contextlib.contextmanager

@@ -66,6 +66,11 @@ def is_trusted(digest: str, named: frozenset[str]) -> bool:
         return False
 
 
+def file_facts(found: os.stat_result) -> list[object]:
+    """What would change if a file were replaced or written to."""
+    return [found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+
+
 def is_verified(digest: str, facts: list[list[object]]) -> bool:
     """Whether the last verification of ``digest`` saw exactly these files."""
     try:

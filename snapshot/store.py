@@ -176,16 +176,15 @@ def _hash(root: Path, file: str, start: int, nbytes: int) -> str:
 
 
 def _facts(snapshot: Snapshot) -> list[list[object]]:
-    """What would change if a file were replaced or written to."""
     found = snapshot.manifest
     paths = [MANIFEST_FILE, *sorted(found.files), *(segment.file for segment in found.segments)]
     facts: list[list[object]] = []
     for path in paths:
         try:
-            s = os.lstat(snapshot.path / path)
+            file = os.lstat(snapshot.path / path)
         except FileNotFoundError:
             raise DamagedSnapshot(f"{path} is missing") from None
-        facts.append([path, s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns])
+        facts.append([path, *state.file_facts(file)])
     return facts
 
 

@@ -70,6 +70,20 @@ def test_a_mapping_is_checked(tmp_path: Path) -> None:
     assert listed(path).mapped() is None
 
 
+def test_a_mapping_is_hashed_once_while_the_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "constants.bin"
+    path.write_bytes(b"1234")
+    found, hashed = listed(path), []
+    monkeypatch.setattr(Listed, "_compare", lambda self, digest: hashed.append(digest))
+    for _ in range(3):
+        assert found.mapped()
+    assert hashed == [found.sha256]
+    os.utime(path, (1, 1))
+    assert found.mapped() and len(hashed) == 2
+
+
 def test_more_than_there_can_be_is_not_read(tmp_path: Path) -> None:
     path = tmp_path / "constants.bin"
     path.write_bytes(b"1234")
