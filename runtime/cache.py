@@ -60,7 +60,7 @@ def ensure_snapshot(text: str, cache: Path, *, compiled: bool = True) -> Path:
         return path
     except (OSError, ZerowakeError):
         pass
-    more = ", and its modules are compiled for this machine (about half a minute)"
+    more = ", and its modules are compiled for this machine (half a minute or more)"
     log.info("%s is frozen first: load runs%s", text, more if compiled else "")
     out = cache / "snapshots"
     command = [sys.executable, "-P", "-m", "zerowake", "freeze", text, "--out", str(out)]

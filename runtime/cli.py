@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8000"
 TARGET_HELP = "path/app.py:Class or package.module:Class"
 SNAPSHOT_HELP = "a snapshot's folder, or its URL (s3://...)"
-COMPILING = "compiling for this machine, about half a minute"
+COMPILING = "compiling for this machine, half a minute or more"
 
 
 Verb = Callable[..., argparse.ArgumentParser]
@@ -136,7 +136,7 @@ def _parser(more_verbs: Callable[[Verb], None], open_store: "OpenStore") -> argp
     freeze.add_argument(
         "--no-compile",
         action="store_true",
-        help="have no compiled form, which takes about half a minute to make; one that the same "
+        help="have no compiled form, which takes half a minute or more to make; one that the same "
         "snapshot has for this machine is removed",
     )
     _compile_options(freeze)
