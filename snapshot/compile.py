@@ -128,12 +128,14 @@ def _compile(
     lookups = guard(graph)
     known = _Known.of(graph)
     limit = _ALIKE if dtype is None else _ALIKE_LOWER
-    # oneDNN knows the processor's instructions for shorter numbers, the generated code does not.
-    trial = _Trial(*_build(calls.path, graph, example, dtype is None), flat, inputs, limit)
-    if dtype is None and not all(map(trial.agrees, probe)):  # generated code has its faults
+    generated = dtype is None
+    trial = _Trial(*_build(calls.path, graph, example, generated), flat, inputs, limit)
+    is_right = all(map(trial.agrees, probe))
+    if generated and not is_right:  # it has its faults
         trial = _Trial(*_build(calls.path, graph, example, False), flat, inputs, limit)
+        is_right = all(map(trial.agrees, probe))
     guards += [text for text in known.since(calls.path, ranges) if text not in guards]
-    if more and not all(map(trial.agrees, probe)):
+    if more and not is_right:
         raise CannotCompile(f"self.{calls.path} answers otherwise where its sizes vary")
     _try_ones(trial, example, ranges)
     # Export also wants sizes that it computes not to be 1, because of broadcasting. Where the probe

@@ -58,18 +58,22 @@ class Listed:
         Only data, so it is hashed as weights are: once, for as long as the file stays as it is.
         """
         with self._opened() as fd:
-            file = os.fstat(fd)
-        if not file.st_size:
-            return None
-        try:
-            found = map_file(self.path, file.st_size)
-        except (DamagedSnapshot, OSError) as error:
-            raise UnusableForm(in_words(error)) from error
-        digest, facts = f"sha256:{self.sha256}", [state.file_facts(file)]
-        if not state.is_verified(digest, facts):
+            nbytes = os.fstat(fd).st_size
+            facts = [state.file_facts(os.fstat(fd))]
+            if not nbytes:
+                return None
+            try:
+                found = map_file(self.path, nbytes)
+                is_it = facts == [state.file_facts(os.lstat(self.path))]  # while fd keeps the inode
+            except (DamagedSnapshot, OSError) as error:
+                raise UnusableForm(in_words(error)) from error
+        place = hashlib.sha256(f"{self.sha256} {self.path.absolute()}".encode()).hexdigest()
+        record = f"sha256:{place}"
+        if not (is_it and state.is_verified(record, facts)):
             populate(found)  # or each page that is hashed would be a fault
             self._compare(hashlib.sha256(found).hexdigest())
-            state.record_verified(digest, facts)
+            if is_it:
+                state.record_verified(record, facts)
         return found
 
     @contextlib.contextmanager

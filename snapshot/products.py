@@ -11,6 +11,8 @@ from operator import attrgetter
 from typing import Any
 from unittest.mock import patch
 
+import torch
+from sympy import sympify
 from torch import Tensor
 from torch._inductor import cpp_builder
 from torch._inductor.select_algorithm import (
@@ -18,7 +20,9 @@ from torch._inductor.select_algorithm import (
     add_preprocessing_fn,
     clear_preprocessing_fns,
 )
+from torch._inductor.virtualized import V
 from torch.fx import GraphModule
+from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
 # The sums of such a product are an array of 24 vectors, set to zero in a loop. GCC makes a call of
 # memset of that loop, and then the array stays in memory, where each step stores all of it.
@@ -55,8 +59,8 @@ def _own_memory(graph: GraphModule) -> bool:
     Inductor packs a part of another tensor's memory wrongly (seen with torch 2.13).
     """
     nodes = graph.graph.find_nodes(op="get_attr")
-    found = [attrgetter(node.target)(graph) for node in nodes]
-    parts = [t for t in found if isinstance(t, Tensor) and t.untyped_storage().nbytes() > t.nbytes]
+    found = [each for node in nodes if isinstance(each := attrgetter(node.target)(graph), Tensor)]
+    parts = [t for t in found if t.untyped_storage().nbytes() != t.nbytes]
     copies = [part.detach().clone() for part in parts]
     for part, copy in zip(parts, copies, strict=True):
         if part.stride() != copy.stride():
@@ -66,6 +70,23 @@ def _own_memory(graph: GraphModule) -> bool:
 
 
 def _generated(choices: list[Any]) -> list[Any]:
-    """The generated code where there is some: one choice, so that none has to be timed."""
-    own = [choice for choice in choices if not isinstance(choice, ExternKernelCaller)]
-    return own[:1] or choices
+    """The generated code where it is right and quicker, else the library: one, so none is timed."""
+    own = [each for each in choices if not isinstance(each, ExternKernelCaller)]
+    if own and _is_for(own[0].layout):
+        return own[:1]
+    return [each for each in choices if each not in own][:1] or choices
+
+
+def _is_for(result: Any) -> bool:
+    """Whether products with this result are generated: of float32, and never without rows.
+
+    Generated code divides by the number of rows. Shorter numbers are left to oneDNN, which knows the
+    processor's instructions for them.
+    """
+    # A size from 2 may turn out to be 1 as well: compile tries that afterwards.
+    sizes = {
+        size: ValueRanges(1, known.upper) if known.lower == 2 else known
+        for size, known in V.graph.sizevars.shape_env.var_to_range.items()
+    }
+    least = [bound_sympy(sympify(size), sizes).lower for size in result.size]
+    return bool(result.dtype == torch.float32 and all(size >= 1 for size in least))

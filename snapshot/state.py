@@ -75,7 +75,7 @@ def is_verified(digest: str, facts: list[list[object]]) -> bool:
     """Whether the last verification of ``digest`` saw exactly these files."""
     try:
         return bool(json.loads(_record("verified", digest).read_bytes()) == facts)
-    except (FileNotFoundError, NoState, ValueError):
+    except (NoState, OSError, ValueError):
         return False
 
 
@@ -88,12 +88,11 @@ def record_verified(digest: str, facts: list[list[object]]) -> None:
 def _record(kind: str, digest: str) -> Path:
     if not _DIGEST.fullmatch(digest):
         raise SnapshotError(f"{digest!r:.80} is no digest; wanted sha256:<64 hexadecimal digits>")
-    directory = state_dir() / kind
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory / digest.removeprefix("sha256:")
+    return state_dir() / kind / digest.removeprefix("sha256:")
 
 
 def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{threading.get_native_id()}")
     temporary.write_bytes(data)
     temporary.replace(path)

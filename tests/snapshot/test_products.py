@@ -93,6 +93,35 @@ def test_what_inductor_cannot_generate_is_compiled_without(
     assert trials[0].agrees([torch.randn(12, 64)])
 
 
+class Chosen(nn.Module):
+    """Of no row, if none is chosen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x[x[:, 0] > 0]).sum(0)
+
+
+class Quarter(Chosen):
+    """Of no row, if there are fewer than four."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x[: x.shape[0] // 4])
+
+
+@pytest.mark.parametrize("kind", [Chosen, Quarter])
+def test_products_of_no_rows_are_left_to_the_library(
+    tmp_path: Path, trials: list[Any], kind: type[nn.Module]
+) -> None:
+    form = compile_module(record(kind(), (torch.ones(12, 8),), (torch.ones(9, 8),)), tmp_path, None)
+    assert not packed(form)
+    assert trials[-1].agrees([-torch.ones(7, 8)])
+
+
 def test_shorter_numbers_are_left_to_the_library(tmp_path: Path) -> None:
-    calls = record(nn.Linear(64, 32), (torch.randn(5, 64),))
+    x = torch.randn(5, 64)
+    calls = record(nn.Linear(64, 32), (x,))
     assert not packed(compile_module(calls, tmp_path, "bfloat16"))
+    assert not packed(compile_module(record(nn.Linear(64, 32).half(), (x.half(),)), tmp_path, None))
