@@ -31,9 +31,7 @@ FILE = "form.json"
 FORMAT = 2
 MAX_NBYTES = 16 << 20  # of form.json
 MAX_LIBRARY_NBYTES = 256 << 20
-CONSTANTS = (
-    "constants.bin"  # what the snapshot does not hold: literals, other dtypes, packed weights
-)
+CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: packed, recast, literals
 NOT_WANTED = "--no-compile"  # what stands in a WHY file where nobody has tried
 _WHY_NBYTES = 2000
 

@@ -58,17 +58,18 @@ class Listed:
         Only data, so it is hashed as weights are: once, for as long as the file stays as it is.
         """
         with self._opened() as fd:
-            nbytes = os.fstat(fd).st_size
-            facts = [state.file_facts(os.fstat(fd))]
-            if not nbytes:
+            file = os.fstat(fd)
+            facts = [state.file_facts(file)]
+            if not file.st_size:
                 return None
             try:
-                found = map_file(self.path, nbytes)
+                found = map_file(self.path, file.st_size)
                 is_it = facts == [state.file_facts(os.lstat(self.path))]  # while fd keeps the inode
             except (DamagedSnapshot, OSError) as error:
                 raise UnusableForm(in_words(error)) from error
-        place = hashlib.sha256(f"{self.sha256} {self.path.absolute()}".encode()).hexdigest()
-        record = f"sha256:{place}"
+        # Of this path: copies of a form would take each other's record away.
+        key = hashlib.sha256(f"{self.sha256} {self.path.absolute()}".encode()).hexdigest()
+        record = f"sha256:{key}"
         if not (is_it and state.is_verified(record, facts)):
             populate(found)  # or each page that is hashed would be a fault
             self._compare(hashlib.sha256(found).hexdigest())

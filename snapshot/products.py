@@ -62,9 +62,9 @@ def _own_memory(graph: GraphModule) -> bool:
     found = [each for node in nodes if isinstance(each := attrgetter(node.target)(graph), Tensor)]
     parts = [t for t in found if t.untyped_storage().nbytes() != t.nbytes]
     copies = [part.detach().clone() for part in parts]
+    if [part.stride() for part in parts] != [copy.stride() for copy in copies]:
+        return False
     for part, copy in zip(parts, copies, strict=True):
-        if part.stride() != copy.stride():
-            return False
         part.data = copy
     return True
 
