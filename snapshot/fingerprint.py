@@ -1,4 +1,4 @@
-"""What compiled code depends on: the processor's features, torch's version and the device.
+"""What compiled code depends on: the processor's features, torch's version, the device, threads.
 
 Names the directory of a compiled form (docs/format.md, section 8). Knows no snapshot.
 """
@@ -12,9 +12,18 @@ from zerowake.snapshot import installed_torch
 from zerowake.snapshot.errors import UnusableForm
 
 
+THREADS = "any"  # compiled code divides its work by those there are when it runs: see ``products``
+
+
 def fingerprint() -> dict[str, str]:
     """This machine's. Raises UnusableForm without torch."""
-    return {"machine": os.uname().machine, "cpu": _cpu(), "torch": _torch(), "device": "cpu"}
+    return {
+        "machine": os.uname().machine,
+        "cpu": _cpu(),
+        "torch": _torch(),
+        "device": "cpu",
+        "threads": THREADS,
+    }
 
 
 def fingerprint_id() -> str:

@@ -10,13 +10,15 @@ from zerowake.snapshot import fingerprint, installed_torch
 from zerowake.snapshot.errors import UnusableForm
 
 
-def test_the_fingerprint_tells_torch_and_processor_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_tells_torch_processor_and_threads_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     here = fingerprint.fingerprint_id()
     assert fingerprint.fingerprint()["torch"] == str(torch.__version__)
     monkeypatch.setattr(fingerprint, "_torch", lambda: "9.9")
     other = fingerprint.fingerprint_id()
     monkeypatch.setattr(fingerprint, "_cpu", lambda: "another")
-    assert len({here, other, fingerprint.fingerprint_id()}) == 3
+    third = fingerprint.fingerprint_id()
+    monkeypatch.setattr(fingerprint, "THREADS", "2")  # code for as many and no others
+    assert len({here, other, third, fingerprint.fingerprint_id()}) == 4
 
 
 def test_the_installed_torch_is_found_and_not_imported() -> None:

@@ -1,5 +1,6 @@
 """``zerowake.snapshot.products``: products with weights, by code that Inductor generates."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from recording import record
 from torch import nn
+from torch._inductor.kernel.mm import CppGemmTemplate
 
 from zerowake.snapshot import compile, products
 from zerowake.snapshot.compile import compile_module
@@ -57,6 +59,39 @@ def test_weights_are_packed_and_right_for_any_number_of_rows(
         form = compile_module(record(module, (torch.randn(9, 70),)), out, None)
         assert len(packed(form)) == 1 and len(trials) == place + 1
         assert all(trials[place].agrees([torch.randn(rows, 70)]) for rows in (2, 7, 8, 17, 300))
+
+
+class Rows(Product):
+    """Of a number that is known when it is compiled."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:4] @ self.weight
+
+
+@pytest.mark.parametrize("compiled_with", [1, 3])
+@pytest.mark.parametrize("kind", [Product, Rows])
+def test_products_are_right_with_any_number_of_threads(
+    tmp_path: Path, trials: list[Any], kind: type[Product], compiled_with: int
+) -> None:
+    """Many columns and few rows: they are parted between threads as well."""
+    torch.manual_seed(6)
+    before = torch.get_num_threads()
+    torch.set_num_threads(compiled_with)
+    try:
+        module = kind(torch.randn(4096, 32) / 64)
+        form = compile_module(record(module, (torch.randn(9, 4096),)), tmp_path, None)
+        assert len(packed(form)) == 1
+        for threads in (1, 2, 3, 4, 8):
+            torch.set_num_threads(threads)
+            assert all(trials[0].agrees([torch.randn(rows, 4096)]) for rows in (4, 6, 40))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_this_torch_has_what_fixes_the_number_of_threads() -> None:
+    source = inspect.getsource(inspect.getmodule(CppGemmTemplate))  # type: ignore[arg-type]
+    assert all(written in source for written in products._AT_RUN_TIME)
+    assert "self.is_dynamic_M = " in source
 
 
 @pytest.mark.parametrize(
