@@ -18,6 +18,8 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from zerowake.runtime import cores
+
 if TYPE_CHECKING:
     from subprocess import Popen
 
@@ -250,9 +252,9 @@ def reseed() -> None:
 def set_threads(count: int | None, sharers: int = 1) -> None:
     """Let torch, or libtorch without it, compute with ``count`` threads where it is loaded.
 
-    None: one for each usable core, divided among the ``sharers`` processes that compute now.
+    None: one for each core that it may keep busy, divided among the ``sharers`` processes that compute now.
     """
-    count = count or max(1, len(os.sched_getaffinity(0)) // sharers)
+    count = count or max(1, cores.usable() // sharers)
     if (torch := sys.modules.get("torch")) is not None:
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)

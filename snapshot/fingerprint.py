@@ -11,7 +11,6 @@ import os
 from zerowake.snapshot import installed_torch
 from zerowake.snapshot.errors import UnusableForm
 
-
 THREADS = "any"  # compiled code divides its work by those there are when it runs: see ``products``
 
 

@@ -15,7 +15,6 @@ import torch
 from sympy import sympify
 from torch import Tensor
 from torch._inductor import cpp_builder
-from torch._inductor.kernel.mm import CppGemmTemplate  # in its own module an import cycle
 from torch._inductor.select_algorithm import (
     ExternKernelCaller,
     add_preprocessing_fn,
@@ -70,6 +69,9 @@ def generated_products(graph: GraphModule, wanted: bool = True) -> Iterator[dict
 
 @contextmanager
 def _divided_at_run_time() -> Iterator[None]:
+    # Imported first of all, it runs into a cycle of imports.
+    from torch._inductor.codegen.cpp_gemm_template import CppGemmTemplate
+
     render = CppGemmTemplate._template_from_string
 
     def changed(source: str) -> Any:

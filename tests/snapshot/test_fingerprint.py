@@ -10,7 +10,9 @@ from zerowake.snapshot import fingerprint, installed_torch
 from zerowake.snapshot.errors import UnusableForm
 
 
-def test_the_fingerprint_tells_torch_processor_and_threads_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_tells_torch_processor_and_threads_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     here = fingerprint.fingerprint_id()
     assert fingerprint.fingerprint()["torch"] == str(torch.__version__)
     monkeypatch.setattr(fingerprint, "_torch", lambda: "9.9")
