@@ -81,11 +81,12 @@ def add_verbs(verb: Verb) -> None:
 
 
 _PLATFORMS = (
-    "lambda", "kubernetes", "knative", "keda", "cloud-run", "sagemaker", "azure", "runpod", "vertex",
+    "lambda", "kubernetes", "knative", "keda", "cloud-run", "sagemaker", "azure", "runpod", "runpod-queue",
+    "vertex",
 )  # fmt: skip
 _PLATFORM_HELP = (
     "lambda (SAM template), kubernetes, knative, keda (Helm chart and values), cloud-run (service), "
-    "sagemaker (CloudFormation), azure (container app), runpod, vertex (REST bodies)"
+    "sagemaker (CloudFormation), azure (container app), runpod (load balancing), runpod-queue, vertex (REST bodies)"
 )
 
 

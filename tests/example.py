@@ -19,7 +19,7 @@ PLACE = Place(
     image="europe-docker.pkg.dev/PROJECT/zerowake/embed:1", url="s3://BUCKET/snapshots/embed"
 )
 KINDS = ("kubernetes", "knative", "keda")
-OTHERS = ("cloud-run", "sagemaker", "azure", "runpod", "vertex")
+OTHERS = ("cloud-run", "sagemaker", "azure", "runpod", "runpod-queue", "vertex")
 
 
 def example() -> Function:

@@ -190,8 +190,15 @@ def _azure(needs: Needs, place: Place) -> Values:
     }
 
 
-def _runpod(needs: Needs, place: Place) -> Values:
-    return {"disk_gb": step(needs.disk_mb, 1024, 5120) // 1024 + 5}
+def _runpod(*, queue: bool) -> Callable[[Needs, Place], Values]:
+    def values(needs: Needs, place: Place) -> Values:
+        return {
+            "queue": queue,
+            "queue_delay_s": 1,  # a worker is up in less: one more as soon as jobs wait for so long
+            "disk_gb": step(needs.disk_mb, 1024, 5120) // 1024 + 5,
+        }
+
+    return values
 
 
 def _vertex(needs: Needs, place: Place) -> Values:
@@ -207,6 +214,15 @@ def _at_most(needs: Needs, what: str, value: int, most: int, unit: str, remedy: 
         raise ConfigError(f"{needs.name}: {what} of {value} {unit}, at most {most} here; {remedy}")
 
 
+_RUNPOD_FILES = {
+    "template.json": "templates/runpod-template.json",
+    "endpoint.json": "templates/runpod-endpoint.json",
+}
+_RUNPOD = (
+    'curl https://rest.runpod.io/v1/templates -H "Authorization: Bearer $RUNPOD_API_KEY" '
+    "--json @{out}/template.json, then /v1/endpoints with @{out}/endpoint.json and the "
+    "templateId that it answered"
+)
 _HELM = "helm upgrade --install {dns_name} {out}/chart --values {out}/values.yaml"
 
 PLATFORMS: dict[str, Platform] = {
@@ -260,11 +276,15 @@ PLATFORMS: dict[str, Platform] = {
     ),
     "runpod": Platform(
         "RunPod serverless, load balancing: a template and an endpoint for its REST API",
-        {"template.json": "templates/runpod-template.json", "endpoint.json": "templates/runpod-endpoint.json"},
-        _runpod,
-        'curl https://rest.runpod.io/v1/templates -H "Authorization: Bearer $RUNPOD_API_KEY" '
-        "--json @{out}/template.json, then /v1/endpoints with @{out}/endpoint.json and the "
-        "templateId that it answered",
+        _RUNPOD_FILES,
+        _runpod(queue=False),
+        _RUNPOD,
+    ),
+    "runpod-queue": Platform(
+        "RunPod serverless, jobs from its queue: a template and an endpoint for its REST API",
+        _RUNPOD_FILES,
+        _runpod(queue=True),
+        _RUNPOD,
     ),
     "vertex": Platform(
         "Google Vertex AI: a model to upload and how to deploy it",

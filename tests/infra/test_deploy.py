@@ -52,6 +52,16 @@ def test_needs_come_from_settings_and_weights() -> None:
     assert needs(1000).disk_mb > 1000
 
 
+def test_runpods_queue_and_its_load_balancer() -> None:
+    for platform, adapter in (("runpod", "runpod-http"), ("runpod-queue", "runpod")):
+        files = rendered(platform, needs(), PLACE)
+        template, endpoint = (json.loads(files[f"{n}.json"]) for n in ("template", "endpoint"))
+        assert template["env"]["ZEROWAKE_ADAPTER"] == adapter
+        assert ("ports" in template) == (adapter == "runpod-http")  # nobody calls a queue's worker
+        queue = adapter == "runpod"
+        assert endpoint["scalerType"] == ("QUEUE_DELAY" if queue else "REQUEST_COUNT")
+
+
 def test_all_platforms_can_be_rendered_and_read_back() -> None:
     for platform in PLATFORMS:
         for gpu in (False, True):
