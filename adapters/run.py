@@ -46,14 +46,11 @@ def run(
             raise ConfigError(
                 f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}"
             )
-        if target and "://" in target:  # nothing is imported for other ones
-            from zerowake.runtime.remote import localize
-
-            target = localize(target, open_store, environ)
         serve(
             [target] if target else [],
             replace(config, trusted=(*config.trusted, *trusted)),
             ingress,
+            open_store,
         )
     except Exception as error:
         ingress.report_init_error(error)

@@ -577,8 +577,8 @@ def _serve(options: argparse.Namespace) -> int:
         environment=tuple(options.env),
     )
     try:
-        targets = [_local(text, options) for text in options.targets]
-        serve(targets, config, HttpIngress(config), reload=options.reload)
+        ingress = HttpIngress(config)
+        serve(options.targets, config, ingress, options.open_store, reload=options.reload)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
     return 0

@@ -3,12 +3,19 @@
 Knows no store: ``open_store`` of a higher floor opens one by its URL.
 """
 
+import os
+import pickle
+import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
+from zerowake.runtime import process
 from zerowake.runtime.cache import cache_directory
 from zerowake.runtime.progress import ProgressBar
 from zerowake.snapshot import remote
+from zerowake.snapshot.errors import StoreError, ZerowakeError
 from zerowake.snapshot.remote import is_remote, parse_url
 from zerowake.snapshot.storage import Store
 
@@ -35,6 +42,62 @@ def localize(text: str, open_store: OpenStore, environ: Mapping[str, str]) -> st
             note=lambda said: bar.note(f"note: {said}"),
         )
     return str(path)
+
+
+class Localizing:
+    """The same in a process of its own, for one that serves afterwards.
+
+    What a store's client imports and allocates (50 MB with boto3) ends with it, and base zygotes can
+    be started meanwhile. To be made while this process has one thread.
+    """
+
+    def __init__(self, text: str, open_store: OpenStore, environ: Mapping[str, str]) -> None:
+        self._text = text
+        self._read, write = os.pipe()
+        parent = os.getpid()
+        self._pid = os.fork()
+        if not self._pid:
+            os.close(self._read)
+            process.end_with_parent({process.PARENT: str(parent)})
+            _localize_and_exit(text, open_store, environ, write)
+        process.AWAITED.add(self._pid)
+        os.close(write)
+
+    def path(self) -> str:
+        """Waits for it. Raises as ``localize``."""
+        with open(self._read, "rb") as file:
+            said = file.read()
+        _, status = os.waitpid(self._pid, 0)
+        process.AWAITED.discard(self._pid)
+        if not said:
+            reason = process.exit_reason(status)
+            raise StoreError(f"{self._text}: the process that fetched it ended: {reason}")
+        found = pickle.loads(said)  # of our own child
+        if isinstance(found, Exception):
+            raise found
+        return str(found)
+
+
+def _localize_and_exit(
+    text: str, open_store: OpenStore, environ: Mapping[str, str], write: int
+) -> NoReturn:
+    code = 1
+    try:
+        found: str | Exception
+        try:
+            found = localize(text, open_store, environ)
+        except ZerowakeError as error:
+            found = error
+        with open(write, "wb") as file:
+            file.write(pickle.dumps(found))
+        code = 0
+    except KeyboardInterrupt:  # the parent has been told as well
+        pass
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def push(path: Path, url: str, open_store: OpenStore, bar: ProgressBar) -> str:

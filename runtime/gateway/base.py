@@ -75,6 +75,12 @@ class BaseProcess:
             self.socket.sendall(encode({"kind": "import", "modules": modules}))
             self.socket.setblocking(False)
 
+    def dismiss(self) -> None:
+        """End one that was started on a guess, before it was told what to import."""
+        self.started = False
+        self.socket.close()
+        process.AWAITED.discard(self.pid)  # it is reaped as orphans are
+
     @property
     def pid(self) -> int:
         return self._child.pid

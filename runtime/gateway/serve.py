@@ -20,6 +20,7 @@ from zerowake.snapshot.mapping import read_file
 
 if TYPE_CHECKING:
     from zerowake.runtime.gateway.pool import Pool
+    from zerowake.runtime.remote import Localizing, OpenStore
 
 log = logging.getLogger("zerowake.gateway")
 
@@ -28,25 +29,33 @@ WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
 def serve(
-    targets: list[str], config: ServeConfig, ingress: Ingress, *, reload: bool = False
+    targets: list[str],
+    config: ServeConfig,
+    ingress: Ingress,
+    open_store: "OpenStore",
+    *,
+    reload: bool = False,
 ) -> None:
     """Serve targets and snapshots until SIGTERM, or until ``ingress`` ends.
 
-    Raises what is wrong with a target or a snapshot: TargetError, SnapshotError, UntrustedCode,
-    ConfigError (two functions of one name, an address that is taken).
+    open_store: the store of a snapshot that is named by its URL. Raises what is wrong with a target
+    or a snapshot: TargetError, SnapshotError, UntrustedCode, StoreError, ConfigError (two functions
+    of one name, an address that is taken).
     """
     logs.configure(config.log_format, config.log_level)
     for name in config.environment:
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
     check_device(config.device)
+    fetched = {text: _fetch(text, open_store) for text in targets if "://" in text}
     ingress.open()
     bases = {
         flavour: BaseProcess(flavour, os.environ, config.environment, once=config.alone)
         for flavour in Flavour
     }
-    if all(map(_looks_torch_free, targets)):
+    if all(text in fetched or _looks_torch_free(text) for text in targets):
         bases[Flavour.LIGHT].start(libtorch=True)
+    targets = [fetched[text].path() if text in fetched else text for text in targets]
     from zerowake.runtime.gateway.opening import open_target, shared_modules
     from zerowake.runtime.target import is_target
 
@@ -66,13 +75,22 @@ def serve(
             f"two functions are called {', '.join(sorted(twice))}; freeze one with another --name"
         )
     for flavour, base in bases.items():
-        base.share(shared_modules(flavour, [each for each in opened if each.flavour is flavour]))
-        if not base.started and any(each.flavour is flavour for each in opened):
+        functions = [each for each in opened if each.flavour is flavour]
+        if base.started and opened and not functions:
+            base.dismiss()
+        base.share(shared_modules(flavour, functions))
+        if functions and not base.started:
             base.start()
     from zerowake.runtime.gateway.server import run
 
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None
     run(opened, config, ingress, bases, watch)
+
+
+def _fetch(url: str, open_store: "OpenStore") -> "Localizing":
+    from zerowake.runtime.remote import Localizing  # nothing of it is needed for other targets
+
+    return Localizing(url, open_store, os.environ)
 
 
 def _looks_torch_free(target: str) -> bool:

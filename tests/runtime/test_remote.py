@@ -1,0 +1,79 @@
+"""``zerowake.runtime.remote.Localizing``: a snapshot that another process brings here."""
+
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from zerowake.runtime.remote import Localizing
+from zerowake.snapshot.errors import NotInStore, SnapshotNotFound, StoreDenied, StoreError
+from zerowake.snapshot.storage import Found, Store
+
+URL = "test://store/add"
+
+
+class Folder:
+    """Objects in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def stat(self, name: str) -> Found:
+        try:
+            return Found((self._folder / name).stat().st_size, "v1")
+        except OSError as error:
+            raise NotInStore(name) from error
+
+    def read(self, name: str, found: Found, start: int, nbytes: int) -> Iterator[bytes]:
+        yield (self._folder / name).read_bytes()[start : start + nbytes]
+
+    def write(self, name: str, source: Path) -> None:
+        shutil.copyfile(source, self._folder / name)
+
+
+def localizing(open_store: Callable[[str], Store], cache: Path) -> Localizing:
+    return Localizing(URL, open_store, {"XDG_CACHE_HOME": str(cache)})
+
+
+def test_it_is_brought_here_and_what_that_takes_is_not(
+    frozen: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def open_store(url: str) -> Store:
+        assert url == URL
+        sys.modules["a_client_of_50_mb"] = sys
+        return Folder(frozen("zoo.py:Add"))
+
+    path = Path(localizing(open_store, tmp_path).path())
+    assert path.is_relative_to(tmp_path) and (path / "manifest.json").is_file()
+    assert "a_client_of_50_mb" not in sys.modules
+
+
+def test_what_is_wrong_is_told_as_if_it_had_happened_here(tmp_path: Path) -> None:
+    def denied(url: str) -> Store:
+        raise StoreDenied(f"{url}: access denied")
+
+    with pytest.raises(StoreDenied, match="^test://store/add: access denied$"):
+        localizing(denied, tmp_path).path()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SnapshotNotFound):
+        localizing(lambda url: Folder(tmp_path / "empty"), tmp_path).path()
+
+
+@pytest.mark.parametrize(
+    "end, said",
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"),
+        (lambda: sys.exit(3), "exit code 1"),
+    ],
+)
+def test_its_end_is_an_error(tmp_path: Path, end: Callable[[], None], said: str) -> None:
+    def open_store(url: str) -> Store:
+        end()
+        raise AssertionError
+
+    with pytest.raises(StoreError, match=f"the process that fetched it ended: {said}"):
+        localizing(open_store, tmp_path).path()
