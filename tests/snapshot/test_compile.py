@@ -143,9 +143,9 @@ class Rows(nn.Module):
 
 def only_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile, "_build", lambda *given: (Path(__file__), {}))
-    monkeypatch.setattr(compile, "_try_ones", lambda *given: None)
+    monkeypatch.setattr(compile, "try_ones", lambda *given: None)
     trial = Mock(right=[], file=Path(__file__), weights={})
-    monkeypatch.setattr(compile, "_Trial", lambda *given: trial)
+    monkeypatch.setattr(compile, "Trial", lambda *given: trial)
 
 
 def test_sizes_and_values_that_are_row_numbers_are_bounded(

@@ -33,12 +33,12 @@ class Sums(Product):
 def trials(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     made: list[Any] = []
 
-    class Kept(compile._Trial):
+    class Kept(compile.Trial):
         def __init__(self, *given: Any) -> None:
             super().__init__(*given)
             made.append(self)
 
-    monkeypatch.setattr(compile, "_Trial", Kept)
+    monkeypatch.setattr(compile, "Trial", Kept)
     return made
 
 
