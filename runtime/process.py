@@ -126,8 +126,11 @@ def reap_orphans() -> None:
     An author's subprocess, say, whose instance has ended before it: nobody else waits for those.
     """
     for tid in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{tid}/children") as file:
-            children = set(map(int, file.read().split()))
+        try:
+            with open(f"/proc/self/task/{tid}/children") as file:
+                children = set(map(int, file.read().split()))
+        except OSError:  # the thread has ended: another one has its children now
+            continue
         for pid in children - AWAITED:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)

@@ -106,7 +106,8 @@ class Processes:
         self._zygote: ZygoteLink | None = None
         self._rehearse = True  # let the zygote make a warm-up call, which its forks share
         self._tasks: set[asyncio.Task[Any]] = set()
-        # Before anything of it is imported or mapped; a stamp makes the second time free.
+        # Weights are hashed beside the first restore, which checks all else that it reads; nothing
+        # is answered before that is done. A stamp makes the second time free.
         self._checked = asyncio.create_task(asyncio.to_thread(check_digests, snapshot))
         self._checked.add_done_callback(self._on_checked)
         self.base_is_up = False
@@ -249,7 +250,8 @@ class Processes:
         started = self._clock()
         instance: Instance | None = None
         try:
-            await asyncio.shield(self._checked)
+            if self._checked.done():
+                self._checked.result()
             async with asyncio.timeout(self._config.start_timeout_s):
                 instance = Instance(await self._fork(warm), self._on_frame, hot)
                 self.instances.append(instance)
@@ -293,6 +295,15 @@ class Processes:
     async def _on_frame(self, instance: Instance, frame: Frame) -> None:
         match frame.kind:
             case "ready":
+                if not self._checked.done():
+                    await asyncio.wait([self._checked])
+                if instance.ready.done():  # it has ended meanwhile
+                    return
+                if self._checked.cancelled():  # nobody waits any more
+                    return
+                if (error := self._checked.exception()) is not None:
+                    instance.ready.set_exception(error)
+                    return
                 if instance.state is State.STARTING:  # and not stopped meanwhile
                     instance.state = State.IDLE
                 self._listener.runs_as(FormName(frame.header["form"]), frame.header["reason"])

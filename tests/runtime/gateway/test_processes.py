@@ -211,6 +211,33 @@ async def test_a_damaged_snapshot_is_quarantined_before_anything_starts(world: W
     assert world.base.asked == 0
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_a_snapshot_is_hashed_beside_the_restore_and_used_only_after(
+    world: World, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    hashed = asyncio.Event()
+
+    async def check(_check_digests: object, snapshot: Snapshot) -> None:
+        await hashed.wait()
+        if damaged:
+            raise DamagedSnapshot("block 0 is damaged")
+
+    monkeypatch.setattr(asyncio, "to_thread", check)
+    made, _notes = processes(world)
+    starting = made.start(hot=True, warm=False)
+    scripted = await world.base.instance()
+    scripted.ready()
+    await world.quiet()
+    assert not starting.done() and made.ready == []
+    hashed.set()
+    if damaged:
+        assert await starting is None and made.quarantined
+        await scripted.over()
+        assert made.instances == []
+    else:
+        assert await starting is not None and len(made.ready) == 1
+
+
 # -------------------------------------------------------------------- limits of time
 
 

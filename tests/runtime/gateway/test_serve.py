@@ -10,6 +10,7 @@ import pytest
 from scripted import GOOD
 from support import function_info
 
+from zerowake.adapters.stores import open_store
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName
@@ -88,7 +89,7 @@ def test_an_address_of_another_machine_is_a_matter_of_the_host() -> None:
 def test_reload_of_nothing_but_snapshots_says_what_to_name() -> None:
     config = ServeConfig(port=0)
     with pytest.raises(ConfigError, match=r"name path/app\.py:Class, or leave --reload out"):
-        serving.serve([str(GOOD)], config, http.HttpIngress(config), reload=True)
+        serving.serve([str(GOOD)], config, http.HttpIngress(config), open_store, reload=True)
 
 
 def test_a_strangers_form_is_not_waited_for(tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ async def test_a_call_that_is_cancelled_while_it_waits_never_runs(world: World) 
 async def test_after_a_death_each_call_runs_again_alone(world: World) -> None:
     served = world.serve(**batches_of(4))
     callers = world.submit(served, b"a", b"poison", b"c")
-    await (await ready(world)).die(signal.SIGSEGV)
+    first = await ready(world)
+    assert len(await first.batch()) == 3
+    await first.die(signal.SIGSEGV)
     second = await ready(world)
     await second.serve(b"a")
     assert await second.batch() == [b"poison"]
