@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 from zerowake.adapters.calls import body_of, json_of
 from zerowake.adapters.port import Capabilities
@@ -16,8 +17,9 @@ from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, po
 from zerowake.adapters.routes import JSON, Passed, Request, Response, Route, answer_json
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest
+from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.gateway import problems
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
 from zerowake.runtime.jsontext import parse_json
 
@@ -50,7 +52,12 @@ class Azure(Push):
 
     def _proxied(self, request: Request) -> Passed:
         """function.json may have given the function any route below /api/."""
-        return Passed("/" if request.path.startswith("/api/") else request.path)
+        if not request.path.startswith("/api/") or self._takes_requests():
+            return Passed(request.path)
+        return Passed("/")
+
+    def _takes_requests(self) -> bool:
+        return self.functions.find(self.only()).kind is Kind.HTTP
 
     async def _trigger(self, request: Request) -> Response:
         value = parse_json(await request.body())
@@ -75,18 +82,25 @@ class Azure(Push):
         self, info: FunctionInfo, http: dict[str, Any], id_: str, origin: Origin
     ) -> Response:
         """An HTTP trigger's caller gets the function's status, which stands inside the answer."""
+        head: ReplyHead | None = None
         body = http.get("Body")
         if not isinstance(body, str):
             given = b"" if body is None else json.dumps(body).encode()
         else:
             given = body.encode()
         try:
-            chunks = await self.caller.call(info.name, given, id_, origin)
+            if info.kind is Kind.HTTP:
+                head, reply = await self.caller.exchange(info.name, _head(http), given, id_, origin)
+            else:
+                chunks = await self.caller.call(info.name, given, id_, origin)
         except Exception as error:
             problem = problems.describe(error, f"{info.name} {id_}")
             status, headers, told = problems.reply(problem, error)
             names = {name.decode(): value.decode() for name, value in headers}
             return _answer({"res": _res(status, told, names)}, b"null")
+        if head is not None:
+            # The host's headers are an object: of several of one name it takes the last.
+            return _answer({"res": _res(head.status, reply, dict(head.headers))}, b"null")
         result = json_of(info, chunks)
         return _answer({"res": _res(200, result, {"content-type": JSON})}, result)
 
@@ -106,7 +120,24 @@ def _decoded(value: Any) -> Any:
 
 
 def _res(status: int, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    return {"statusCode": status, "body": body.decode(), "headers": dict(headers)}
+    return {"statusCode": status, "body": body.decode(errors="replace"), "headers": dict(headers)}
+
+
+def _head(http: dict[str, Any]) -> RequestHead:
+    """The request of an HTTP trigger: its headers' values are arrays."""
+    headers = http.get("Headers")
+    url = urlsplit(str(http["Url"]))
+    return RequestHead(
+        method=str(http["Method"]).upper(),
+        path=url.path or "/",
+        query=url.query,
+        headers=tuple(
+            (str(name).lower(), str(value))
+            for name, values in (headers if isinstance(headers, dict) else {}).items()
+            for value in (values if isinstance(values, list) else [values])
+        ),
+        scheme=url.scheme or "http",
+    )
 
 
 def _answer(outputs: dict[str, Any], result: bytes) -> Response:

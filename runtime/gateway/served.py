@@ -25,6 +25,7 @@ from zerowake.runtime.errors import (
     PredictTimeout,
     to_problem,
 )
+from zerowake.runtime.exchange import ReplyHead
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.depths import Depths
 from zerowake.runtime.gateway.instances import Instance, State
@@ -216,6 +217,10 @@ class Served:
         calls: list[dict[str, Any]] = [
             {"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch
         ]
+        if self.info.kind is Kind.HTTP:
+            for told, call in zip(calls, batch, strict=True):
+                if call.head is not None:
+                    told["head"] = call.head.to_json()
         if self.info.kind is Kind.HANDLER:  # no other sees a Context
             for told, call in zip(calls, batch, strict=True):
                 told["origin"] = {n: text for n, text in asdict(call.origin).items() if text}
@@ -297,6 +302,8 @@ class Served:
                 if problem := header.get("problem"):
                     call.fail(problem)
                 elif not call.done:
+                    if "head" in header:
+                        call.reply = ReplyHead.from_json(header["head"])
                     if "sizes" in header:
                         await call.sink.item(frame.body)
                     call.finish()
