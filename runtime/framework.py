@@ -12,10 +12,12 @@ import sys
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zerowake.runtime.errors import DeclarationError
-from zerowake.runtime.wsgi import WSGIApp
+
+if TYPE_CHECKING:
+    from zerowake.runtime.wsgi import WSGIApp
 
 PACKAGE = "functions_framework"
 SIGNATURE = "FUNCTION_SIGNATURE_TYPE"  # its setting for a function without a decorator
@@ -57,7 +59,7 @@ def is_registered(attribute: str) -> bool:
     return attribute in getattr(registry, "REGISTRY_MAP", ())
 
 
-def load(module: str, attribute: str) -> WSGIApp | None:
+def load(module: str, attribute: str) -> "WSGIApp | None":
     """Import ``module`` and have an app made of its function; None where it is none, or cannot be one
     because the package is not installed.
 

@@ -110,12 +110,8 @@ def python() -> Path:
     found = parts.venv(PACKAGE)
     (site,) = found.parent.parent.glob("lib/python*/site-packages")
     (ours,) = Path(sys.prefix).glob("lib/python*/site-packages")
-    lines = f"{ROOT / 'src'}\n{ours}\n"  # after its own: its CloudEvents SDK comes first
-    pth = site / "zz_shared.pth"
-    if not pth.exists() or pth.read_text() != lines:
-        partial = site / f"zz_shared.{os.getpid()}"
-        partial.write_text(lines)
-        partial.rename(pth)
+    # Comes after its own packages, of which the CloudEvents SDK is there as well.
+    (site / "zz_shared.pth").write_text(f"{ours}\n")
     return found
 
 
@@ -136,7 +132,11 @@ def start(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={**kept, **{name: text.format(port=port) for name, text in environ.items()}},
+            env={
+                **kept,
+                "PYTHONPATH": str(ROOT / "src"),
+                **{name: text.format(port=port) for name, text in environ.items()},
+            },
         )
         server = Server(process, port, folder)
         running.append(server)
@@ -391,6 +391,57 @@ def test_what_is_no_event(both: Both) -> None:
             assert (found.status, found.output) == (wanted.status, None)
         assert ours.exchange("GET", "/") == theirs.exchange("GET", "/")
     assert both("on_cloud_event")[0].exchange("POST", "/", b"{}", JSON).status == 400
+
+
+@pytest.fixture
+def command(python: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``command("freeze", ...)``: a command to its end, in a folder of its own."""
+
+    def run(*arguments: object, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(python), "-m", "zerowake", *map(str, arguments)],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **environ},
+            timeout=2 * PATIENCE_S,
+        )
+
+    return run
+
+
+def test_freezing_calls_it_only_where_a_probe_is_given(command: Any, tmp_path: Path) -> None:
+    frozen = command("freeze", f"{APP}:on_request", "--out", "snapshots")
+    assert frozen.returncode == 0, frozen.stderr
+    assert not (tmp_path / "function_output.json").exists()
+    verified = command("verify", frozen.stdout.strip())
+    assert "the proof holds no calls" in verified.stdout, verified.stderr
+    assert "(http)" in command("inspect", frozen.stdout.strip()).stdout
+    (tmp_path / "probe.json").write_text('[{"a": 1}]')
+    probed = command("freeze", f"{APP}:helloWorld", "--out", "snapshots", "--probe", "probe.json")
+    assert probed.returncode == 0, probed.stderr
+    assert json.loads((tmp_path / "function_output.json").read_text()) == '{"a":1}'
+    assert "fields compared: 1" in command("verify", probed.stdout.strip()).stdout
+
+
+def test_what_cannot_be_one(command: Any, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(
+        "import functions_framework.aio\n"
+        "@functions_framework.aio.http\nasync def later(request): pass\n"
+        "def plain(request): pass\n"
+    )
+    (tmp_path / "through.py").write_text("from other import later")
+    for target, said in [
+        ("other.py:later", "not from functions_framework.aio"),
+        ("through.py:later", "not from functions_framework.aio"),
+        ("other.py:plain", "FUNCTION_SIGNATURE_TYPE"),
+        ("other.py:nothing", "has no nothing"),
+    ]:
+        refused = command("freeze", target, "--out", "snapshots")
+        assert refused.returncode == 1 and said in refused.stderr, refused.stderr
+    refused = command("freeze", "other.py:plain", "--out", "x", FUNCTION_SIGNATURE_TYPE="htp")
+    assert refused.returncode == 1 and "htp" in refused.stderr, refused.stderr
 
 
 def test_beside_others_it_has_a_path_of_its_own(start: Start) -> None:
