@@ -19,6 +19,7 @@ from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest
 from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.gateway import problems
+from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
 from zerowake.runtime.jsontext import parse_json
@@ -52,12 +53,9 @@ class Azure(Push):
 
     def _proxied(self, request: Request) -> Passed:
         """function.json may have given the function any route below /api/."""
-        if not request.path.startswith("/api/") or self._takes_requests():
+        if not request.path.startswith("/api/") or takes_requests(self.functions, self.only()):
             return Passed(request.path)
         return Passed("/")
-
-    def _takes_requests(self) -> bool:
-        return self.functions.find(self.only()).kind is Kind.HTTP
 
     async def _trigger(self, request: Request) -> Response:
         value = parse_json(await request.body())

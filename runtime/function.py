@@ -38,6 +38,10 @@ __all__ = [
 
 ATTRIBUTE = "__zerowake__"
 HTTP_TIMEOUT_S = 300.0  # as functions-framework's own server, and Cloud Run
+HTTP_INSTANCES = (
+    0,
+    8,
+)  # its own server has threads; such a function mostly waits, and forks are small
 MAX_NAME_CHARS = 63
 AnyTarget = TypeVar("AnyTarget", bound=Callable[..., Any])
 
@@ -174,7 +178,12 @@ def http_function(
     return Function(
         target=target,
         kind=Kind.HTTP,
-        settings=Settings(_snake(name)[:MAX_NAME_CHARS], timeout_s=HTTP_TIMEOUT_S, retry=False),
+        settings=Settings(
+            name=_snake(name)[:MAX_NAME_CHARS],
+            timeout_s=HTTP_TIMEOUT_S,
+            instances=HTTP_INSTANCES,
+            retry=False,
+        ),
         examples=(),
         parameters=(),
         takes_context=False,

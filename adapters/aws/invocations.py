@@ -32,6 +32,7 @@ from zerowake.runtime.errors import (
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
+from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
 
@@ -189,8 +190,8 @@ class Invocations:
                 stream.close()
 
     def _exchange(self, request: HttpRequest, event: Event) -> Exchange:
-        kind = self._caller.functions.find(self._name).kind
-        return Exchange(self._app, request, event.origin, kind)
+        whole = takes_requests(self._caller.functions, self._name)
+        return Exchange(self._app, request, event.origin, whole=whole)
 
     async def _begin(
         self, line: Line, event: Event, request: HttpRequest, exchange: Exchange

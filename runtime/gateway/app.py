@@ -17,8 +17,7 @@ from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp, Headers, Receive, Scope, Send, lifespan, respond
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.invoke import Invoke
-from zerowake.runtime.gateway.port import Functions
-from zerowake.runtime.info import Kind
+from zerowake.runtime.gateway.port import Functions, takes_requests
 from zerowake.runtime.metrics import Metrics
 
 
@@ -91,18 +90,18 @@ class Edge:
     def _taken_whole(self, scope: Scope) -> tuple[str, str] | None:
         """Which function takes this request as it is, and under which path; None if none does."""
         path: str = scope["path"]
-        raw_path = (scope.get("raw_path") or quote(path).encode()).decode("latin-1")
-        names = self._functions.names()
         if path.startswith("/invoke/"):
             name = path.split("/", 3)[2]
-            inner = f"/{''.join(raw_path.split('/', 3)[3:])}"
-        elif len(names) == 1 and path not in self._probes and not self._is_order(path):
-            name, inner = names[0], raw_path
+        elif path in self._probes or self._is_order(path) or len(self._functions.names()) != 1:
+            return None
         else:
+            (name,) = self._functions.names()
+        if not takes_requests(self._functions, name):
             return None
-        if name not in names or self._functions.find(name).kind is not Kind.HTTP:
-            return None
-        return name, inner
+        raw_path = (scope.get("raw_path") or quote(path).encode()).decode("latin-1")
+        if path.startswith("/invoke/"):
+            raw_path = f"/{''.join(raw_path.split('/', 3)[3:])}"
+        return name, raw_path
 
     def _is_order(self, path: str) -> bool:
         return self._with_orders and (path == "/functions" or path.startswith("/functions/"))

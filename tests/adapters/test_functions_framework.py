@@ -1,107 +1,28 @@
 """Functions of Google's functions-framework, by its own server and by us: the same requests, the same replies.
 
-The events are those of its conformance tests (https://github.com/GoogleCloudPlatform/functions-framework-conformance,
-events/generate/data). The package cannot share our environment, where its CloudEvents SDK is another one.
+The cases are those of its conformance tests, and more. The package cannot share our environment, where its CloudEvents SDK is another one.
 """
 
-import http.client
 import json
 import os
-import signal
+import re
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import parts
 import pytest
+from framework_server import Server
+from google_events import EVENTS, ID
 from platforms import MARKS, LambdaCaller
 from support import APPS, PATIENCE_S, ROOT, free_ports
 
 PACKAGE = "functions-framework==3.10.2"
 APP = APPS / "cloud_functions.py"
-OURS = ("server-timing", "zerowake-invocation", "zerowake-depth")
-SERVERS = ("date", "server", "connection", "transfer-encoding")  # theirs is another server
 JSON = {"content-type": "application/json"}
-
-
-class Told(NamedTuple):
-    """status, headers in their order within a name, body; output: what the function wrote down."""
-
-    status: int
-    headers: list[tuple[str, str]]
-    body: bytes
-    output: Any
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-@dataclass
-class Server:
-    """A process that serves one function from a folder of its own."""
-
-    process: "subprocess.Popen[bytes]"
-    port: int
-    folder: Path
-    log: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        threading.Thread(target=self._collect, daemon=True).start()
-
-    def _collect(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.log.append(line.decode(errors="replace").rstrip("\n"))
-
-    def until(self, what: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + 2 * PATIENCE_S
-        while not (value := what()):
-            said = "\n".join(self.log)
-            assert self.process.poll() is None and time.monotonic() < deadline, said
-            time.sleep(0.05)
-        return value
-
-    def listens(self) -> bool:
-        try:
-            self.raw("GET", "/robots.txt")
-            return True
-        except OSError:
-            return False
-
-    def raw(
-        self,
-        method: str,
-        path: str,
-        body: "bytes | Iterator[bytes] | None" = None,
-        headers: dict[str, str] | None = None,
-    ) -> Told:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
-        connection.request(method, path, body, {"Host": "functions.test", **(headers or {})})
-        reply = connection.getresponse()
-        data = reply.read()
-        connection.close()
-        pairs = [(name.lower(), value) for name, value in reply.getheaders()]
-        return Told(reply.status, pairs, data, None)
-
-    def exchange(self, method: str, path: str, body: Any = None, headers: Any = None) -> Told:
-        """The reply without what is a server's own, and what the function has written down."""
-        output = self.folder / "function_output.json"
-        output.unlink(missing_ok=True)
-        told = self.raw(method, path, body, headers)
-        kept = [pair for pair in told.headers if pair[0] not in (*OURS, *SERVERS)]
-        kept.sort(key=lambda pair: pair[0])
-        found = json.loads(output.read_text()) if output.exists() else None
-        return Told(told.status, kept, told.body, found)
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        self.process.wait(PATIENCE_S)
 
 
 @pytest.fixture(scope="session")
@@ -247,109 +168,6 @@ def test_typed_functions(both: Both) -> None:
     assert ours.exchange("POST", "/", b"[1]", JSON).json() == {"got": [1]}
 
 
-ID, TIME = "aaaaaa-1111-bbbb-2222-cccccccccccc", "2020-09-29T11:32:00.000Z"
-OBJECT = {
-    "bucket": "some-bucket",
-    "contentType": "text/plain",
-    "crc32c": "rTVTeQ==",
-    "generation": "1587627537231057",
-    "id": "some-bucket/folder/Test.cs/1587627537231057",
-    "kind": "storage#object",
-    "name": "folder/Test.cs",
-    "size": "352",
-    "timeCreated": "2020-04-23T07:38:57.230Z",
-}
-USER = {
-    "email": "test@nowhere.com",
-    "metadata": {"createdAt": "2020-05-26T10:42:27Z"},
-    "providerData": [{"email": "test@nowhere.com", "providerId": "password"}],
-    "uid": "UUpby3s4spZre6kHsgVSPetzQ8l2",
-}
-MESSAGE = {
-    "@type": "type.googleapis.com/google.pubsub.v1.PubsubMessage",
-    "attributes": {"attr1": "attr1-value"},
-    "data": "dGVzdCBtZXNzYWdlIDM=",
-}
-CHANGE = {"data": None, "delta": {"grandchild": "other"}}
-
-
-def cloud_event(kind: str, source: str, data: Any, **more: str) -> dict[str, Any]:
-    told = {"specversion": "1.0", "type": kind, "source": source, "id": ID, "time": TIME}
-    return {**told, "datacontenttype": "application/json", **more, "data": data}
-
-
-def background(kind: str, resource: Any, data: Any) -> dict[str, Any]:
-    told = {"eventId": ID, "timestamp": TIME, "eventType": kind, "resource": resource}
-    # The conformance tests have both ways to write one.
-    return {"context": told, "data": data} if isinstance(resource, dict) else {**told, "data": data}
-
-
-# By name: the event as it was before there were CloudEvents, and as one.
-EVENTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "storage": (
-        background(
-            "google.storage.object.finalize",
-            {
-                "service": "storage.googleapis.com",
-                "name": "projects/_/buckets/some-bucket/objects/folder/Test.cs",
-                "type": "storage#object",
-            },
-            OBJECT,
-        ),
-        cloud_event(
-            "google.cloud.storage.object.v1.finalized",
-            "//storage.googleapis.com/projects/_/buckets/some-bucket",
-            OBJECT,
-            subject="objects/folder/Test.cs",
-        ),
-    ),
-    "firebase-auth": (
-        background(
-            "providers/firebase.auth/eventTypes/user.create", "projects/my-project-id", USER
-        ),
-        cloud_event(
-            "google.firebase.auth.user.v1.created",
-            "//firebaseauth.googleapis.com/projects/my-project-id",
-            {**USER, "metadata": {"createTime": "2020-05-26T10:42:27Z"}},
-            subject=f"users/{USER['uid']}",
-        ),
-    ),
-    "firebase-db": (
-        {
-            **background(
-                "providers/google.firebase.database/eventTypes/ref.write",
-                "projects/_/instances/my-project-id/refs/gcf-test/xyz",
-                CHANGE,
-            ),
-            "domain": "firebaseio.com",
-            "params": {"child": "xyz"},
-        },
-        cloud_event(
-            "google.firebase.database.ref.v1.written",
-            "//firebasedatabase.googleapis.com/projects/_/locations/us-central1/instances/my-project-id",
-            CHANGE,
-            subject="refs/gcf-test/xyz",
-        ),
-    ),
-    "pubsub": (
-        background(
-            "google.pubsub.topic.publish",
-            {
-                "service": "pubsub.googleapis.com",
-                "name": "projects/sample-project/topics/gcf-test",
-                "type": "type.googleapis.com/google.pubsub.v1.PubsubMessage",
-            },
-            MESSAGE,
-        ),
-        cloud_event(
-            "google.cloud.pubsub.topic.v1.messagePublished",
-            "//pubsub.googleapis.com/projects/sample-project/topics/gcf-test",
-            {"message": {**MESSAGE, "messageId": ID, "publishTime": TIME}},
-        ),
-    ),
-}
-
-
 def structured(event: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
     return json.dumps(event).encode(), {"content-type": "application/cloudevents+json"}
 
@@ -460,6 +278,25 @@ def test_beside_others_it_has_a_path_of_its_own(start: Start) -> None:
     names = [function["name"] for function in server.exchange("GET", "/functions").json()]
     assert names == ["on_request", "undecorated"]
     assert "/invoke/on_request" in server.exchange("GET", "/openapi.json").json()["paths"]
+
+
+def test_calls_that_wait_for_each_other_meet(start: Start) -> None:
+    server = start("-m", "zerowake", "serve", f"{APP}:on_request", "--port", "{port}")
+    with ThreadPoolExecutor(3) as callers:
+        told = list(callers.map(lambda n: server.raw("GET", f"/meet?{n}"), range(3)))
+    assert [each.body for each in told] == [b"met"] * 3
+
+
+def test_the_example_of_the_documentation(start: Start, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "adapters.md").read_text("utf-8")
+    examples = re.findall(r"```python\n(.*?)```", text, re.S)
+    (example,) = [each for each in examples if "def hello" in each]
+    (tmp_path / "main.py").write_text(example)
+    server = start("-m", "zerowake", "serve", f"{tmp_path}/main.py:hello", "--port", "{port}")
+    told = server.exchange("PATCH", "/any/where")
+    assert (told.status, told.body) == (200, b"PATCH /any/where")
+    assert ("x-hello", "yes") in told.headers
+    assert server.exchange("GET", "/functions").json()[0]["name"] == "hello"
 
 
 def test_one_that_ends_its_process_is_told_and_goes_on(both: Both) -> None:

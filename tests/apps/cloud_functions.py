@@ -5,8 +5,10 @@ conformance tests call.
 """
 
 import base64
+import glob
 import json
 import os
+import time
 
 import flask
 import functions_framework
@@ -79,8 +81,11 @@ def on_request(request):
             return flask.Response(iter(["a", "b", "c"]), mimetype="text/plain")
         case "/json":
             return {"json": request.args.get("x"), "é": None}
-        case "/length":
-            return "", 200, {"Content-Length": "5"}
+        case "/meet":
+            open(f"met-{request.query_string.decode()}", "w").close()
+            while len(glob.glob("met-*")) < 3:
+                time.sleep(0.01)
+            return "met"
     return f"{request.method} {request.path}"
 
 

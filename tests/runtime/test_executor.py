@@ -159,6 +159,7 @@ def greet(head: RequestHead, body: bytes) -> tuple[ReplyHead, bytes]:
 def test_requests_are_answered_with_replies_and_items_with_results() -> None:
     function = http_function(greet, "sayHello")
     assert (function.name, function.kind, function.settings.retry) == ("say_hello", "http", False)
+    assert function.settings.instances == (0, 8)
     executor = Executor(function, None)
     get = RequestHead("GET", "/x")
     items = [Work("a", b"", head=get), Work("b", b"404", head=get), Work("c", b"1", head=get)]

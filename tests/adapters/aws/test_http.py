@@ -11,7 +11,6 @@ from zerowake.adapters.aws.events import HttpRequest
 from zerowake.adapters.aws.http import Exchange, Reply, encode, prelude, scope
 from zerowake.runtime.errors import Cancelled
 from zerowake.runtime.gateway.asgi import ASGIApp, Receive, Scope, Send
-from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import Origin
 
 HEADERS = [("content-type", "text/plain"), ("set-cookie", "a=1"), ("set-cookie", "b=2")]
@@ -65,7 +64,7 @@ def test_every_post_is_for_the_function() -> None:
         assert scope(request("POST", path), Origin("id"))["path"] == "/"
     assert scope(request("POST", "/invoke/f"), Origin("id"))["path"] == "/invoke/f"
     assert scope(request("GET", "/my%20route"), Origin("id"))["path"] == "/my route"
-    found = scope(request("POST", "/my%20route"), Origin("id"), Kind.HTTP)
+    found = scope(request("POST", "/my%20route"), Origin("id"), whole=True)
     assert (found["path"], found["raw_path"]) == ("/my route", b"/my%20route")
     headers = (("x-request-id", "theirs"), ("accept", "é"))
     found = scope(HttpRequest("v2", "GET", "/", "a=1", headers, b"", "192.0.2.1"), Origin("id"))
