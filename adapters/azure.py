@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from zerowake.adapters.calls import body_of, json_of
 from zerowake.adapters.port import Capabilities
@@ -23,6 +23,8 @@ from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
 from zerowake.runtime.jsontext import parse_json
+
+URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # beside letters, digits and -._~ (RFC 3986)
 
 
 class Azure(Push):
@@ -124,7 +126,7 @@ def _res(status: int, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]
 def _head(http: dict[str, Any]) -> RequestHead:
     """The request of an HTTP trigger: its headers' values are arrays."""
     headers = http.get("Headers")
-    url = urlsplit(str(http["Url"]))
+    url = urlsplit(quote(str(http["Url"]), safe=URL_CHARACTERS))
     return RequestHead(
         method=str(http["Method"]).upper(),
         path=url.path or "/",

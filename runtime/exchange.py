@@ -52,7 +52,8 @@ class RequestHead:
     """What stands before a request's body.
 
     path: as in the URL, percent-encoded, beginning with "/". query: without its "?". headers: in
-    their order, names in lower case, characters of Latin-1. client: its address, "" if unknown.
+    their order, names in lower case. client: its address, "" if unknown. All characters are those
+    of Latin-1, each a byte.
     """
 
     method: str

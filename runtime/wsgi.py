@@ -58,7 +58,7 @@ def environ(head: RequestHead, body: bytes) -> dict[str, Any]:
     made: dict[str, Any] = {
         "REQUEST_METHOD": head.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": unquote_to_bytes(head.path).decode("latin-1"),
+        "PATH_INFO": unquote_to_bytes(head.path.encode("latin-1")).decode("latin-1"),
         "QUERY_STRING": head.query,
         "RAW_URI": url,
         "REQUEST_URI": url,

@@ -20,7 +20,7 @@ def post(*headers: tuple[str, str], path: str = "/", **more: Any) -> RequestHead
 def test_the_environment_of_a_request() -> None:
     head = RequestHead(
         method="PUT",
-        path="/a%2Fb/%C3%A9",
+        path="/a%2Fb/%C3%A9/\xc3\xa9",
         query="x=1",
         headers=(
             ("host", "example.test:8443"),
@@ -36,7 +36,8 @@ def test_the_environment_of_a_request() -> None:
         scheme="https",
     )
     made = environ(head, b"body")
-    assert made["PATH_INFO"] == "/a/b/\xc3\xa9" and made["RAW_URI"] == "/a%2Fb/%C3%A9?x=1"
+    assert made["PATH_INFO"] == "/a/b/\xc3\xa9/\xc3\xa9"
+    assert made["RAW_URI"] == "/a%2Fb/%C3%A9/\xc3\xa9?x=1"
     assert (made["SERVER_NAME"], made["SERVER_PORT"]) == ("example.test", "8443")
     assert (made["CONTENT_LENGTH"], made["CONTENT_TYPE"]) == ("4", "text/plain")
     assert (made["HTTP_X_MANY"], made["HTTP_COOKIE"]) == ("1,2", "a=1; b=2")
