@@ -17,7 +17,7 @@ from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, po
 from zerowake.adapters.routes import JSON, Passed, Request, Response, Route, answer_json
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest
-from zerowake.runtime.exchange import ReplyHead, RequestHead
+from zerowake.runtime.exchange import RequestHead
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
@@ -82,7 +82,6 @@ class Azure(Push):
         self, info: FunctionInfo, http: dict[str, Any], id_: str, origin: Origin
     ) -> Response:
         """An HTTP trigger's caller gets the function's status, which stands inside the answer."""
-        head: ReplyHead | None = None
         body = http.get("Body")
         if not isinstance(body, str):
             given = b"" if body is None else json.dumps(body).encode()
@@ -91,16 +90,14 @@ class Azure(Push):
         try:
             if info.kind is Kind.HTTP:
                 head, reply = await self.caller.exchange(info.name, _head(http), given, id_, origin)
-            else:
-                chunks = await self.caller.call(info.name, given, id_, origin)
+                # The host's headers are an object: of several of one name it takes the last.
+                return _answer({"res": _res(head.status, reply, dict(head.headers))}, b"null")
+            chunks = await self.caller.call(info.name, given, id_, origin)
         except Exception as error:
             problem = problems.describe(error, f"{info.name} {id_}")
             status, headers, told = problems.reply(problem, error)
             names = {name.decode(): value.decode() for name, value in headers}
             return _answer({"res": _res(status, told, names)}, b"null")
-        if head is not None:
-            # The host's headers are an object: of several of one name it takes the last.
-            return _answer({"res": _res(head.status, reply, dict(head.headers))}, b"null")
         result = json_of(info, chunks)
         return _answer({"res": _res(200, result, {"content-type": JSON})}, result)
 

@@ -37,8 +37,8 @@ def call(app: WSGIApp, head: RequestHead, body: bytes) -> tuple[ReplyHead, bytes
         for chunk in iterable:
             chunks.append(chunk)
     finally:
-        if hasattr(iterable, "close"):
-            iterable.close()
+        if (close := getattr(iterable, "close", None)) is not None:
+            close()
     if not replies:
         raise BadResult("the app has ended without a call of start_response")
     return replies[0], b"".join(chunks)
