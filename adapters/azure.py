@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
+from urllib.parse import quote, urlsplit
 
 from zerowake.adapters.calls import body_of, json_of
 from zerowake.adapters.port import Capabilities
@@ -16,10 +17,14 @@ from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, po
 from zerowake.adapters.routes import JSON, Passed, Request, Response, Route, answer_json
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest
+from zerowake.runtime.exchange import RequestHead
 from zerowake.runtime.gateway import problems
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.gateway.port import takes_requests
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
 from zerowake.runtime.jsontext import parse_json
+
+URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # beside letters, digits and -._~ (RFC 3986)
 
 
 class Azure(Push):
@@ -50,7 +55,9 @@ class Azure(Push):
 
     def _proxied(self, request: Request) -> Passed:
         """function.json may have given the function any route below /api/."""
-        return Passed("/" if request.path.startswith("/api/") else request.path)
+        if not request.path.startswith("/api/") or takes_requests(self.functions, self.only()):
+            return Passed(request.path)
+        return Passed("/")
 
     async def _trigger(self, request: Request) -> Response:
         value = parse_json(await request.body())
@@ -81,6 +88,10 @@ class Azure(Push):
         else:
             given = body.encode()
         try:
+            if info.kind is Kind.HTTP:
+                head, reply = await self.caller.exchange(info.name, _head(http), given, id_, origin)
+                # The host's headers are an object: of several of one name it takes the last.
+                return _answer({"res": _res(head.status, reply, dict(head.headers))}, b"null")
             chunks = await self.caller.call(info.name, given, id_, origin)
         except Exception as error:
             problem = problems.describe(error, f"{info.name} {id_}")
@@ -106,7 +117,24 @@ def _decoded(value: Any) -> Any:
 
 
 def _res(status: int, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
-    return {"statusCode": status, "body": body.decode(), "headers": dict(headers)}
+    return {"statusCode": status, "body": body.decode(errors="replace"), "headers": dict(headers)}
+
+
+def _head(http: dict[str, Any]) -> RequestHead:
+    """The request of an HTTP trigger: its headers' values are arrays."""
+    headers = http.get("Headers")
+    url = urlsplit(quote(str(http["Url"]), safe=URL_CHARACTERS))
+    return RequestHead(
+        method=str(http["Method"]).upper(),
+        path=url.path or "/",
+        query=url.query,
+        headers=tuple(
+            (str(name).lower(), str(value))
+            for name, values in (headers if isinstance(headers, dict) else {}).items()
+            for value in (values if isinstance(values, list) else [values])
+        ),
+        scheme=url.scheme or "http",
+    )
 
 
 def _answer(outputs: dict[str, Any], result: bytes) -> Response:

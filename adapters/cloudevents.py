@@ -18,6 +18,7 @@ from zerowake.adapters.objects import ObjectRef, Objects, of_cloud_event, of_gcs
 from zerowake.adapters.routes import JSON, Passed, Request, Response, Route
 from zerowake.runtime.errors import BadRequest, InvocationError, RemoteError
 from zerowake.runtime.gateway.caller import Caller
+from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.gateway.problems import describe
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.jsontext import parse_json
@@ -60,6 +61,8 @@ class Events:
     def _route(self, request: Request) -> "Response | Passed | Any":
         functions = self._caller.functions
         names = [request.parts["name"]] if request.parts else functions.names()
+        if len(names) == 1 and takes_requests(functions, names[0]):
+            return Passed(request.path)  # it reads events itself
         if request.method == "OPTIONS" and "webhook-request-origin" in request.headers:
             return _agree(request)
         if request.method != "POST" or len(names) != 1 or functions.draining:

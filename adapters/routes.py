@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from zerowake.runtime.errors import Cancelled, Draining, TooLarge
 from zerowake.runtime.gateway import problems
@@ -179,7 +180,9 @@ class Table:
     ) -> None:
         headers = [pair for pair in scope["headers"] if pair[0].decode() not in passed.headers]
         headers += _encoded(passed.headers)
-        raw_path = passed.path.encode()
+        raw_path = scope.get("raw_path")
+        if passed.path != scope["path"]:
+            raw_path = quote(passed.path).encode()
         scope = {**scope, "path": passed.path, "raw_path": raw_path, "headers": headers}
         body = await request.body() if request.was_read.is_set() else None
 

@@ -19,6 +19,7 @@ from zerowake.runtime.errors import ConfigError
 log = logging.getLogger("zerowake.adapters")
 
 SNAPSHOT, TRUST = "ZEROWAKE_SNAPSHOT", "ZEROWAKE_TRUST"
+FUNCTION, SOURCE = "FUNCTION_TARGET", "FUNCTION_SOURCE"
 
 
 def run(
@@ -26,8 +27,8 @@ def run(
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
-    target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or what lies where the platform lays
-    models. Raises what is wrong with it, with the environment, or with the platform's answers, after
+    target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or FUNCTION_TARGET in
+    FUNCTION_SOURCE, or what lies where the platform lays models. Raises what is wrong with it, with the environment, or with the platform's answers, after
     the platform was told.
     """
     kind = find(environ, adapter, target or "")
@@ -41,10 +42,12 @@ def run(
         from zerowake.runtime.gateway.serve import serve
 
         trusted = tuple(environ.get(TRUST, "").replace(",", " ").split())
-        target = target or environ.get(SNAPSHOT) or _laid_out(kind.capabilities.model, environ)
+        target = target or environ.get(SNAPSHOT) or _named_source(environ)
+        target = target or _laid_out(kind.capabilities.model, environ)
         if not target and config.alone:  # else functions may come later
             raise ConfigError(
-                f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}"
+                f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}, or "
+                f"{FUNCTION} and {SOURCE} for a function in source"
             )
         serve(
             [target] if target else [],
@@ -55,6 +58,12 @@ def run(
     except Exception as error:
         ingress.report_init_error(error)
         raise
+
+
+def _named_source(environ: Mapping[str, str]) -> str:
+    """The function that the settings of functions-framework name; "" when they name none."""
+    function = environ.get(FUNCTION)
+    return f"{environ.get(SOURCE) or 'main.py'}:{function}" if function else ""
 
 
 def _laid_out(place: str, environ: Mapping[str, str]) -> str:

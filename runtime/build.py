@@ -41,14 +41,15 @@ def freeze_target(
     """
     target = parse_target(text)
     files = code.collect(target.entry, target.root)
-    for advice in heavy_imports(target):
-        note(advice)
+    advised = heavy_imports(target)
     from zerowake.snapshot.freeze import Recipe, freeze  # torch: only now, or it would seem light
 
     code.install(files)
     function = load_function(target.qualified)
+    for advice in advised if function.kind is not Kind.HTTP else ():  # which has no load
+        note(advice)
     inputs = _read_probe(probe, function) if probe else function.check_examples()
-    if not inputs:
+    if not inputs and function.kind is not Kind.HTTP:  # its calls may have effects
         raise FreezeError(
             f"{function.name} has no probe; give @function(examples=[...]) or --probe FILE, so that "
             "the snapshot can be proved to answer as the original does"
@@ -64,6 +65,7 @@ def freeze_target(
         cases=cases,
         probe=answering,
         prove=prove,
+        unproven=function.kind is Kind.HTTP,
     )
     frozen = freeze(recipe, out, progress=progress, note=note)
     for advice in answering.advice(cases):
@@ -72,7 +74,7 @@ def freeze_target(
 
 
 def _make(function: Function) -> object:
-    if function.kind is Kind.HANDLER:
+    if function.kind.is_function:
         return None
     try:
         return function.make()

@@ -21,6 +21,7 @@ The tree below ``ZerowakeError``::
     |- Draining              503 draining
     |- PredictTimeout        504 predict_timeout
     |- RemoteError           as it was elsewhere        what another process reported
+    |  |- HttpFailed         as answered, http_failed   a function that answers requests (``exchange``) has failed
     DeclarationError         422 bad_declaration        @function with contradictory or unknown settings
     ConfigError              422 bad_config             a setting that cannot be carried out
     TargetError              422 bad_target             path/app.py:Class or package.module:Class not found

@@ -1,5 +1,7 @@
 """Runs one function's ``predict`` on batches of encoded items: decode, call, check, split, encode.
 
+A function of requests is given each with its head instead, and answers with one.
+
 The thread that calls it owns the device. An item that fails, fails alone: a batch that raises, or
 returns a wrong number of results, is halved until the culprits stand by themselves. Knows nothing
 of sockets, queues or processes.
@@ -15,6 +17,7 @@ from typing import Any
 
 from zerowake.runtime.call import call_batch, call_one, in_mode, inference_mode
 from zerowake.runtime.errors import InvocationError, RemoteError, WrongResultCount, to_problem
+from zerowake.runtime.exchange import POSTED, ReplyHead, RequestHead, check, result_of
 from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
@@ -22,21 +25,29 @@ from zerowake.runtime.invocation import NOWHERE, Origin
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One item to run: the invocation's id, the encoded body, monotonic deadline in seconds."""
+    """One item to run: the invocation's id, the encoded body, monotonic deadline in seconds.
+
+    head: of the request that the body came in, for a function of requests.
+    """
 
     id: str
     body: bytes
     deadline_s: float = float("inf")
     origin: Origin = NOWHERE
+    head: RequestHead | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one item: an encoded result, or the members of a problem and its exception."""
+    """What became of one item: an encoded result, or the members of a problem and its exception.
+
+    head: where the result is the body of a reply.
+    """
 
     result: bytes = b""
     problem: dict[str, Any] | None = None
     error: BaseException | None = None
+    head: ReplyHead | None = None
 
 
 class Executor:
@@ -55,11 +66,13 @@ class Executor:
         with contextlib.suppress(ImportError):
             import orjson  # noqa: F401  # so that ``encode_json`` spells alike at freeze and later
         self._function = function
-        self._target = function.target if function.kind is Kind.HANDLER else restored
+        self._target = function.target if function.kind.is_function else restored
         self._again = again
 
     def run(self, batch: Sequence[Work]) -> list[Answer]:
         """One answer for each item of ``batch``, in its order. Streams go through ``stream``."""
+        if self._function.kind is Kind.HTTP:
+            return [self._exchange(work) for work in batch]
         decode, invoke = self._function.decode, self._invoke
         outcomes: list[Any] = [_outcome(partial(decode, work.body)) for work in batch]
         valid = [i for i, value in enumerate(outcomes) if not isinstance(value, BaseException)]
@@ -109,15 +122,33 @@ class Executor:
         context = Context(work.id, self._function.name, work.deadline_s, work.origin)
         return call_one(self._function, self._target, value, context)
 
+    def _exchange(self, work: Work) -> Answer:
+        """A whole request answered; not in inference mode, for it may be no inference at all."""
+
+        def exchange() -> tuple[ReplyHead | None, bytes]:
+            head, body = self._target(work.head or POSTED, work.body)
+            check(head)
+            return (head, body) if work.head is not None else (None, result_of(head, body))
+
+        outcome = _outcome(exchange)
+        if isinstance(outcome, BaseException):
+            return _failed(outcome)
+        head, body = outcome
+        return Answer(result=body, head=head)
+
     def _answer(self, outcome: Any) -> Answer:
         result = outcome
         if not isinstance(outcome, BaseException):
             result = _outcome(partial(self._function.encode, outcome))
         if isinstance(result, BaseException):
-            if not isinstance(result, InvocationError):  # the author's: where, for the log
-                traceback.print_exception(result)
-            return Answer(problem=to_problem(result), error=result)
+            return _failed(result)
         return Answer(result=result)
+
+
+def _failed(error: BaseException) -> Answer:
+    if not isinstance(error, InvocationError):  # the author's: where, for the log
+        traceback.print_exception(error)
+    return Answer(problem=to_problem(error), error=error)
 
 
 def _outcome(call: Callable[[], Any]) -> Any:

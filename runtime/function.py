@@ -12,20 +12,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from zerowake.runtime import framework
 from zerowake.runtime.errors import BadResult, DeclarationError, InvalidInput
+from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.jsontext import encode_json, parse_json
-from zerowake.runtime.schema import Codec
+from zerowake.runtime.schema import Codec, codec
 from zerowake.runtime.settings import Batch, Settings, check_names
 from zerowake.runtime.signature import read_signature
 
 if TYPE_CHECKING:
     from zerowake.runtime.local import Local
 
-__all__ = ["Batch", "Context", "Function", "Kind", "Settings", "function", "function_of"]
+__all__ = [
+    "Batch",
+    "Context",
+    "Function",
+    "Kind",
+    "Settings",
+    "function",
+    "function_of",
+    "http_function",
+]
 
 ATTRIBUTE = "__zerowake__"
+HTTP_TIMEOUT_S = 300.0  # as functions-framework's own server, and Cloud Run
+# Its own server has threads: such a function mostly waits, and forks are small.
+HTTP_INSTANCES = (0, 8)
+MAX_NAME_CHARS = 63
 AnyTarget = TypeVar("AnyTarget", bound=Callable[..., Any])
 
 
@@ -52,7 +67,8 @@ class Context:
 class Function:
     """One declared function.
 
-    target: the author's class or handler. parameters: names of what is taken from the body;
+    target: the author's class or handler; of kind HTTP, what takes a ``RequestHead`` and a body and
+    gives a ``ReplyHead`` and a body. parameters: names of what is taken from the body;
     several of them are an object's fields, a single one is the body itself. takes_context: the
     handler wants a Context too.
     """
@@ -87,7 +103,7 @@ class Function:
 
     def make(self) -> Any:
         """The object after ``load`` and before ``wake``; for a handler the handler itself."""
-        if self.kind is Kind.HANDLER:
+        if self.kind.is_function:
             return self.target
         made = self.target()
         if hasattr(made, "load"):
@@ -148,7 +164,30 @@ def function_of(target: object) -> Function:
     name = getattr(target, "__qualname__", repr(target))
     if isinstance(getattr(target, ATTRIBUTE, None), Function):
         raise DeclarationError(f"{name} only inherits from a function; put @function above it too")
-    raise DeclarationError(f"{name} is no function; put @zerowake.function above it")
+    hint = f", {framework.HINT}" if isinstance(target, types.FunctionType) else ""
+    raise DeclarationError(f"{name} is no function; put @zerowake.function above it{hint}")
+
+
+def http_function(
+    target: Callable[[RequestHead, bytes], tuple[ReplyHead, bytes]], name: str
+) -> Function:
+    """One that answers requests. It may have effects, so no call of it is made twice."""
+    anything = codec(Any, where=name)
+    return Function(
+        target=target,
+        kind=Kind.HTTP,
+        settings=Settings(
+            name=_snake(name)[:MAX_NAME_CHARS],
+            timeout_s=HTTP_TIMEOUT_S,
+            instances=HTTP_INSTANCES,
+            retry=False,
+        ),
+        examples=(),
+        parameters=(),
+        takes_context=False,
+        input=anything,
+        output=anything,
+    )
 
 
 @overload

@@ -19,12 +19,19 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class Kind(StrEnum):
-    """What is called: ``predict`` on one item, on a list, as a generator; or a plain function."""
+    """What is called: ``predict`` on one item, on a list, as a generator; a plain function; or one
+    that takes an HTTP request whole and gives a reply."""
 
     ITEM = "item"
     BATCH = "batch"
     STREAM = "stream"
     HANDLER = "handler"
+    HTTP = "http"
+
+    @property
+    def is_function(self) -> bool:
+        """Whether the function itself is called: no object is made, and nothing of it is frozen."""
+        return self in (Kind.HANDLER, Kind.HTTP)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,6 +19,7 @@ from typing import Any
 from zerowake.runtime import hooks, process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import InvocationError, to_problem
+from zerowake.runtime.exchange import RequestHead
 from zerowake.runtime.executor import Executor, Work
 from zerowake.runtime.forms import Chosen, FormName, choose
 from zerowake.runtime.function import Function
@@ -42,7 +43,8 @@ class Kit:
     """A function ready to be forked from: its declaration and its object, mapped and not yet woken.
 
     restored: None in the zygote of a function that runs on an accelerator.
-    warm_up: the probe's largest case, because what it brings in serves smaller ones too.
+    warm_up: the probe's largest case, because what it brings in serves smaller ones too; nothing
+    where there is no probe.
     form, reason: as in ``Chosen``, of what was restored in the end.
     """
 
@@ -77,7 +79,7 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     code_dir = Path(spec.code_dir) if spec.code_dir else None
     imported = import_function(snapshot, trusted=spec.trusted, code_dir=code_dir)
     import_ms = 1e3 * (time.perf_counter() - started)
-    warm_up = max(imported.cases, key=lambda case: sum(map(len, case)))
+    warm_up = max(imported.cases, key=lambda case: sum(map(len, case)), default=[])
     if in_zygote and device != "cpu":
         return Kit(
             imported.function, warm_up, None, {"import": import_ms}, chosen.name, chosen.reason
@@ -204,7 +206,13 @@ class Loop:
     def _batch(self, frame: Frame) -> None:
         now = time.monotonic()
         works = [
-            Work(call["id"], body, now + call["timeout_s"], Origin(**call.get("origin", {})))
+            Work(
+                call["id"],
+                body,
+                now + call["timeout_s"],
+                Origin(**call.get("origin", {})),
+                RequestHead.from_json(call["head"]) if "head" in call else None,
+            )
             for call, body in zip(frame.header["calls"], frame.parts(), strict=True)
         ]
         process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])
@@ -227,7 +235,9 @@ class Loop:
         predict_ms = 1e3 * (time.perf_counter() - started)
         frames = []
         for index, answer in enumerate(answers):
-            header = {"kind": "result", "call": index, "predict_ms": predict_ms}
+            header: dict[str, Any] = {"kind": "result", "call": index, "predict_ms": predict_ms}
+            if answer.head is not None:
+                header["head"] = answer.head.to_json()
             if answer.problem is not None:
                 frames.append(encode({**header, "problem": answer.problem}))
             else:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from zerowake.runtime.depth import Depth
+from zerowake.runtime.exchange import ReplyHead, RequestHead
 
 
 class Sink(Protocol):
@@ -52,7 +53,9 @@ class Invocation:
     body: the encoded item (JSON text, or raw bytes for a function that takes bytes).
     arrived_s: monotonic seconds. attempts: how many instances have died under it.
     depth: the depth at which the call found the function.
-    timings_ms: queue, restore, predict ... as they become known.
+    timings_ms: queue, restore, predict ... as they become known. head: of the request that the body
+    came in, where the function takes requests whole; None where it came as an item or event. reply:
+    the head of its reply, there before the first item.
     """
 
     function: str
@@ -64,6 +67,8 @@ class Invocation:
     depth: Depth = Depth.COLD
     timings_ms: dict[str, float] = field(default_factory=dict)
     origin: Origin = NOWHERE
+    head: RequestHead | None = None
+    reply: ReplyHead | None = None
     started: bool = False  # an item has reached the caller: it cannot be run again unseen
     done: bool = False
 

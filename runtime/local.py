@@ -21,7 +21,7 @@ class Local:
     def __init__(self, function: Function) -> None:
         self.function = function
         self.target: Any = function.make()
-        if function.kind is Kind.HANDLER:
+        if function.kind.is_function:
             return
         if "torch" in sys.modules:  # modules take what they take in an instance
             from zerowake.snapshot.eager import accept_arrays

@@ -48,6 +48,13 @@ class Outcome(StrEnum):
             return cls.TIMEOUT
         return cls.CLIENT_ERROR if isinstance(status, int) and status < 500 else cls.ERROR
 
+    @classmethod
+    def of_status(cls, status: int) -> "Outcome":
+        """The outcome of a call that a function itself has answered with this status of HTTP."""
+        if status < 400:
+            return cls.OK
+        return cls.CLIENT_ERROR if status < 500 else cls.ERROR
+
 
 @dataclass(frozen=True, slots=True)
 class FunctionGauges:

@@ -57,6 +57,8 @@ INHERITED = frozenset(
         "CUDA_HOME",
         "NVIDIA_VISIBLE_DEVICES",
         "NVIDIA_DRIVER_CAPABILITIES",
+        "FUNCTION_TARGET",  # settings of functions-framework, which say how a function is called
+        "FUNCTION_SIGNATURE_TYPE",
     ]
 )
 INHERITED_PREFIXES = ("LC_", "XDG_", "ZEROWAKE_")

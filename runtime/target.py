@@ -6,6 +6,7 @@ Runs no author's code but in ``load_function``; knows nothing of snapshots.
 import ast
 import importlib
 import importlib.util
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from zerowake.snapshot.code import in_words
 from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
+    from zerowake.runtime.exchange import ReplyHead, RequestHead
     from zerowake.runtime.function import Function
+    from zerowake.runtime.wsgi import WSGIApp
 
 HEAVY_IMPORT_S = 0.15  # what is slower than this at the top of an app file is worth a word
 TOP_REMEDY = (
@@ -111,11 +114,17 @@ def load_function(qualified: str) -> "Function":
     while it is imported, a name that is not there, one that is no function. A declaration that is
     wrong raises its own DeclarationError.
     """
+    from zerowake.runtime import framework
     from zerowake.runtime.function import function_of  # a gateway does without it
 
     module_name, _, attribute = qualified.partition(":")
+    app = None
     try:
+        if framework.looks_like_one(module_name, os.environ):
+            app = framework.load(module_name, attribute)
         module = importlib.import_module(module_name)
+        if app is None and framework.is_registered(attribute):  # by a module that this one imports
+            app = framework.load(module_name, attribute)
     except SyntaxError as error:
         raise TargetError(
             f"{module_name} has a syntax error: {error.msg} "
@@ -133,7 +142,18 @@ def load_function(qualified: str) -> "Function":
         raise TargetError(
             f"{module_name} has no {attribute}; its functions: {', '.join(names) or 'none'}"
         )
-    return function_of(found)
+    return function_of(found) if app is None else _of_requests(app, attribute, found.__doc__)
+
+
+def _of_requests(app: "WSGIApp", name: str, doc: str | None) -> "Function":
+    from zerowake.runtime import wsgi
+    from zerowake.runtime.function import http_function
+
+    def answer(head: "RequestHead", body: bytes) -> "tuple[ReplyHead, bytes]":
+        return wsgi.call(app, head, body)
+
+    answer.__doc__ = doc
+    return http_function(answer, name)
 
 
 def heavy_imports(target: Target) -> list[str]:

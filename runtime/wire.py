@@ -5,11 +5,12 @@ over a connected ``AF_UNIX`` stream socket. The header's ``kind`` says what it i
 raw in the body, cut by the lengths in ``header["sizes"]``. This file only carries them:
 
 ======================  ================================================================================
-gateway -> instance     ``batch`` {calls: [{id, timeout_s}], busy, sizes}, ``cancel`` {call}, ``stop``,
+gateway -> instance     ``batch`` {calls: [{id, timeout_s, and origin or head}], busy, sizes}, ``cancel`` {call},
+                        ``stop``,
                         ``hook`` {moment} (what the author wants done before a snapshot or after a restore)
 instance -> gateway     ``ready`` {report}, ``failed`` {problem}, ``began`` (predict runs from now on; only of a
                         function with retry=False), ``item`` {call, sizes} (one chunk of a stream), ``result``
-                        {call, predict_ms, and sizes or problem}, ``again`` (predict runs anew on a part of the
+                        {call, predict_ms, and sizes or problem; head, of a reply}, ``again`` (predict runs anew on a part of the
                         batch), ``settled``; ``call`` is the item's place in the running batch; ``hooked``
                         {problem, if it failed}
 gateway -> base         ``import`` {modules}, once, before anything else

@@ -77,6 +77,8 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def summary(proof: Proof) -> str:
     """How much ``compare`` looks at, in words: what is not deterministic proves nothing."""
+    if not proof.cases:
+        return "the proof holds no calls, as its function may not be called to be tried"
     compared = left_out = 0
     for answers, unsteady in zip(proof.answers, proof.unsteady, strict=True):
         for field in {field for i, answer in enumerate(answers) for field in _named(i, answer)}:

@@ -59,6 +59,7 @@ class Recipe:
         streams). Random state is seeded before each call.
     prove: restores the snapshot at a path in a fresh process and answers all cases there, with
         ``proof.answer_all`` and as many threads as here.
+    unproven: whether there may be no cases, of what must not be called to be tried.
     function: what the runtime wants to find again in the manifest; plain JSON.
     """
 
@@ -69,6 +70,7 @@ class Recipe:
     cases: list[list[bytes]]
     probe: Probe
     prove: Callable[[Path], list[Answers]]
+    unproven: bool = False
 
 
 def freeze(
@@ -83,7 +85,7 @@ def freeze(
     Raises FreezeError for what cannot be frozen or has no space, WakeFailed, ProofFailed when the
     restored object answers otherwise than the original; OSError, and what ``make`` raises, go through.
     """
-    if not recipe.cases:
+    if not recipe.cases and not recipe.unproven:
         raise FreezeError(f"{recipe.name} has no probe; give examples, so that it can be proven")
     progress = progress or (lambda stage, done, total: None)
     if not manifest.is_name(recipe.name):

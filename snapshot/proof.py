@@ -48,13 +48,15 @@ def parse(data: bytes) -> Proof:
     plain = parse_json(data, "proof.json")
     try:
         seed, cases = _fields(plain, "seed", "cases")
-        if seed != SEED or not cases:
-            raise ValueError(f"seed {seed!r:.40}, {len(cases)} cases")
+        if seed != SEED:
+            raise ValueError(f"seed {seed!r:.40}")
+        if type(cases) is not list:
+            raise ValueError("cases must be a list")
         proof = Proof([], [], [])
         for case in cases:
             items, answers, unsteady = _fields(case, "items", "answers", "unsteady")
-            if not all(type(part) is list for part in (cases, items, answers, unsteady, *answers)):
-                raise ValueError("cases, items, answers, an answer and unsteady must be lists")
+            if not all(type(part) is list for part in (items, answers, unsteady, *answers)):
+                raise ValueError("items, answers, an answer and unsteady must be lists")
             if len(items) != len(answers):
                 raise ValueError("a case has not as many answers as items")
             if not all(isinstance(field, str) for field in unsteady):

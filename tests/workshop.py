@@ -58,6 +58,7 @@ def recipe(
     cases: list[list[bytes]] | None = None,
     prove: Callable[[Path], list[proof.Answers]] = prove_here,
     make: Callable[[Any], object] | None = None,
+    unproven: bool = False,
 ) -> tuple[Recipe, list[object]]:
     """A recipe for the class App in ``source`` (or a load body), and where its object will stand."""
     source = textwrap.dedent(source)
@@ -89,6 +90,7 @@ def recipe(
         cases=cases if cases is not None else [[b"1"]],
         probe=probe,
         prove=prove,
+        unproven=unproven,
     )
     return made, originals
 

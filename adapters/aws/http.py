@@ -22,14 +22,15 @@ PRELUDE_TYPE = "application/vnd.awslambda.http-integration-response"
 _HOPS = ("connection", "content-length", "transfer-encoding")  # the platform sets its own
 
 
-def scope(request: HttpRequest, origin: Origin) -> Scope:
+def scope(request: HttpRequest, origin: Origin, *, whole: bool = False) -> Scope:
     """The ASGI scope of a request; its id is that of the Lambda invocation, ``origin.request_id``.
 
     An API gateway's routes are its owner's: every POST is for the only function. Nobody is to have
-    it sleep (POST /functions/...) through a public URL.
+    it sleep (POST /functions/...) through a public URL. whole: the function takes requests whole, so
+    that path and method mean something to it.
     """
     path = unquote(request.path)
-    if request.method == "POST" and not path.startswith("/invoke/"):
+    if not whole and request.method == "POST" and not path.startswith("/invoke/"):
         path = "/"
     headers = [(n.encode(), v.encode("utf-8")) for n, v in request.headers if n != "x-request-id"]
     return {
@@ -61,10 +62,12 @@ class Reply:
 class Exchange:
     """One request through the app."""
 
-    def __init__(self, app: ASGIApp, request: HttpRequest, origin: Origin) -> None:
+    def __init__(
+        self, app: ASGIApp, request: HttpRequest, origin: Origin, *, whole: bool = False
+    ) -> None:
         self._app = app
         self._request = request
-        self._scope = scope(request, origin)
+        self._scope = scope(request, origin, whole=whole)
         self._given = False
         self._left = asyncio.Event()
         self.reply = Reply()

@@ -32,6 +32,7 @@ from zerowake.runtime.errors import (
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
+from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
 
@@ -143,7 +144,7 @@ class Invocations:
             if request.problem:
                 raise BadRequest(request.problem)
             async with self._until(event):
-                reply = await Exchange(self._app, request, event.origin).whole()
+                reply = await self._exchange(request, event).whole()
             return _fitting(encode(reply, request.shape))
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
@@ -153,7 +154,7 @@ class Invocations:
 
         An error before the first is a reply of its own, one after it stands in the trailers.
         """
-        exchange = Exchange(self._app, request, event.origin)
+        exchange = self._exchange(request, event)
         stream: Stream | None = None
         try:
             async with contextlib.aclosing(exchange.chunks()) as chunks, self._until(event):
@@ -187,6 +188,10 @@ class Invocations:
         finally:
             if stream is not None:
                 stream.close()
+
+    def _exchange(self, request: HttpRequest, event: Event) -> Exchange:
+        whole = takes_requests(self._caller.functions, self._name)
+        return Exchange(self._app, request, event.origin, whole=whole)
 
     async def _begin(
         self, line: Line, event: Event, request: HttpRequest, exchange: Exchange

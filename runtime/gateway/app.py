@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Callable
 from functools import partial
+from urllib.parse import quote
 
 from zerowake.runtime.errors import Draining, UnknownFunction
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import ASGIApp, Headers, Receive, Scope, Send, lifespan, respond
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.invoke import Invoke
-from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.gateway.port import Functions, takes_requests
 from zerowake.runtime.metrics import Metrics
 
 
@@ -73,6 +74,9 @@ class Edge:
 
     async def _route(self, scope: Scope) -> ASGIApp:
         path: str = scope["path"]
+        if (taken := self._taken_whole(scope)) is not None:
+            name, inner = taken
+            return partial(self._invoke, name, path=inner)
         if path.startswith("/invoke/"):
             return partial(self._invoke, path.removeprefix("/invoke/"))
         if path == "/":
@@ -82,6 +86,25 @@ class Edge:
         if scope["method"] not in ("GET", "HEAD"):
             raise problems.MethodNotAllowed(scope["method"], path, "GET, HEAD")
         return _fixed(200, *await probe(scope))
+
+    def _taken_whole(self, scope: Scope) -> tuple[str, str] | None:
+        """Which function takes this request as it is, and under which path; None if none does."""
+        path: str = scope["path"]
+        if path.startswith("/invoke/"):
+            name = path.split("/", 3)[2]
+        elif path in self._probes or self._is_order(path) or len(self._functions.names()) != 1:
+            return None
+        else:
+            (name,) = self._functions.names()
+        if not takes_requests(self._functions, name):
+            return None
+        raw_path = (scope.get("raw_path") or quote(path).encode()).decode("latin-1")
+        if path.startswith("/invoke/"):
+            raw_path = f"/{''.join(raw_path.split('/', 3)[3:])}"
+        return name, raw_path
+
+    def _is_order(self, path: str) -> bool:
+        return self._with_orders and (path == "/functions" or path.startswith("/functions/"))
 
     def _only_function(self, method: str) -> str:
         names = self._functions.names()

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from weakref import WeakValueDictionary
 
+from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.gateway.inputs import Inputs
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.problems import describe
@@ -52,17 +53,42 @@ class Caller:
         """One call, its chunks as they come; raises as ``call``. Closing it cancels the call."""
         sink = Reply()
         call = self.new(name, sink, given_id, origin)
+        async with contextlib.aclosing(self._run(call, sink, body)) as parts:
+            async for chunks in parts:
+                yield chunks
+
+    async def exchange(
+        self,
+        name: str,
+        head: RequestHead,
+        body: bytes,
+        given_id: str = "",
+        origin: Origin = NOWHERE,
+    ) -> tuple[ReplyHead, bytes]:
+        """One request to a function that takes requests whole, and its reply; raises as ``call``."""
+        sink = Reply()
+        call = self.new(name, sink, given_id, origin)
+        call.head = head
+        async with contextlib.aclosing(self._run(call, sink, body)) as parts:
+            reply = b"".join([chunk async for part in parts for chunk in part])
+        if call.reply is None:  # another function has taken its name meanwhile
+            return ReplyHead(200, (("content-type", "application/json"),)), reply
+        return call.reply, reply
+
+    async def _run(
+        self, call: Invocation, sink: Reply, body: bytes
+    ) -> AsyncGenerator[list[bytes], None]:
         outcome, submitted, known_as = Outcome.CANCELLED, False, ""
         try:
-            info = self.functions.find(name)
+            info = self.functions.find(call.function)
             known_as, call.body = info.name, body
             self.submit(info, call)
             submitted = True
             while chunks := await sink.read():
                 yield chunks
-            outcome = Outcome.OK
+            outcome = Outcome.OK if call.reply is None else Outcome.of_status(call.reply.status)
         except Exception as error:
-            outcome = Outcome.of(describe(error, f"{name} {call.id}"))
+            outcome = Outcome.of(describe(error, f"{call.function} {call.id}"))
             raise
         finally:
             if submitted:

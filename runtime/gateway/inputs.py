@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema_rs
 
 from zerowake.runtime.errors import InvalidInput
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.jsontext import parse_json, pointer
 from zerowake.snapshot.errors import DamagedSnapshot
 
@@ -25,7 +25,7 @@ class Inputs:
 
     def check(self, info: FunctionInfo, body: bytes) -> None:
         """Raises BadRequest when ``body`` does not parse, InvalidInput when it does not fit."""
-        if info.raw_input:
+        if info.raw_input or info.kind is Kind.HTTP:
             return
         value = parse_json(body)
         built_for, validator = self._validators.get(info.name, (None, None))

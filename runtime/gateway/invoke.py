@@ -1,4 +1,6 @@
-"""POST /invoke/{name}: one HTTP request in, one invocation through the pool, one reply out.
+"""/invoke/{name}: one HTTP request in, one invocation through the pool, one reply out.
+
+A POST whose body is the input, or whatever the request is where the function takes requests whole.
 
 Knows no process and no queue, and uses no framework: this is the path every call takes. A reply
 has not started until its first byte is known, so that an error before it has its own status.
@@ -9,6 +11,7 @@ import json
 import logging
 
 from zerowake.runtime.errors import Cancelled, Draining, RemoteError, TooLarge
+from zerowake.runtime.exchange import HOPS, ReplyHead, RequestHead
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.asgi import (
     Headers,
@@ -54,7 +57,10 @@ class Invoke:
         self._functions = caller.functions
         self._max_body_nbytes = max_body_nbytes
 
-    async def __call__(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(
+        self, name: str, scope: Scope, receive: Receive, send: Send, *, path: str | None = None
+    ) -> None:
+        """path: of a request that is for the function as a whole, as it is to see it."""
         headers = dict(scope["headers"])
         sink = Reply()
         origin = scope.get(ORIGIN) or _origin(headers)
@@ -62,12 +68,15 @@ class Invoke:
         known_as = ""  # in the metrics: names that callers make up would be labels without end
         outcome, read, submitted = Outcome.CANCELLED, False, False
         try:
-            if scope["method"] != "POST":
+            if path is None and scope["method"] != "POST":
                 raise problems.MethodNotAllowed(scope["method"], scope["path"], "POST")
             if self._functions.draining:
                 raise Draining("the server is shutting down; send the call to another one")
             info = self._functions.find(name)
             known_as = info.name
+            if path is not None:
+                call.head = _head(scope, path)
+                headers.pop(b"content-encoding", None)  # its own to decode
             call.body = await read_body(receive, headers, self._max_body_nbytes)
             read = True
             self._caller.submit(info, call)
@@ -77,8 +86,7 @@ class Invoke:
                 if info.kind == "stream":
                     outcome = await self._stream(call, sink, info, headers, send)
                 else:
-                    await self._unary(call, sink, info, send)
-                    outcome = Outcome.OK
+                    outcome = await self._unary(call, sink, info, send)
             finally:
                 watch.cancel()
         except Cancelled:
@@ -100,15 +108,39 @@ class Invoke:
                 self._caller.end(call, sink)
             self._caller.observe(known_as, call, outcome)
 
-    async def _unary(self, call: Invocation, sink: Reply, info: FunctionInfo, send: Send) -> None:
+    async def _unary(
+        self, call: Invocation, sink: Reply, info: FunctionInfo, send: Send
+    ) -> Outcome:
         chunks = await sink.read()
         if not chunks:
             raise ZerowakeError(f"{info.name} ended without a result; one was wanted")
         while more := await sink.read():
             chunks += more
+        body = b"".join(chunks)
+        if call.head is not None and call.reply is not None:
+            await self._pass_on(call, call.head.method, call.reply, body, send)
+            return Outcome.of_status(call.reply.status)
         content_type = RAW if info.raw_output else JSON
         headers = [(b"content-type", content_type), *self._headers(call, True)]
-        await respond(send, 200, headers, b"".join(chunks))
+        await respond(send, 200, headers, body)
+        return Outcome.OK
+
+    async def _pass_on(
+        self, call: Invocation, method: str, reply: ReplyHead, body: bytes, send: Send
+    ) -> None:
+        """The function's own reply. What has no body (RFC 9110, section 6.4.1) is sent none."""
+        headers = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in reply.headers
+            if name not in HOPS and (name != "content-length" or method == "HEAD")
+        ]
+        headers += self._headers(call, True)
+        if method == "HEAD" or reply.status in (204, 304):
+            body = b""
+        else:
+            headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     async def _stream(
         self,
@@ -165,6 +197,18 @@ def _origin(headers: dict[bytes, bytes]) -> Origin:
     if request_id is None and trace is None:
         return NOWHERE
     return Origin((request_id or b"").decode("latin-1"), (trace or b"").decode("latin-1"))
+
+
+def _head(scope: Scope, path: str) -> RequestHead:
+    client = scope.get("client")
+    return RequestHead(
+        method=scope["method"],
+        path=path,
+        query=scope["query_string"].decode("latin-1"),
+        headers=tuple((n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"]),
+        client=client[0] if client else "",
+        scheme=scope["scheme"],
+    )
 
 
 async def _leave_on_disconnect(receive: Receive, sink: Reply) -> None:

@@ -104,6 +104,8 @@ def _operation(info: FunctionInfo, schemas: Json) -> Json:
 
 
 def _input(info: FunctionInfo, schemas: Json) -> Json:
+    if info.kind == "http":  # whatever it takes; any method, and any path below this one
+        return {"*/*": {}}
     if info.raw_input:
         return {"application/octet-stream": {}}
     media: Json = {"schema": _adopt(info.input_schema, f"{info.name}.input", schemas)}
@@ -115,6 +117,8 @@ def _input(info: FunctionInfo, schemas: Json) -> Json:
 
 
 def _output(info: FunctionInfo, schemas: Json) -> Json:
+    if info.kind == "http":
+        return {"*/*": {}}
     if info.raw_output:
         return {"application/octet-stream": {}}
     schema = _adopt(info.output_schema, f"{info.name}.output", schemas)

@@ -8,8 +8,9 @@ event loop.
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zerowake.runtime.depth import Depth
+from zerowake.runtime.errors import UnknownFunction
 from zerowake.runtime.hooks import Moment
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Invocation
 
 if TYPE_CHECKING:
@@ -91,6 +92,14 @@ class Functions(Protocol):
         and processes: a list of {pid, role, state}, its zygote included.
         """
         ...
+
+
+def takes_requests(functions: Functions, name: str) -> bool:
+    """Whether the function takes HTTP requests whole; one that there is not does not."""
+    try:
+        return functions.find(name).kind is Kind.HTTP
+    except UnknownFunction:
+        return False
 
 
 class Ingress(Protocol):

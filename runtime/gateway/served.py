@@ -25,6 +25,7 @@ from zerowake.runtime.errors import (
     PredictTimeout,
     to_problem,
 )
+from zerowake.runtime.exchange import ReplyHead
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.depths import Depths
 from zerowake.runtime.gateway.instances import Instance, State
@@ -213,17 +214,20 @@ class Served:
                 call.timings_ms |= instance.restore_ms
         # Where predict may not run twice, the instance tells when it begins.
         instance.take(batch, begun=self._settings.retry)
-        calls: list[dict[str, Any]] = [
-            {"id": call.id, "timeout_s": self._settings.timeout_s} for call in batch
-        ]
-        if self.info.kind is Kind.HANDLER:  # no other sees a Context
-            for told, call in zip(calls, batch, strict=True):
-                told["origin"] = {n: text for n, text in asdict(call.origin).items() if text}
         busy = sum(i.state is State.BUSY for i in self._processes.instances)
-        header = {"kind": "batch", "calls": calls, "busy": busy}
+        header = {"kind": "batch", "calls": [self._told(call) for call in batch], "busy": busy}
         instance.link.send(header, *(call.body for call in batch))
         self._watch_time(instance)
         self._metrics.observe_batch(self.name, len(batch))
+
+    def _told(self, call: Invocation) -> dict[str, Any]:
+        """What an instance is told of a call, beside its body."""
+        told: dict[str, Any] = {"id": call.id, "timeout_s": self._settings.timeout_s}
+        if self.info.kind is Kind.HANDLER:  # no other sees a Context
+            told["origin"] = {name: text for name, text in asdict(call.origin).items() if text}
+        elif self.info.kind is Kind.HTTP and call.head is not None:
+            told["head"] = call.head.to_json()
+        return told
 
     def _start_wanted(self, now: float) -> None:
         health, ready = self._processes.health, self._processes.ready
@@ -297,6 +301,8 @@ class Served:
                 if problem := header.get("problem"):
                     call.fail(problem)
                 elif not call.done:
+                    if "head" in header:
+                        call.reply = ReplyHead.from_json(header["head"])
                     if "sizes" in header:
                         await call.sink.item(frame.body)
                     call.finish()

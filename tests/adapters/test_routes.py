@@ -17,7 +17,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Tells what it has been given."""
     body = await read_body(receive, {}, 1 << 20)
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
-    told = {"path": scope["path"], "body": body.decode(), "id": headers.get("x-request-id")}
+    told: dict[str, Any] = {"path": scope["path"], "raw_path": scope["raw_path"].decode()}
+    told |= {"body": body.decode(), "id": headers.get("x-request-id")}
     await respond(send, 200, [], json.dumps(told).encode())
 
 
@@ -40,6 +41,7 @@ ROUTES = [
     Route("", "/pass", lambda request: Passed("/there", {"x-request-id": "7"}, {"x-added": "1"})),
     Route("POST", "/read", read_and_pass),
     Route("POST", "/fail", fail),
+    Route("PUT", "", lambda request: Passed(request.path.removeprefix("/off"))),
 ]
 
 
@@ -64,9 +66,17 @@ def test_the_first_route_that_fits_answers_and_the_app_the_rest() -> None:
 
 def test_what_is_passed_on_has_its_body_read_or_not() -> None:
     reply = ask("POST", "/pass", content=b"body", headers={"x-request-id": "old"})
-    assert reply.json() == {"path": "/there", "body": "body", "id": "7"}
+    there = {"path": "/there", "raw_path": "/there"}
+    assert reply.json() == {**there, "body": "body", "id": "7"}
     assert reply.headers["x-added"] == "1"
     assert ask("POST", "/read", content=b"body").json()["body"] == "body"
+
+
+def test_what_is_passed_on_keeps_its_path_as_it_was_written() -> None:
+    told = ask("PUT", "/a%2Fb/%2520").json()
+    assert (told["path"], told["raw_path"]) == ("/a/b/%20", "/a%2Fb/%2520")
+    told = ask("PUT", "/off/%2520/%C3%A9").json()
+    assert (told["path"], told["raw_path"]) == ("/%20/é", "/%2520/%C3%A9")
 
 
 @pytest.mark.parametrize(

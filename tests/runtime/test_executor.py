@@ -8,8 +8,9 @@ import pytest
 
 from zerowake import Batch, Context, InvalidInput, function
 from zerowake.runtime.errors import RemoteError
+from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.executor import Executor, Work
-from zerowake.runtime.function import function_of
+from zerowake.runtime.function import function_of, http_function
 
 
 @function(batch=Batch(max_size=16), examples=[1])
@@ -145,3 +146,35 @@ def test_a_handler_gets_its_context() -> None:
     assert executor.answer([b'{"x": 3}']) == [[b'[3,"probe-0","handler"]']]
     with pytest.raises(RemoteError):
         executor.answer([b"{}"])
+
+
+def greet(head: RequestHead, body: bytes) -> tuple[ReplyHead, bytes]:
+    """Says hello."""
+    if head.path == "/raise":
+        raise SystemExit(3)
+    status = int(body) if body.isdigit() else 200
+    return ReplyHead(status, (("content-type", "text/plain"),)), b"hello " + head.method.encode()
+
+
+def test_requests_are_answered_with_replies_and_items_with_results() -> None:
+    function = http_function(greet, "sayHello")
+    assert (function.name, function.kind, function.settings.retry) == ("say_hello", "http", False)
+    assert function.settings.instances == (0, 8)
+    executor = Executor(function, None)
+    get = RequestHead("GET", "/x")
+    items = [Work("a", b"", head=get), Work("b", b"404", head=get), Work("c", b"1", head=get)]
+    items += [Work("d", b"{}"), Work("e", b"503")]
+    items += [Work("f", b"", head=RequestHead("GET", "/raise"))]
+    told = [
+        (a.head and a.head.status, a.result, a.problem and (a.problem["status"], a.problem["code"]))
+        for a in executor.run(items)
+    ]
+    assert told == [
+        (200, b"hello GET", None),
+        (404, b"hello GET", None),
+        (None, b"", (500, "bad_result")),
+        (None, b'"hello POST"', None),
+        (None, b"", (503, "http_failed")),
+        (None, b"", (500, "handler_failed")),
+    ]
+    assert executor.answer([]) == []  # the warm-up, where there is no probe

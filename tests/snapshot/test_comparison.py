@@ -48,6 +48,8 @@ def test_answers_nested_too_deep_to_look_into_are_compared_as_they_are(
 
 
 def test_the_summary_counts_what_was_compared() -> None:
+    assert comparison.summary(Proof([], [], [])).startswith("the proof holds no calls")
+
     def said(answer: bytes, *unsteady: str) -> str:
         return comparison.summary(Proof([[b"1"]], [[[answer]]], [list(unsteady)]))
 

@@ -233,6 +233,8 @@ for path in {paths!r}:
 def test_without_a_probe_nothing_is_proven(tmp_path: Path) -> None:
     with pytest.raises(FreezeError, match="no probe; give examples"):
         freeze_source(tmp_path, TENSOR, cases=[])
+    made = freeze_source(tmp_path, TENSOR, cases=[], unproven=True)
+    assert json.loads((made.path / "proof.json").read_text())["cases"] == []
 
 
 def test_a_damaged_snapshot_is_replaced(tmp_path: Path) -> None:

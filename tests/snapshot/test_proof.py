@@ -16,6 +16,7 @@ def test_proof_survives_encoding() -> None:
     for odd in (
         {**plain, "hook": 1},
         {**plain, "seed": 1},
+        {**plain, "cases": {}},
         {**plain, "cases": [{**case, "hook": 1}]},
         {**plain, "cases": [{**case, "items": [{**text, "base64": ""}, text]}]},
         {**plain, "cases": [{**case, "items": [{"text": 1}, text]}]},
@@ -26,5 +27,6 @@ def test_proof_survives_encoding() -> None:
     ):
         with pytest.raises(DamagedSnapshot, match="does not hold cases"):
             proof.parse(json.dumps(odd).encode())
+    assert proof.parse(proof.encode(proof.Proof([], [], []))).cases == []
     with pytest.raises(DamagedSnapshot):
         proof.parse(b'{"cases": [{}]}')

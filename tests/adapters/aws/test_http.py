@@ -64,6 +64,8 @@ def test_every_post_is_for_the_function() -> None:
         assert scope(request("POST", path), Origin("id"))["path"] == "/"
     assert scope(request("POST", "/invoke/f"), Origin("id"))["path"] == "/invoke/f"
     assert scope(request("GET", "/my%20route"), Origin("id"))["path"] == "/my route"
+    found = scope(request("POST", "/my%20route"), Origin("id"), whole=True)
+    assert (found["path"], found["raw_path"]) == ("/my route", b"/my%20route")
     headers = (("x-request-id", "theirs"), ("accept", "é"))
     found = scope(HttpRequest("v2", "GET", "/", "a=1", headers, b"", "192.0.2.1"), Origin("id"))
     assert found["headers"] == [(b"accept", "é".encode()), (b"x-request-id", b"id")]

@@ -10,6 +10,7 @@ from scripted import Caller, ScriptedInstance, World
 
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import FunctionFailed, QueueFull
+from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.served import Served
 from zerowake.runtime.policy.lifecycle import (
@@ -53,6 +54,26 @@ async def test_a_call_goes_to_the_idle_instance_and_comes_back(world: World) -> 
     assert caller.answered == ("ok", [b"one"])
     assert caller.call.timings_ms == {"queue": 0.0, "predict": 1.0}
     assert not served.in_use and world.base.asked == 0
+
+
+async def test_a_request_takes_its_head_along_and_its_reply_brings_one(world: World) -> None:
+    served = world.serve(kind="http")
+    instance = await world.hot(served)
+    callers = [Caller("f", body, world.loop.time()) for body in (b"", b"event")]
+    callers[0].call.head = RequestHead("GET", "/x", headers=(("a", "1"), ("a", "2")))
+    for caller in callers:
+        served.submit(caller.call)
+    (told,) = (await instance.next("batch")).header["calls"]
+    assert RequestHead.from_json(told["head"]) == callers[0].call.head
+    head = ReplyHead(404, (("b", "\xe9"),))
+    instance.send({"kind": "result", "call": 0, "predict_ms": 1, "head": head.to_json()}, b"")
+    instance.send({"kind": "settled"})
+    (told,) = (await instance.next("batch")).header["calls"]
+    assert "head" not in told
+    instance.answer(b"1")
+    await world.quiet()
+    assert [caller.answered for caller in callers] == [("ok", [b""]), ("ok", [b"1"])]
+    assert [caller.call.reply for caller in callers] == [head, None]
 
 
 async def test_what_arrives_during_a_restore_is_the_first_batch(world: World) -> None:

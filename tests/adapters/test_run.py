@@ -1,0 +1,33 @@
+"""``zerowake.adapters.run``: which function it serves where none is named."""
+
+from typing import Any
+
+import pytest
+
+from zerowake.adapters.run import run
+from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("environ", "target"),
+    [
+        ({"FUNCTION_TARGET": "hello"}, "main.py:hello"),
+        ({"FUNCTION_TARGET": "hello", "FUNCTION_SOURCE": "src/app.py"}, "src/app.py:hello"),
+        ({"FUNCTION_TARGET": "hello", "ZEROWAKE_SNAPSHOT": "/snapshot"}, "/snapshot"),
+        ({"FUNCTION_SOURCE": "src/app.py"}, None),
+    ],
+)
+def test_what_is_served(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], target: str | None
+) -> None:
+    served: list[Any] = []
+    monkeypatch.setattr(
+        "zerowake.runtime.gateway.serve.serve", lambda targets, *rest: served.extend(targets)
+    )
+    if target is None:
+        with pytest.raises(ConfigError, match="FUNCTION_TARGET"):
+            run(None, "container", ServeConfig(), environ)
+    else:
+        run(None, "container", ServeConfig(), environ)
+        assert served == [target]
