@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 
 from zerowake.adapters import ADAPTER, KNOWN
-from zerowake.runtime.cli import SNAPSHOT_HELP, TARGET_HELP, Terminated, Verb, add_serving, serving
+from zerowake.runtime.cli_options import (
+    SNAPSHOT_HELP,
+    TARGET_HELP,
+    Terminated,
+    Verb,
+    add_serving,
+    serving,
+)
 
 
 def add_verbs(verb: Verb) -> None:
