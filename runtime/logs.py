@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from zerowake.runtime.config import LogFormat
@@ -28,8 +28,14 @@ def invocation_fields(ids: Iterable[str]) -> dict[str, object]:
     return {"invocations": found} if found else {}
 
 
+def _utc(seconds: float) -> str:
+    """As ``datetime`` spells it, which would be 1.5 ms of a start."""
+    whole, part = divmod(int(1e3 * seconds), 1000)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{part:03}+00:00"
+
+
 def _format(log_format: LogFormat, level: str, message: str, fields: dict[str, object]) -> str:
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    now = _utc(time.time())
     if log_format == "json":
         return json.dumps({"time": now, "level": level, "message": message, **fields}, default=str)
     tags = " ".join(

@@ -8,7 +8,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import random
 import resource
 import select
 import signal
@@ -240,6 +239,8 @@ def _comm(tid: str) -> str:
 
 def reseed() -> None:
     """Give this fork random numbers of its own: Python's, numpy's and torch's, where loaded."""
+    import random  # the gateway does without it
+
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()

@@ -8,7 +8,6 @@ as batches of one model (the official Python client forks a process for each slo
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -174,6 +173,8 @@ class Lambda(Pull):
         line.close()
         if self._draining:
             return
+        import random
+
         random.seed()
         await self._hook(functions, name, Moment.AFTER_RESTORE)
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.forms import Chosen, choose
@@ -12,10 +13,12 @@ from zerowake.runtime.gateway.inputs import check_schemas
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target
 from zerowake.snapshot import code, names
-from zerowake.snapshot.form import Form, prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.skeleton import Skeleton
 from zerowake.snapshot.store import open_snapshot
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.form import Form
 
 # What instances import; libraries that skeletons name come on top.
 COMMON_MODULES = ("orjson",)
@@ -90,9 +93,13 @@ def shared_modules(flavour: Flavour, functions: Iterable[Opened]) -> list[str]:
     return list(dict.fromkeys(modules))
 
 
-def _modules(snapshot: Snapshot, form: Form | None) -> list[str]:
+def _modules(snapshot: Snapshot, form: "Form | None") -> list[str]:
     """What an instance imports for its object, from the skeleton: allow-listed names only."""
-    skeleton = snapshot.skeleton if form is None else prune(form, snapshot)
+    skeleton = snapshot.skeleton
+    if form is not None:
+        from zerowake.snapshot.form import prune
+
+        skeleton = prune(form, snapshot)
     own = names.own_modules(snapshot.manifest.code.files)
     named = {name.partition(":")[0] for _kind, name in skeleton.names}
     modules = [] if form is None else [LIBTORCH_MODULE]
