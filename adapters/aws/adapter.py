@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
-from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
+from zerowake.adapters.aws.runtime_api import Event, Line, RuntimeApiError
 from zerowake.adapters.objects import Objects, allowed
 from zerowake.adapters.port import Capabilities, PlatformExit
 from zerowake.adapters.pull import Pull, number
@@ -109,6 +109,7 @@ class Lambda(Pull):
         self._init_s = INIT_S if on_demand else None
         self._allowed = allowed(environ)  # who may invoke us may name any object, unless it is set
         self._extension: asyncio.Task[None] | None = None
+        self._lines: list[Line] = []
 
     async def serve(self, functions: Functions, metrics: Metrics) -> None:
         import zerowake
@@ -138,6 +139,11 @@ class Lambda(Pull):
         finally:
             for slot in slots:  # when one has found the platform broken
                 slot.cancel()
+
+    def drain(self) -> None:
+        for line in self._lines:
+            line.polls_on = False
+        super().drain()
 
     def close(self) -> None:
         super().close()
@@ -199,8 +205,13 @@ class Lambda(Pull):
 
     async def _slot(self, invocations: Invocations) -> None:
         line = Line(self._address)
+        self._lines.append(line)
+        line.polls_on = not self._draining
         try:
-            while (event := await self._unless_drained(line.next(), line)) is not None:
+            while (event := await self._poll(line)) is not None:
                 await invocations.answer(line, event)
         finally:
             line.close()
+
+    async def _poll(self, line: Line) -> Event | None:
+        return await self._unless_drained(line.next(), line, begun=line.brings)
