@@ -29,6 +29,7 @@ HEAD = struct.Struct("<II")
 MAX_HEADER_NBYTES = 16 << 20
 MAX_DESCRIPTORS = 4
 READ_NBYTES = 1 << 18
+_JSON = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each frame
 
 
 class Frame(NamedTuple):
@@ -52,7 +53,7 @@ def encode(header: dict[str, Any], *parts: bytes) -> bytes:
     """One frame as bytes; where there are parts, ``sizes`` says how to cut the body again."""
     if parts:
         header = {**header, "sizes": [len(part) for part in parts]}
-    head = json.dumps(header, separators=(",", ":")).encode()
+    head = _JSON.encode(header).encode()
     return b"".join((HEAD.pack(len(head), sum(map(len, parts))), head, *parts))
 
 

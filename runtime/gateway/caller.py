@@ -3,7 +3,6 @@
 Knows no HTTP and no platform: the invoke endpoint and the adapters' events come through here.
 """
 
-import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -36,38 +35,34 @@ class Caller:
         self._given_ids: WeakValueDictionary[str, Reply] = WeakValueDictionary()
 
     async def call(
-        self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
+        self,
+        name: str,
+        body: bytes,
+        given_id: str = "",
+        origin: Origin = NOWHERE,
+        then: Callable[[list[bytes]], None] | None = None,
     ) -> list[bytes]:
         """One call from start to end: the chunks of its result, one for a unary function.
 
+        then: given the result of a unary function as soon as it is there, before this returns it.
         Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
         UnknownFunction, FunctionFailed, or RemoteError with what became of it.
         """
-        async with contextlib.aclosing(self.stream(name, body, given_id, origin)) as parts:
-            return [chunk async for part in parts for chunk in part]
+        result: list[bytes] = []
+        with _Calling(self, name, Reply(then), given_id, origin) as calling:
+            calling.submit(body)
+            while chunks := await calling.sink.read():
+                result += chunks
+        return result
 
     async def stream(
         self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
     ) -> AsyncGenerator[list[bytes], None]:
         """One call, its chunks as they come; raises as ``call``. Closing it cancels the call."""
-        sink = Reply()
-        call = self.new(name, sink, given_id, origin)
-        outcome, submitted, known_as = Outcome.CANCELLED, False, ""
-        try:
-            info = self.functions.find(name)
-            known_as, call.body = info.name, body
-            self.submit(info, call)
-            submitted = True
-            while chunks := await sink.read():
+        with _Calling(self, name, Reply(), given_id, origin) as calling:
+            calling.submit(body)
+            while chunks := await calling.sink.read():
                 yield chunks
-            outcome = Outcome.OK
-        except Exception as error:
-            outcome = Outcome.of(describe(error, f"{name} {call.id}"))
-            raise
-        finally:
-            if submitted:
-                self.end(call, sink)
-            self.observe(known_as, call, outcome)
 
     def new(
         self, name: str, sink: Reply, given_id: str = "", origin: Origin = NOWHERE
@@ -104,3 +99,39 @@ class Caller:
             queue_s=None if queue_ms is None else queue_ms / 1e3,
             predict_s=None if predict_ms is None else predict_ms / 1e3,
         )
+
+
+class _Calling:
+    """One call, given up and counted when it is left."""
+
+    __slots__ = ("_call", "_caller", "_known_as", "_submitted", "sink")
+
+    def __init__(
+        self, caller: Caller, name: str, sink: Reply, given_id: str, origin: Origin
+    ) -> None:
+        self._caller = caller
+        self._call = caller.new(name, sink, given_id, origin)
+        self._submitted, self._known_as = False, ""
+        self.sink = sink
+
+    def submit(self, body: bytes) -> None:
+        """Raises as ``Caller.submit``, or UnknownFunction."""
+        info = self._caller.functions.find(self._call.function)
+        self._known_as, self._call.body = info.name, body
+        self._caller.submit(info, self._call)
+        self._submitted = True
+
+    def __enter__(self) -> "_Calling":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _where: object
+    ) -> None:
+        call, outcome = self._call, Outcome.OK
+        if isinstance(error, Exception):
+            outcome = Outcome.of(describe(error, f"{call.function} {call.id}"))
+        elif error is not None:
+            outcome = Outcome.CANCELLED
+        if self._submitted:
+            self._caller.end(call, self.sink)
+        self._caller.observe(self._known_as, call, outcome)
