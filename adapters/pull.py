@@ -7,7 +7,7 @@ end, polls that bring nothing are given up, and what a poll has begun to bring i
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.port import Functions
@@ -27,6 +27,8 @@ class Poll(Protocol):
 
 class Pull:
     """What an ``Adapter`` that polls has beside its protocol."""
+
+    many_connections: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self._draining = False

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Event, Line, RuntimeApiError
@@ -22,8 +22,11 @@ from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.hooks import Moment
-from zerowake.runtime.metrics import Metrics
 from zerowake.snapshot.errors import ZerowakeError
+
+if TYPE_CHECKING:
+    from zerowake.runtime.gateway.asgi import ASGIApp
+    from zerowake.runtime.metrics import Metrics
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -111,15 +114,17 @@ class Lambda(Pull):
         self._extension: asyncio.Task[None] | None = None
         self._lines: list[Line] = []
 
-    async def serve(self, functions: Functions, metrics: Metrics) -> None:
-        import zerowake
-        from zerowake.runtime.gateway.app import create_app
-
+    async def serve(self, functions: Functions, metrics: "Metrics") -> None:
         (name,) = functions.names()
         limit_nbytes = self._config.max_body_nbytes
-        app = create_app(
-            functions, metrics, max_body_nbytes=limit_nbytes, version=zerowake.__version__
-        )
+
+        def app() -> "ASGIApp":
+            import zerowake
+            from zerowake.runtime.gateway.app import create_app
+
+            version = zerowake.__version__
+            return create_app(functions, metrics, max_body_nbytes=limit_nbytes, version=version)
+
         caller = Caller(functions, metrics)
         objects = Objects(limit_nbytes, self._allowed)
         invocations = Invocations(caller, name, app, streaming=self._streaming, objects=objects)

@@ -7,10 +7,9 @@ import logging
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from zerowake.adapters.aws import events
-from zerowake.adapters.aws.events import Batch, Direct, HttpRequest, Item
-from zerowake.adapters.aws.http import PRELUDE_TYPE, Exchange, Reply, encode, prelude
 from zerowake.adapters.aws.runtime_api import (
     RESPONSE_NBYTES,
     Answer,
@@ -21,7 +20,6 @@ from zerowake.adapters.aws.runtime_api import (
     Stream,
 )
 from zerowake.adapters.calls import json_of
-from zerowake.adapters.objects import Objects
 from zerowake.runtime.errors import (
     BadRequest,
     Cancelled,
@@ -31,10 +29,15 @@ from zerowake.runtime.errors import (
     RemoteError,
 )
 from zerowake.runtime.gateway import problems
-from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
+
+if TYPE_CHECKING:
+    from zerowake.adapters.aws.events import Batch, HttpRequest, Item
+    from zerowake.adapters.aws.http import Exchange, Reply
+    from zerowake.adapters.objects import Objects
+    from zerowake.runtime.gateway.asgi import ASGIApp
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -52,7 +55,7 @@ class AnswerTooLarge(InvocationError):
 class Invocations:
     """Answers the invocations of one function.
 
-    app: the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
+    app: makes the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
     function, in chunks; the caller must have asked for that, and no event tells. objects: fetches
     what S3's events tell of. clock: unix seconds, as deadlines are told.
     """
@@ -61,18 +64,22 @@ class Invocations:
         self,
         caller: Caller,
         name: str,
-        app: ASGIApp,
+        app: "Callable[[], ASGIApp]",
         *,
         streaming: bool,
-        objects: Objects,
+        objects: "Objects",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._caller = caller
         self._name = name
-        self._app = app
+        self._make_app = app
         self._streaming = streaming
         self._objects = objects
         self._clock = clock
+
+    @cached_property
+    def _app(self) -> "ASGIApp":
+        return self._make_app()
 
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""
@@ -88,12 +95,17 @@ class Invocations:
             await self._fail(line, event, error)
 
     async def _answer(self, line: Line, event: Event) -> None:
+        if is_direct(event.body):
+            await self._direct(line, event)
+            return
+        from zerowake.adapters.aws import events  # with what HTTP needs 7 ms, of the first such one
+
         match events.read(event.body):
-            case HttpRequest() as request if self._streaming:
+            case events.HttpRequest() as request if self._streaming:
                 await self._stream(line, event, request)
-            case HttpRequest() as request:
+            case events.HttpRequest() as request:
                 await line.respond(event, await self._http(event, request), JSON)
-            case Batch() as batch:
+            case events.Batch() as batch:
                 failed, results = await self._run(batch, event)
                 if batch.partial:
                     told = json.dumps(events.response(batch, failed)).encode()
@@ -103,7 +115,7 @@ class Invocations:
                     log.warning("invocation %s: %d bytes of results go lost", event.id, len(told))
                     told = b"null"
                 await line.respond(event, told, JSON)
-            case Direct():
+            case events.Direct():
                 await self._direct(line, event)
 
     async def _fail(self, line: Line, event: Event, error: Exception) -> None:
@@ -117,6 +129,8 @@ class Invocations:
         """The event is the function's input, its result the answer."""
         info = self._caller.functions.find(self._name)
         if self._streaming and info.kind is Kind.STREAM:
+            from zerowake.adapters.aws.events import HttpRequest
+
             await self._stream(line, event, HttpRequest("", "POST", "/", "", (), event.body))
             return
         content_type = RAW if info.raw_output else JSON
@@ -154,8 +168,10 @@ class Invocations:
 
     # ---------------------------------------------------------------- HTTP, and chunks
 
-    async def _http(self, event: Event, request: HttpRequest) -> bytes:
+    async def _http(self, event: Event, request: "HttpRequest") -> bytes:
         """The reply in one piece, as the event's source wants it."""
+        from zerowake.adapters.aws.http import Exchange, encode
+
         try:
             if request.problem:
                 raise BadRequest(request.problem)
@@ -165,11 +181,13 @@ class Invocations:
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
 
-    async def _stream(self, line: Line, event: Event, request: HttpRequest) -> None:
+    async def _stream(self, line: Line, event: Event, request: "HttpRequest") -> None:
         """The reply in chunks as they come.
 
         An error before the first is a reply of its own, one after it stands in the trailers.
         """
+        from zerowake.adapters.aws.http import Exchange
+
         exchange = Exchange(self._app, request, event.origin)
         stream: Stream | None = None
         try:
@@ -206,9 +224,11 @@ class Invocations:
                 stream.close()
 
     async def _begin(
-        self, line: Line, event: Event, request: HttpRequest, exchange: Exchange
+        self, line: Line, event: Event, request: "HttpRequest", exchange: "Exchange"
     ) -> Stream:
         if request.shape:
+            from zerowake.adapters.aws.http import PRELUDE_TYPE, prelude
+
             stream = await line.stream(event, PRELUDE_TYPE)
             await stream.write(prelude(exchange.reply, request.shape))
         else:  # a direct caller sees chunks only
@@ -216,14 +236,16 @@ class Invocations:
         stream.gone.add_done_callback(lambda _answer: exchange.leave())
         return stream
 
-    def _told(self, error: Exception, event: Event) -> Reply:
+    def _told(self, error: Exception, event: Event) -> "Reply":
+        from zerowake.adapters.aws.http import Reply
+
         problem = problems.describe(error, f"{self._name} {event.id}")
         status, headers, body = problems.reply(problem, error)
         return Reply(status, [(n.decode(), v.decode()) for n, v in headers], body)
 
     # ---------------------------------------------------------------- batches of records
 
-    async def _run(self, batch: Batch, event: Event) -> tuple[list[str], list[bytes]]:
+    async def _run(self, batch: "Batch", event: Event) -> tuple[list[str], list[bytes]]:
         """Call the function with each record, all at once.
 
         Returns the ids of those that failed, and where the source wants them all results, as JSON.
@@ -272,7 +294,7 @@ class Invocations:
             raise errors[0]
         return [batch.items[place].id for place in undone], [results[k] for k in sorted(results)]
 
-    async def _item(self, item: Item, call_id: str, origin: Origin) -> bytes:
+    async def _item(self, item: "Item", call_id: str, origin: Origin) -> bytes:
         """The result of one record, as JSON: bytes in base64."""
         info = self._caller.functions.find(self._name)
         if item.problem:
@@ -287,6 +309,19 @@ class Invocations:
                 return b'"%b"' % b64encode(result) if info.raw_output else result
             except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
                 await asyncio.sleep(FULL_S)
+
+
+def is_direct(body: bytes) -> bool:
+    """Whether an event can only be the function's input, as most direct calls show at once.
+
+    They are not parsed here, and those of AWS's services all have one of these members.
+    """
+    return not (
+        b'"requestContext"' in body
+        or b'"Records"' in body
+        or b'"records"' in body
+        or b'"detail-type"' in body
+    )
 
 
 def _whole(chunks: list[bytes], info: FunctionInfo) -> bytes:
