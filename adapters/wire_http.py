@@ -8,12 +8,10 @@ import asyncio
 import select
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An HTTP response, whole. headers: with lower-case names."""
 
     status: int

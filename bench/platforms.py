@@ -89,7 +89,9 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, default=DEFAULT_VENVS)
     parser.add_argument("--requests", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=["empty"], help="leave out the model: a minute instead of ten")
+    parser.add_argument(
+        "--only", choices=["empty"], help="leave out the model: a minute instead of ten"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     echo = ours.freeze_target("bench/echo/app.py:echo", "echo", ["--no-compile"])

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Event, Line, RuntimeApiError
-from zerowake.adapters.objects import Objects, allowed
 from zerowake.adapters.port import Capabilities, PlatformExit
 from zerowake.adapters.pull import Pull, number
 from zerowake.runtime.config import ServeConfig
@@ -25,6 +24,7 @@ from zerowake.runtime.hooks import Moment
 from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
+    from zerowake.adapters.objects import Objects
     from zerowake.runtime.gateway.asgi import ASGIApp
     from zerowake.runtime.metrics import Metrics
 
@@ -110,7 +110,7 @@ class Lambda(Pull):
         # Only a start on demand is limited; on Managed Instances nobody waits for it.
         on_demand = environ.get(START, "on-demand") == "on-demand" and CONCURRENCY not in environ
         self._init_s = INIT_S if on_demand else None
-        self._allowed = allowed(environ)  # who may invoke us may name any object, unless it is set
+        self._environ = environ
         self._extension: asyncio.Task[None] | None = None
         self._lines: list[Line] = []
 
@@ -126,7 +126,13 @@ class Lambda(Pull):
             return create_app(functions, metrics, max_body_nbytes=limit_nbytes, version=version)
 
         caller = Caller(functions, metrics)
-        objects = Objects(limit_nbytes, self._allowed)
+
+        def objects() -> "Objects":
+            from zerowake.adapters.objects import Objects, allowed
+
+            # Who may invoke us may name any object, unless it is set.
+            return Objects(limit_nbytes, allowed(self._environ))
+
         invocations = Invocations(caller, name, app, streaming=self._streaming, objects=objects)
         registered = asyncio.Event()
         self._extension = asyncio.create_task(self._be_extension(registered))

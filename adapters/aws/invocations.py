@@ -56,8 +56,8 @@ class Invocations:
     """Answers the invocations of one function.
 
     app: makes the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
-    function, in chunks; the caller must have asked for that, and no event tells. objects: fetches
-    what S3's events tell of. clock: unix seconds, as deadlines are told.
+    function, in chunks; the caller must have asked for that, and no event tells. objects: makes
+    what fetches the content that S3's events tell of. clock: unix seconds, as deadlines are told.
     """
 
     def __init__(
@@ -67,19 +67,23 @@ class Invocations:
         app: "Callable[[], ASGIApp]",
         *,
         streaming: bool,
-        objects: "Objects",
+        objects: "Callable[[], Objects]",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._caller = caller
         self._name = name
         self._make_app = app
         self._streaming = streaming
-        self._objects = objects
+        self._make_objects = objects
         self._clock = clock
 
     @cached_property
     def _app(self) -> "ASGIApp":
         return self._make_app()
+
+    @cached_property
+    def _objects(self) -> "Objects":
+        return self._make_objects()
 
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""

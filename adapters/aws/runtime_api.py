@@ -13,7 +13,6 @@ import contextlib
 import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from zerowake.adapters.wire_http import Response, Wire, head
@@ -48,8 +47,7 @@ class Refused(ZerowakeError):
         self.http_status = http_status
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One invocation as ``/next`` gives it. deadline_s: unix seconds; headers: with lower-case names."""
 
     id: str

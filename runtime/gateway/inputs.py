@@ -22,7 +22,7 @@ class Inputs:
     """Checks bodies; a function's validator is built at its first call."""
 
     def __init__(self) -> None:
-        self._validators: dict[str, tuple[FunctionInfo, "jsonschema_rs.Validator | None"]] = {}
+        self._validators: dict[str, tuple[FunctionInfo, jsonschema_rs.Validator | None]] = {}
 
     def check(self, info: FunctionInfo, body: bytes) -> None:
         """Raises BadRequest when ``body`` does not parse, InvalidInput when it does not fit."""

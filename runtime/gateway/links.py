@@ -12,8 +12,7 @@ import signal
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import RemoteError, Unforkable, ZygoteLost
@@ -23,8 +22,7 @@ from zerowake.runtime.wire import READ_NBYTES, Decoder, Frame, encode
 log = logging.getLogger("zerowake.gateway")
 
 
-@dataclass(frozen=True, slots=True)
-class Forked:
+class Forked(NamedTuple):
     """A child of a zygote: its pid, our end of its socket, its wait status once it has ended.
 
     The status is None when the process ended with its zygote and nobody could ask for it.
@@ -209,9 +207,7 @@ class InstanceLink(asyncio.Protocol):
     for each of them cost a call 50 us.
     """
 
-    def __init__(
-        self, forked: Forked, on_frame: Callable[[Frame], Awaitable[None] | None]
-    ) -> None:
+    def __init__(self, forked: Forked, on_frame: Callable[[Frame], Awaitable[None] | None]) -> None:
         self.pid = forked.pid
         self.exited = forked.exited
         self._on_frame = on_frame

@@ -267,7 +267,11 @@ async def answers(functions: FakeFunctions, bodies: list[bytes]) -> list[Any]:
     metrics = Metrics()
     app = create_app(functions, metrics, max_body_nbytes=1 << 20, version="0")
     invocations = Invocations(
-        Caller(functions, metrics), "f", lambda: app, streaming=False, objects=Objects(1 << 20, None)
+        Caller(functions, metrics),
+        "f",
+        lambda: app,
+        streaming=False,
+        objects=lambda: Objects(1 << 20, None),
     )
     found = []
     for body in bodies:
