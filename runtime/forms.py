@@ -4,9 +4,8 @@ Gateway and instances ask the same question and get the same answer. Imports no 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerowake.runtime.config import Device, shows_gpu
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
@@ -23,8 +22,7 @@ class FormName(StrEnum):
     EAGER = "eager"
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """compiled: None where the eager form runs; ``reason`` then says why."""
 
     name: FormName

@@ -79,7 +79,7 @@ def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Open
             skeleton=Skeleton(None, [], [], []),
         ),
         info=info,
-        form=replace(chosen, compiled=None),
+        form=chosen._replace(compiled=None),
         modules=tuple(_modules(snapshot, form)),
         digests=(snapshot.digest, *([form.digest] if form is not None else [])),
     )
