@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from zerowake.runtime.config import LogFormat
@@ -137,15 +137,17 @@ class FunctionOutput:
         self._stdout.finish()
         self._stderr.finish()
 
-    @contextlib.contextmanager
-    def during(self, *invocations: str) -> Iterator[None]:
-        """What is printed meanwhile belongs to these invocations."""
+    def during(self, *invocations: str) -> "FunctionOutput":
+        """What is printed in its ``with`` belongs to these invocations. There is one at a time."""
         self.invocations = invocations
-        try:
-            yield
-        finally:
-            self.flush()
-            self.invocations = ()
+        return self
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_raised: object) -> None:
+        self.flush()
+        self.invocations = ()
 
     def _write(self, stream: str, line: str) -> None:
         fields: dict[str, object] = {

@@ -253,13 +253,14 @@ def set_threads(count: int | None, sharers: int = 1) -> None:
 
     None: one for each usable core, divided among the ``sharers`` processes that compute now.
     """
+    torch, module = sys.modules.get("torch"), sys.modules.get("zerowake.snapshot.libtorch")
+    if torch is None and module is None:
+        return
     count = count or max(1, len(os.sched_getaffinity(0)) // sharers)
-    if (torch := sys.modules.get("torch")) is not None:
+    if torch is not None:
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)
-        return
-    module = sys.modules.get("zerowake.snapshot.libtorch")
-    if module is not None and (libtorch := module.loaded()) is not None:
+    elif module is not None and (libtorch := module.loaded()) is not None:
         libtorch.set_threads(count)
 
 

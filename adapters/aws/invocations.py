@@ -6,9 +6,9 @@ import json
 import logging
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zerowake.adapters.aws.runtime_api import (
     RESPONSE_NBYTES,
@@ -158,17 +158,9 @@ class Invocations:
             answer = line.answer(event, _fitting(_whole(chunks, info)), content_type)
         await line.taken(answer)
 
-    @contextlib.asynccontextmanager
-    async def _until(self, event: Event) -> AsyncIterator[None]:
+    def _until(self, event: Event) -> "_Until":
         """Give up shortly before the event's deadline. Raises PredictTimeout."""
-        left_s = event.deadline_s - MARGIN_S - self._clock()
-        try:
-            async with asyncio.timeout(max(0.0, left_s)):
-                yield
-        except TimeoutError:
-            raise PredictTimeout(
-                "the invocation's deadline has come; give the function more time, or fewer records"
-            ) from None
+        return _Until(event.deadline_s - MARGIN_S - self._clock())
 
     # ---------------------------------------------------------------- HTTP, and chunks
 
@@ -313,6 +305,26 @@ class Invocations:
                 return b'"%b"' % b64encode(result) if info.raw_output else result
             except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
                 await asyncio.sleep(FULL_S)
+
+
+class _Until:
+    """``asyncio.timeout`` that raises PredictTimeout. A class: each invocation enters one."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, left_s: float) -> None:
+        self._timeout = asyncio.timeout(max(0.0, left_s))
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*raised)
+        except TimeoutError:
+            raise PredictTimeout(
+                "the invocation's deadline has come; give the function more time, or fewer records"
+            ) from None
 
 
 def is_direct(body: bytes) -> bool:

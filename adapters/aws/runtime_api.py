@@ -66,7 +66,8 @@ class Event(NamedTuple):
 
         def said(name: str) -> str:
             """Its text is UTF-8, whatever HTTP says of headers."""
-            return self.headers.get(name, "").encode("latin-1").decode("utf-8", "replace")
+            text = self.headers.get(name, "")
+            return text if text.isascii() else text.encode("latin-1").decode("utf-8", "replace")
 
         return Origin(
             request_id=self.id,

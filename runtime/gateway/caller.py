@@ -72,11 +72,10 @@ class Caller:
         Frames to instances are told apart by these ids. A client that gave up may come again with
         the same id while its first call runs: its sink lives as long as anybody can answer it.
         """
-        call = Invocation(name, b"", sink, self.clock(), origin=origin)
-        if _ID.fullmatch(given_id) and given_id not in self._given_ids:
-            call.id = given_id
-            self._given_ids[given_id] = sink
-        return call
+        if not _ID.fullmatch(given_id) or given_id in self._given_ids:
+            return Invocation(name, b"", sink, self.clock(), origin=origin)
+        self._given_ids[given_id] = sink
+        return Invocation(name, b"", sink, self.clock(), given_id, origin=origin)
 
     def submit(self, info: FunctionInfo, call: Invocation) -> None:
         """Check the body and queue the call. Raises BadRequest, InvalidInput, or as ``Functions``."""
