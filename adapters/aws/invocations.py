@@ -143,7 +143,7 @@ class Invocations:
         def respond(chunks: list[bytes]) -> None:
             """Not by way of the task that waits for the chunks: 40 us before the caller has them."""
             nonlocal answer
-            with contextlib.suppress(InvocationError):  # whatever it is, it is raised again below
+            with contextlib.suppress(Exception):  # whatever it is, it is raised again below
                 answer = line.answer(event, _fitting(_whole(chunks, info)), content_type)
 
         then = None if info.kind is Kind.STREAM else respond

@@ -54,10 +54,13 @@ class Opened:
         return Flavour.TORCH if self.form.needs_torch else Flavour.LIGHT
 
 
-def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Opened:
+def open_target(
+    text: str, config: ServeConfig, *, reload: bool = False, schemas: bool = True
+) -> Opened:
     """A snapshot, or the snapshot of a source as it is now. Raises TargetError, SnapshotError.
 
-    reload: the source is being worked on, so nobody waits for a compiler.
+    reload: the source is being worked on, so nobody waits for a compiler. schemas: look at those
+    as well; who does not want that has ``check_schemas`` do it later.
     """
     path = Path(text)
     if is_target(text):
@@ -68,7 +71,8 @@ def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Open
     info = FunctionInfo.of(snapshot.manifest)
     if config.alone:
         info = replace(info, settings=replace(info.settings, instances=(1, 1)))
-    check_schemas(info)
+    if schemas:
+        check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     chosen = choose(snapshot, config.trusted, config.device)
     form = chosen.compiled

@@ -44,7 +44,7 @@ class Reply:
         if result is not None and not self.left:
             self._chunks.append(result)
         self.ended = True
-        if self._then is not None and self._problem is None:
+        if self._then is not None and self._problem is None and not self.left:
             self._then(self._chunks)
         _wake(self._reader)
 

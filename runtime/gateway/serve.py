@@ -47,6 +47,7 @@ def serve(
     }
     if all(map(_looks_torch_free, targets)):
         bases[Flavour.LIGHT].start(libtorch=True)
+    from zerowake.runtime.gateway.inputs import check_schemas
     from zerowake.runtime.gateway.opening import open_target, shared_modules
     from zerowake.runtime.target import is_target
 
@@ -56,7 +57,7 @@ def serve(
             "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
             "or leave --reload out"
         )
-    opened = [open_target(text, config, reload=reload) for text in targets]
+    opened = [open_target(text, config, reload=reload, schemas=False) for text in targets]
     known = [digest for each in opened for digest in each.digests]
     for digest in sorted(set(config.trusted).difference(known)):
         log.warning("--trust %s: no snapshot that is served has this digest", digest)
@@ -69,6 +70,8 @@ def serve(
         base.share(shared_modules(flavour, [each for each in opened if each.flavour is flavour]))
         if not base.started and any(each.flavour is flavour for each in opened):
             base.start()
+    for each in opened:  # where there is a schema 14 ms, beside the base, which imports now
+        check_schemas(each.info)
     from zerowake.runtime.gateway.server import run
 
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None
