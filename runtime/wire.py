@@ -89,7 +89,7 @@ class Connection:
 
     ``receive`` returns one frame, or None at the end of the stream (the other side is gone).
     Descriptors that came with a frame lie in ``descriptors`` until taken; they are not inheritable.
-    takes_descriptors: whether any come; else receiving takes a third of the time.
+    takes_descriptors: whether any come; else a frame is received 2 us sooner.
     """
 
     def __init__(self, sock: socket.socket) -> None:
