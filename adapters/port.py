@@ -4,16 +4,14 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.gateway.port import Ingress
 from zerowake.snapshot.errors import ZerowakeError
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a platform offers and demands; the table in docs/adapters.md is made of these.
 
     platform: as its vendor calls it. shape: whether the platform is asked for calls, or asks us.

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as a client speaks it to a platform's own API: one connection, one request at a time.
+"""HTTP/1.1 as a client speaks it to a platform's own API: one connection, its requests in order.
 
 Bare on purpose: a request is one write, a response one future, and a poll can be asked whether
 anything of its response has arrived. Knows no platform, no retries and no time limits.
@@ -6,13 +6,12 @@ anything of its response has arrived. Knows no platform, no retries and no time 
 
 import asyncio
 import select
+from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(NamedTuple):
     """An HTTP response, whole. headers: with lower-case names."""
 
     status: int
@@ -22,28 +21,36 @@ class Response:
 
 
 class Wire(asyncio.Protocol):
-    """HTTP/1.1 of one connection: requests out, one response at a time in."""
+    """HTTP/1.1 of one connection: requests out, their responses in, in the same order."""
 
     def __init__(self) -> None:
         self.closed = False
-        self._begun = False
         self._data = bytearray()
-        self._answer: asyncio.Future[Response] | None = None
+        self._answers: deque[asyncio.Future[Response]] = deque()  # those that are still to come
+        self._last: asyncio.Future[Response] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
 
     def send(self, data: bytes) -> "asyncio.Future[Response]":
         """Send a request, or its beginning; the future is its response."""
-        assert self._answer is None or self._answer.done()
-        self._begun = False
-        self._answer = asyncio.get_running_loop().create_future()
+        answer = self._expect()
         self.write(data)
-        return self._answer
+        return answer
+
+    def send_both(
+        self, first: bytes, second: bytes
+    ) -> "tuple[asyncio.Future[Response], asyncio.Future[Response]]":
+        """Send a request, and another one that need not wait for its response (RFC 9112, 9.3.2)."""
+        answers = self._expect(), self._expect()
+        self.write(first + second)
+        return answers
 
     def has_begun(self) -> bool:
-        """Whether something of the response is here, be it in the socket's buffer."""
-        if self._begun or self.closed:
-            return not self.closed
+        """Whether something of the last response is here, be it in the socket's buffer."""
+        if self.closed or self._last is None:
+            return False
+        if self._last.done() or self._data:
+            return True
         arrived = select.poll()  # not select(), which knows no descriptor above 1023
         arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(arrived.poll(0))
@@ -62,7 +69,6 @@ class Wire(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
-        self._begun = True
         self._data += data
         self._read()
 
@@ -71,20 +77,28 @@ class Wire(asyncio.Protocol):
 
     def _read(self, *, ended: bool = False) -> None:
         try:
-            while (found := parse(self._data, ended)) and found[0].status < 200:
-                del self._data[: found[1]]  # 100 Continue, say: the response is still to come
-            if found is None:
-                return
-            response, nbytes = found
-            del self._data[:nbytes]
-            if self._answer is None or self._answer.done() or self._data:
-                raise ValueError("it says more than it was asked for")
+            while found := parse(self._data, ended):
+                response, nbytes = found
+                del self._data[:nbytes]
+                if response.status < 200:  # 100 Continue, say: the response is still to come
+                    continue
+                if not self._answers or (self._data and len(self._answers) == 1):
+                    raise ValueError("it says more than it was asked for")
+                answer = self._answers.popleft()
+                if not answer.done():
+                    answer.set_result(response)
+                if not response.keeps_alive:
+                    self.close()
+                    return
+                if not self._data:
+                    return
         except ValueError as error:
             self._fail(ConnectionError(f"no HTTP response: {error}"))
-            return
-        self._answer.set_result(response)
-        if not response.keeps_alive:
-            self.close()
+
+    def _expect(self) -> "asyncio.Future[Response]":
+        self._last = answer = asyncio.get_running_loop().create_future()
+        self._answers.append(answer)
+        return answer
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or ConnectionResetError("it has closed the connection"))
@@ -99,10 +113,12 @@ class Wire(asyncio.Protocol):
         self.closed = True
         self._writable.set()
         self._transport.close()
-        if self._answer is not None and not self._answer.done():
-            if not isinstance(error, OSError):
-                error = ConnectionError(str(error))
-            self._answer.set_exception(error)
+        if not isinstance(error, OSError):
+            error = ConnectionError(str(error))
+        while self._answers:
+            if not (answer := self._answers.popleft()).done():
+                answer.set_exception(error)
+                answer.exception()  # who does not ask for it any more need not be told
 
 
 def parse(data: bytearray, ended: bool) -> tuple[Response, int] | None:

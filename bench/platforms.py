@@ -25,6 +25,7 @@ from throughput import send_load
 
 CONCURRENCY = 16
 WARMUP = 100
+COST = "an empty invocation, ms (p99)"
 EMBED, ECHO = "awslambdaric_app.embed", "awslambdaric_echo.echo"
 
 
@@ -74,27 +75,47 @@ def overhead_ms(name: str, command: list[str], count: int) -> list[float]:
     return took[WARMUP:]
 
 
+def _cost(took: list[float]) -> str:
+    return f"{statistics.median(took):.2f} ({percentile(took, 0.99):.2f})"
+
+
+def _compared(costs: Mapping[str, list[float]]) -> str:
+    ours_ms, theirs_ms = (statistics.median(costs[peer.name]) for peer in (OUR_LAMBDA, LAMBDA))
+    return f"an empty one: {ours_ms / theirs_ms:.2f} of theirs"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--venvs", type=Path, default=DEFAULT_VENVS)
     parser.add_argument("--requests", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--only", choices=["empty"], help="leave out the model: a minute instead of ten"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    wanted = reference(args.venvs)
-    snapshot = ours.freeze("zerowake")
     echo = ours.freeze_target("bench/echo/app.py:echo", "echo", ["--no-compile"])
-    models = (
-        (OUR_LAMBDA, emulator.our_command(snapshot)),
-        (LAMBDA, emulator.their_command(args.venvs, EMBED)),
-    )
     nothing = (
         (OUR_LAMBDA.name, emulator.our_command(echo)),
         (LAMBDA.name, emulator.their_command(args.venvs, ECHO)),
     )
     before = machine()
-    runs: dict[str, list[dict[str, Any]]] = {peer.name: [] for peer, _ in models}
     costs: dict[str, list[float]] = {name: [] for name, _ in nothing}
+    if args.only == "empty":
+        for _ in range(args.rounds):
+            for name, command in nothing:
+                costs[name] += overhead_ms(name, command, 300)
+        rows = [[name, _cost(took)] for name, took in costs.items()]
+        print(table(["one at a time", COST], rows))
+        print(_compared(costs))
+        write_json(args.json, {"machine": before, "empty_ms": costs})
+        return
+    wanted = reference(args.venvs)
+    models = (
+        (OUR_LAMBDA, emulator.our_command(ours.freeze("zerowake"))),
+        (LAMBDA, emulator.their_command(args.venvs, EMBED)),
+    )
+    runs: dict[str, list[dict[str, Any]]] = {peer.name: [] for peer, _ in models}
     for _ in range(args.rounds):
         for peer, command in models:
             runs[peer.name].append(concurrent(peer, command, wanted, args))
@@ -108,16 +129,13 @@ def main() -> None:
             if key != "first_wrong"
         }
         figures = [f"{row['rps']:.0f}", f"{row['p99_ms']:.0f}", f"{row['pss_gb']:.2f}"]
-        cost = f"{statistics.median(costs[name]):.2f} ({percentile(costs[name], 0.99):.2f})"
-        rows.append([name, *figures, f"{row['rps_per_gb']:.0f}", f"{row['processes']:.0f}", cost])
+        last = [f"{row['rps_per_gb']:.0f}", f"{row['processes']:.0f}", _cost(costs[name])]
+        rows.append([name, *figures, *last])
     print(f"machine: {before}")
     head = [f"{CONCURRENCY} at a time", "rps", "p99 ms", "PSS, GB", "rps per GB", "processes"]
-    print(table([*head, "an empty invocation, ms (p99)"], rows))
+    print(table([*head, COST], rows))
     per_gb = [statistics.median(run["rps_per_gb"] for run in runs[peer.name]) for peer, _ in models]
-    empty = [statistics.median(costs[name]) for name, _ in nothing]
-    print(
-        f"per GB: {per_gb[0] / per_gb[1]:.2f} times; an empty one: {empty[0] / empty[1]:.2f} of theirs"
-    )
+    print(f"per GB: {per_gb[0] / per_gb[1]:.2f} times; {_compared(costs)}")
     write_json(args.json, {"machine": before, "runs": runs, "empty_ms": costs})
 
 

@@ -7,9 +7,9 @@ on this machine, as far as its device files tell.
 import logging
 import os
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from zerowake.runtime.depth import Depth
 
@@ -26,8 +26,7 @@ def shows_gpu(devices: Path = Path("/dev")) -> bool:
     return any(map(_GPU_FILE.fullmatch, os.listdir(devices)))
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceSpec:
+class InstanceSpec(NamedTuple):
     """What a process must know to run a function; travels as JSON in a ``fork`` frame.
 
     digest: which snapshot is to be found at the path ``snapshot``. trusted, code_dir, device,
@@ -45,7 +44,7 @@ class InstanceSpec:
     log_format: LogFormat = "text"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "InstanceSpec":

@@ -4,13 +4,15 @@ Gateway and instances ask the same question and get the same answer. Imports no 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerowake.runtime.config import Device, shows_gpu
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
-from zerowake.snapshot.form import Form, find_form
 from zerowake.snapshot.opened import Snapshot
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.form import Form
 
 
 class FormName(StrEnum):
@@ -20,12 +22,11 @@ class FormName(StrEnum):
     EAGER = "eager"
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """compiled: None where the eager form runs; ``reason`` then says why."""
 
     name: FormName
-    compiled: Form | None = None
+    compiled: "Form | None" = None
     reason: str = ""
 
     @property
@@ -44,6 +45,8 @@ def choose(
         return Chosen(FormName.PLAIN)
     if device == "cuda" or (device == "auto" and shows_gpu()):
         return Chosen(FormName.EAGER, reason="compiled forms are for the CPU")
+    from zerowake.snapshot.form import find_form  # 6 ms that a function without tensors saves
+
     try:
         form = find_form(snapshot, frozenset(trusted), loads=loads)
     except (UnusableForm, SnapshotError, OSError) as error:

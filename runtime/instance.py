@@ -5,7 +5,6 @@ function's object (a ``Kit``), says ``ready`` on its socket and then answers bat
 gateway says ``stop`` or is gone. Knows nothing of queues, depths or other instances.
 """
 
-import contextlib
 import logging
 import os
 import select
@@ -117,6 +116,7 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     output = FunctionOutput(spec.name, spec.log_format)
     output.install()
     logging.raiseExceptions = False
+    connection.takes_descriptors = False
     process.reseed()
     started = time.perf_counter()
     try:
@@ -218,16 +218,21 @@ class Loop:
         process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])
         if not self._function.settings.retry:
             self._connection.send({"kind": "began"})
-        rested = now - self._settled_s > RESTED_S
-        apart = process.spread_threads() if rested else contextlib.nullcontext()
-        with self._output.during(*(work.id for work in works)), apart:
+        if now - self._settled_s > RESTED_S:
+            with process.spread_threads():
+                self._answer(works)
+        else:
+            self._answer(works)
+        self._settled_s = time.monotonic()
+
+    def _answer(self, works: list[Work]) -> None:
+        with self._output.during(*[work.id for work in works]):
             if self._function.kind is Kind.STREAM:
                 for index, work in enumerate(works):
                     self._stream(index, work)
                 self._connection.send(self._settled())
             else:
                 self._unary(works)
-        self._settled_s = time.monotonic()
 
     def _unary(self, works: list[Work]) -> None:
         started = time.perf_counter()

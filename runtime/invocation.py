@@ -15,14 +15,14 @@ from zerowake.runtime.exchange import ReplyHead, RequestHead
 class Sink(Protocol):
     """The caller's end. The pool calls ``item`` any number of times, then ``finish`` or ``fail`` once.
 
-    All three run on the gateway's event loop. A unary function gives one item before ``finish``.
+    All three run on the gateway's event loop.
     """
 
     async def item(self, chunk: bytes) -> None:
-        """One encoded result; waits while the caller reads too slowly."""
+        """One encoded item of a stream; waits while the caller reads too slowly."""
 
-    def finish(self) -> None:
-        """The call has ended well."""
+    def finish(self, result: bytes | None = None) -> None:
+        """The call has ended well. result: the one item of a unary function."""
 
     def fail(self, problem: dict[str, object]) -> None:
         """The call has ended with an error: the members of an RFC 9457 problem."""
@@ -41,6 +41,11 @@ class Origin:
     trace: str = ""
     tenant: str = ""
     client_context: str = ""
+
+    def told(self) -> dict[str, str]:
+        """What is not empty, by name."""
+        names = self.__slots__
+        return {name: text for name in names if (text := getattr(self, name))}
 
 
 NOWHERE = Origin()
@@ -72,11 +77,11 @@ class Invocation:
     started: bool = False  # an item has reached the caller: it cannot be run again unseen
     done: bool = False
 
-    def finish(self) -> None:
-        """End well; what comes after the first end is dropped."""
+    def finish(self, result: bytes | None = None) -> None:
+        """End well; what comes after the first end is dropped. result: as in ``Sink``."""
         if not self.done:
             self.done = True
-            self.sink.finish()
+            self.sink.finish(result)
 
     def fail(self, problem: dict[str, object]) -> None:
         """End with a problem; what comes after the first end is dropped."""

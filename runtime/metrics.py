@@ -9,10 +9,9 @@ import asyncio
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerowake.runtime.depth import Depth
 from zerowake.snapshot.mapping import resident_fraction
@@ -56,8 +55,7 @@ class Outcome(StrEnum):
         return cls.CLIENT_ERROR if status < 500 else cls.ERROR
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionGauges:
+class FunctionGauges(NamedTuple):
     """How one function stands at the moment of a scrape.
 
     instances: how many there are at each depth. weights: the files that its processes map.

@@ -8,7 +8,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-import random
 import resource
 import select
 import signal
@@ -247,6 +246,8 @@ def _comm(tid: str) -> str:
 
 def reseed() -> None:
     """Give this fork random numbers of its own: Python's, numpy's and torch's, where loaded."""
+    import random  # the gateway does without it
+
     random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()
@@ -259,13 +260,14 @@ def set_threads(count: int | None, sharers: int = 1) -> None:
 
     None: one for each core that it may keep busy, divided among the ``sharers`` processes that compute now.
     """
+    torch, module = sys.modules.get("torch"), sys.modules.get("zerowake.snapshot.libtorch")
+    if torch is None and module is None:
+        return
     count = count or max(1, cores.usable() // sharers)
-    if (torch := sys.modules.get("torch")) is not None:
+    if torch is not None:
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)
-        return
-    module = sys.modules.get("zerowake.snapshot.libtorch")
-    if module is not None and (libtorch := module.loaded()) is not None:
+    elif module is not None and (libtorch := module.loaded()) is not None:
         libtorch.set_threads(count)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from zerowake.runtime.errors import DeclarationError
-from zerowake.runtime.nodes import nearest
 
 MAX_WINDOW_MS = 10_000  # who waits longer than that for company has mixed up the units
 DEFAULT_WINDOW_MS = 5.0
@@ -101,6 +100,8 @@ def check_names(what: str, given: Iterable[str], known: Iterable[str]) -> None:
     known = list(known)
     for name in given:
         if name not in known:
+            from zerowake.runtime.nodes import nearest  # only a mistake needs it: 1.5 ms of a start
+
             raise DeclarationError(
                 f"{what}: unknown name {name!r}{nearest(name, known)}; known: {', '.join(known)}"
             )

@@ -9,9 +9,8 @@ import importlib.util
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerowake.runtime.errors import TargetError
 from zerowake.snapshot.code import in_words
@@ -29,8 +28,7 @@ TOP_REMEDY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """entry: the source file. root: the folder that its imports start from. module: its dotted name."""
 
     text: str

@@ -30,6 +30,8 @@ HEAD = struct.Struct("<II")
 MAX_HEADER_NBYTES = 16 << 20
 MAX_DESCRIPTORS = 4
 READ_NBYTES = 1 << 18
+_JSON = json.JSONEncoder(separators=(",", ":"))  # json.dumps would make one for each frame
+_HEADERS = json.JSONDecoder()
 
 
 class Frame(NamedTuple):
@@ -53,7 +55,7 @@ def encode(header: dict[str, Any], *parts: bytes) -> bytes:
     """One frame as bytes; where there are parts, ``sizes`` says how to cut the body again."""
     if parts:
         header = {**header, "sizes": [len(part) for part in parts]}
-    head = json.dumps(header, separators=(",", ":")).encode()
+    head = _JSON.encode(header).encode()
     return b"".join((HEAD.pack(len(head), sum(map(len, parts))), head, *parts))
 
 
@@ -76,7 +78,7 @@ class Decoder:
             if len(self._buffer) < end:
                 break
             middle = start + HEAD.size + head_nbytes
-            header = json.loads(self._buffer[start + HEAD.size : middle])
+            header = _HEADERS.decode(self._buffer[start + HEAD.size : middle].decode())
             frames.append(Frame(header, bytes(self._buffer[middle:end])))
             start = end
         del self._buffer[:start]
@@ -88,10 +90,12 @@ class Connection:
 
     ``receive`` returns one frame, or None at the end of the stream (the other side is gone).
     Descriptors that came with a frame lie in ``descriptors`` until taken; they are not inheritable.
+    takes_descriptors: whether any come; else a frame is received 2 us sooner.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
+        self.takes_descriptors = True
         self.descriptors: list[int] = []
         self._decoder = Decoder()
         self._ready: list[Frame] = []
@@ -111,12 +115,15 @@ class Connection:
 
     def receive(self) -> Frame | None:
         while not self._ready:
-            data, descriptors, _flags, _address = socket.recv_fds(
-                self.socket, READ_NBYTES, MAX_DESCRIPTORS
-            )
-            for fd in descriptors:
-                os.set_inheritable(fd, False)
-            self.descriptors += descriptors
+            if self.takes_descriptors:
+                data, descriptors, _flags, _address = socket.recv_fds(
+                    self.socket, READ_NBYTES, MAX_DESCRIPTORS
+                )
+                for fd in descriptors:
+                    os.set_inheritable(fd, False)
+                self.descriptors += descriptors
+            else:
+                data = self.socket.recv(READ_NBYTES)
             if not data:
                 return None
             self._ready = self._decoder.feed(data)

@@ -11,11 +11,10 @@ import linecache
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from zerowake.snapshot import names
 from zerowake.snapshot.errors import FreezeError, UntrustedCode, ZerowakeError
@@ -27,8 +26,7 @@ if TYPE_CHECKING:  # to import it at run time brings tempfile, shutil and what t
     from importlib.abc import Loader
 
 
-@dataclass(frozen=True, slots=True)
-class CodeFiles:
+class CodeFiles(NamedTuple):
     """Source files by path relative to ``root``, with their bytes. ``entry`` is one of them."""
 
     root: Path

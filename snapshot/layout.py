@@ -6,8 +6,7 @@ is nothing but this layout written down (format: https://github.com/huggingface/
 
 import json
 import re
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 ALIGN_NBYTES = 64  # a cache line, and the widest vector load
 PAGE_NBYTES = 4096
@@ -74,8 +73,7 @@ def array_item_nbytes(dtype: str) -> int | None:
     return nbytes * 4 if match[6] else nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """A run of bytes to be stored under a name. ``nbytes`` is a multiple of the element's."""
 
     name: str
@@ -84,8 +82,7 @@ class Piece:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """``piece``: index into the pieces given; ``offset``: bytes from the start of the data."""
 
     piece: int

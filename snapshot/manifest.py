@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zerowake.snapshot.errors import DamagedSnapshot, UnsupportedVersion
 
@@ -30,16 +30,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
-@dataclass(frozen=True, slots=True)
-class File:
+class File(NamedTuple):
     """A file that is neither the manifest nor weights."""
 
     nbytes: int
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A weights file. ``data_offset``: where tensor data starts in it; ``blocks``: SHA-256 of each
     ``block_nbytes`` of the whole file, the last one shorter."""
 
@@ -50,8 +48,7 @@ class Segment:
     blocks: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One stored tensor. ``offset`` counts bytes from the segment's ``data_offset``; ``dtype`` is
     safetensors' name; ``mutated``: the probe wrote into it, so it is state of each instance."""
 
@@ -64,8 +61,7 @@ class Tensor:
     mutated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(NamedTuple):
     """The author's source files, relative to ``code/``; ``entry`` is the one with the target."""
 
     digest: str

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import mmap
 import os
-import random
 import stat
 from pathlib import Path
 
@@ -96,6 +95,8 @@ def resident_fraction(path: Path, samples: int = _SAMPLES) -> float | None:
     None when the file is not there or its file system cannot say. ``mincore`` is no help: for a
     file that one may not write it answers "all resident".
     """
+    import random  # no start needs it
+
     try:
         fd = open_file(path)
     except (OSError, DamagedSnapshot):

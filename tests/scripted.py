@@ -320,8 +320,10 @@ class Caller:
         await self.reads.wait()
         self.items.append(chunk)
 
-    def finish(self) -> None:
+    def finish(self, result: bytes | None = None) -> None:
         assert self.outcome is None, "answered twice"
+        if result is not None:
+            self.items.append(result)
         self.outcome = "ok"
 
     def fail(self, problem: dict[str, object]) -> None:

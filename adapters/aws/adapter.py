@@ -8,14 +8,12 @@ as batches of one model (the official Python client forks a process for each slo
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
-from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
-from zerowake.adapters.objects import Objects, allowed
+from zerowake.adapters.aws.runtime_api import Event, Line, RuntimeApiError
 from zerowake.adapters.port import Capabilities, PlatformExit
 from zerowake.adapters.pull import Pull, number
 from zerowake.runtime.config import ServeConfig
@@ -23,8 +21,12 @@ from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.hooks import Moment
-from zerowake.runtime.metrics import Metrics
 from zerowake.snapshot.errors import ZerowakeError
+
+if TYPE_CHECKING:
+    from zerowake.adapters.objects import Objects
+    from zerowake.runtime.gateway.asgi import ASGIApp
+    from zerowake.runtime.metrics import Metrics
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -108,20 +110,29 @@ class Lambda(Pull):
         # Only a start on demand is limited; on Managed Instances nobody waits for it.
         on_demand = environ.get(START, "on-demand") == "on-demand" and CONCURRENCY not in environ
         self._init_s = INIT_S if on_demand else None
-        self._allowed = allowed(environ)  # who may invoke us may name any object, unless it is set
+        self._environ = environ
         self._extension: asyncio.Task[None] | None = None
+        self._lines: list[Line] = []
 
-    async def serve(self, functions: Functions, metrics: Metrics) -> None:
-        import zerowake
-        from zerowake.runtime.gateway.app import create_app
-
+    async def serve(self, functions: Functions, metrics: "Metrics") -> None:
         (name,) = functions.names()
         limit_nbytes = self._config.max_body_nbytes
-        app = create_app(
-            functions, metrics, max_body_nbytes=limit_nbytes, version=zerowake.__version__
-        )
+
+        def app() -> "ASGIApp":
+            import zerowake
+            from zerowake.runtime.gateway.app import create_app
+
+            version = zerowake.__version__
+            return create_app(functions, metrics, max_body_nbytes=limit_nbytes, version=version)
+
         caller = Caller(functions, metrics)
-        objects = Objects(limit_nbytes, self._allowed)
+
+        def objects() -> "Objects":
+            from zerowake.adapters.objects import Objects, allowed
+
+            # Who may invoke us may name any object, unless it is set.
+            return Objects(limit_nbytes, allowed(self._environ))
+
         invocations = Invocations(caller, name, app, streaming=self._streaming, objects=objects)
         registered = asyncio.Event()
         self._extension = asyncio.create_task(self._be_extension(registered))
@@ -139,6 +150,11 @@ class Lambda(Pull):
         finally:
             for slot in slots:  # when one has found the platform broken
                 slot.cancel()
+
+    def drain(self) -> None:
+        for line in self._lines:
+            line.polls_on = False
+        super().drain()
 
     def close(self) -> None:
         super().close()
@@ -174,6 +190,8 @@ class Lambda(Pull):
         line.close()
         if self._draining:
             return
+        import random
+
         random.seed()
         await self._hook(functions, name, Moment.AFTER_RESTORE)
 
@@ -198,8 +216,13 @@ class Lambda(Pull):
 
     async def _slot(self, invocations: Invocations) -> None:
         line = Line(self._address)
+        self._lines.append(line)
+        line.polls_on = not self._draining
         try:
-            while (event := await self._unless_drained(line.next(), line)) is not None:
+            while (event := await self._poll(line)) is not None:
                 await invocations.answer(line, event)
         finally:
             line.close()
+
+    async def _poll(self, line: Line) -> Event | None:
+        return await self._unless_drained(line.next(), line, begun=line.brings)

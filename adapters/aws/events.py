@@ -75,13 +75,8 @@ class Direct:
     """The event is the function's input itself."""
 
 
-MARKS = (b'"requestContext"', b'"Records"', b'"records"', b'"detail-type"')
-
-
 def read(body: bytes) -> HttpRequest | Batch | Direct:
     """What an event asks for. Raises BadRequest for records that are malformed as a whole."""
-    if not any(mark in body for mark in MARKS):  # most direct calls, whatever their size
-        return Direct()
     try:
         event = parse_json(body)
     except BadRequest:

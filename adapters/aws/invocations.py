@@ -6,13 +6,13 @@ import json
 import logging
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
-from zerowake.adapters.aws import events
-from zerowake.adapters.aws.events import Batch, Direct, HttpRequest, Item
-from zerowake.adapters.aws.http import PRELUDE_TYPE, Exchange, Reply, encode, prelude
 from zerowake.adapters.aws.runtime_api import (
     RESPONSE_NBYTES,
+    Answer,
     Event,
     Line,
     Refused,
@@ -20,7 +20,6 @@ from zerowake.adapters.aws.runtime_api import (
     Stream,
 )
 from zerowake.adapters.calls import json_of
-from zerowake.adapters.objects import Objects
 from zerowake.runtime.errors import (
     BadRequest,
     Cancelled,
@@ -30,11 +29,16 @@ from zerowake.runtime.errors import (
     RemoteError,
 )
 from zerowake.runtime.gateway import problems
-from zerowake.runtime.gateway.asgi import ASGIApp
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
+
+if TYPE_CHECKING:
+    from zerowake.adapters.aws.events import Batch, HttpRequest, Item
+    from zerowake.adapters.aws.http import Exchange, Reply
+    from zerowake.adapters.objects import Objects
+    from zerowake.runtime.gateway.asgi import ASGIApp
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -52,27 +56,35 @@ class AnswerTooLarge(InvocationError):
 class Invocations:
     """Answers the invocations of one function.
 
-    app: the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
-    function, in chunks; the caller must have asked for that, and no event tells. objects: fetches
-    what S3's events tell of. clock: unix seconds, as deadlines are told.
+    app: makes the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
+    function, in chunks; the caller must have asked for that, and no event tells. objects: makes
+    what fetches the content that S3's events tell of. clock: unix seconds, as deadlines are told.
     """
 
     def __init__(
         self,
         caller: Caller,
         name: str,
-        app: ASGIApp,
+        app: "Callable[[], ASGIApp]",
         *,
         streaming: bool,
-        objects: Objects,
+        objects: "Callable[[], Objects]",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._caller = caller
         self._name = name
-        self._app = app
+        self._make_app = app
         self._streaming = streaming
-        self._objects = objects
+        self._make_objects = objects
         self._clock = clock
+
+    @cached_property
+    def _app(self) -> "ASGIApp":
+        return self._make_app()
+
+    @cached_property
+    def _objects(self) -> "Objects":
+        return self._make_objects()
 
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""
@@ -88,12 +100,17 @@ class Invocations:
             await self._fail(line, event, error)
 
     async def _answer(self, line: Line, event: Event) -> None:
+        if is_direct(event.body):
+            await self._direct(line, event)
+            return
+        from zerowake.adapters.aws import events  # with what HTTP needs 7 ms, of the first such one
+
         match events.read(event.body):
-            case HttpRequest() as request if self._streaming:
+            case events.HttpRequest() as request if self._streaming:
                 await self._stream(line, event, request)
-            case HttpRequest() as request:
+            case events.HttpRequest() as request:
                 await line.respond(event, await self._http(event, request), JSON)
-            case Batch() as batch:
+            case events.Batch() as batch:
                 failed, results = await self._run(batch, event)
                 if batch.partial:
                     told = json.dumps(events.response(batch, failed)).encode()
@@ -103,7 +120,7 @@ class Invocations:
                     log.warning("invocation %s: %d bytes of results go lost", event.id, len(told))
                     told = b"null"
                 await line.respond(event, told, JSON)
-            case Direct():
+            case events.Direct():
                 await self._direct(line, event)
 
     async def _fail(self, line: Line, event: Event, error: Exception) -> None:
@@ -117,29 +134,41 @@ class Invocations:
         """The event is the function's input, its result the answer."""
         info = self._caller.functions.find(self._name)
         if self._streaming and info.kind is Kind.STREAM:
+            from zerowake.adapters.aws.events import HttpRequest
+
             await self._stream(line, event, HttpRequest("", "POST", "/", "", (), event.body))
             return
-        async with self._until(event):
-            chunks = await self._caller.call(self._name, event.body, event.id, event.origin)
         content_type = RAW if info.raw_output else JSON
-        await line.respond(event, _fitting(_whole(chunks, info)), content_type)
+        answer: Answer | None = None
 
-    @contextlib.asynccontextmanager
-    async def _until(self, event: Event) -> AsyncIterator[None]:
-        """Give up shortly before the event's deadline. Raises PredictTimeout."""
-        left_s = event.deadline_s - MARGIN_S - self._clock()
+        def respond(chunks: list[bytes]) -> None:
+            """Not by way of the task that waits for the chunks: 40 us before the caller has them."""
+            nonlocal answer
+            with contextlib.suppress(Exception):  # whatever it is, it is raised again below
+                answer = line.answer(event, _fitting(_whole(chunks, info)), content_type)
+
+        then = None if info.kind is Kind.STREAM else respond
         try:
-            async with asyncio.timeout(max(0.0, left_s)):
-                yield
-        except TimeoutError:
-            raise PredictTimeout(
-                "the invocation's deadline has come; give the function more time, or fewer records"
-            ) from None
+            async with self._until(event):
+                call = self._caller.call
+                chunks = await call(self._name, event.body, event.id, event.origin, then)
+        except Exception:
+            if answer is None:
+                raise
+        if answer is None:
+            answer = line.answer(event, _fitting(_whole(chunks, info)), content_type)
+        await line.taken(answer)
+
+    def _until(self, event: Event) -> "_Until":
+        """Give up shortly before the event's deadline. Raises PredictTimeout."""
+        return _Until(event.deadline_s - MARGIN_S - self._clock())
 
     # ---------------------------------------------------------------- HTTP, and chunks
 
-    async def _http(self, event: Event, request: HttpRequest) -> bytes:
+    async def _http(self, event: Event, request: "HttpRequest") -> bytes:
         """The reply in one piece, as the event's source wants it."""
+        from zerowake.adapters.aws.http import encode
+
         try:
             if request.problem:
                 raise BadRequest(request.problem)
@@ -149,7 +178,7 @@ class Invocations:
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
 
-    async def _stream(self, line: Line, event: Event, request: HttpRequest) -> None:
+    async def _stream(self, line: Line, event: Event, request: "HttpRequest") -> None:
         """The reply in chunks as they come.
 
         An error before the first is a reply of its own, one after it stands in the trailers.
@@ -189,14 +218,18 @@ class Invocations:
             if stream is not None:
                 stream.close()
 
-    def _exchange(self, request: HttpRequest, event: Event) -> Exchange:
+    def _exchange(self, request: "HttpRequest", event: Event) -> "Exchange":
+        from zerowake.adapters.aws.http import Exchange
+
         whole = takes_requests(self._caller.functions, self._name)
         return Exchange(self._app, request, event.origin, whole=whole)
 
     async def _begin(
-        self, line: Line, event: Event, request: HttpRequest, exchange: Exchange
+        self, line: Line, event: Event, request: "HttpRequest", exchange: "Exchange"
     ) -> Stream:
         if request.shape:
+            from zerowake.adapters.aws.http import PRELUDE_TYPE, prelude
+
             stream = await line.stream(event, PRELUDE_TYPE)
             await stream.write(prelude(exchange.reply, request.shape))
         else:  # a direct caller sees chunks only
@@ -204,14 +237,16 @@ class Invocations:
         stream.gone.add_done_callback(lambda _answer: exchange.leave())
         return stream
 
-    def _told(self, error: Exception, event: Event) -> Reply:
+    def _told(self, error: Exception, event: Event) -> "Reply":
+        from zerowake.adapters.aws.http import Reply
+
         problem = problems.describe(error, f"{self._name} {event.id}")
         status, headers, body = problems.reply(problem, error)
         return Reply(status, [(n.decode(), v.decode()) for n, v in headers], body)
 
     # ---------------------------------------------------------------- batches of records
 
-    async def _run(self, batch: Batch, event: Event) -> tuple[list[str], list[bytes]]:
+    async def _run(self, batch: "Batch", event: Event) -> tuple[list[str], list[bytes]]:
         """Call the function with each record, all at once.
 
         Returns the ids of those that failed, and where the source wants them all results, as JSON.
@@ -260,7 +295,7 @@ class Invocations:
             raise errors[0]
         return [batch.items[place].id for place in undone], [results[k] for k in sorted(results)]
 
-    async def _item(self, item: Item, call_id: str, origin: Origin) -> bytes:
+    async def _item(self, item: "Item", call_id: str, origin: Origin) -> bytes:
         """The result of one record, as JSON: bytes in base64."""
         info = self._caller.functions.find(self._name)
         if item.problem:
@@ -275,6 +310,39 @@ class Invocations:
                 return b'"%b"' % b64encode(result) if info.raw_output else result
             except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
                 await asyncio.sleep(FULL_S)
+
+
+class _Until:
+    """``asyncio.timeout`` that raises PredictTimeout. A class: each invocation enters one."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, left_s: float) -> None:
+        self._timeout = asyncio.timeout(max(0.0, left_s))
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *raised: Any) -> None:
+        try:
+            await self._timeout.__aexit__(*raised)
+        except TimeoutError:
+            raise PredictTimeout(
+                "the invocation's deadline has come; give the function more time, or fewer records"
+            ) from None
+
+
+def is_direct(body: bytes) -> bool:
+    """Whether an event can only be the function's input, as most direct calls show at once.
+
+    They are not parsed here, and those of AWS's services all have one of these members.
+    """
+    return not (
+        b'"requestContext"' in body
+        or b'"Records"' in body
+        or b'"records"' in body
+        or b'"detail-type"' in body
+    )
 
 
 def _whole(chunks: list[bytes], info: FunctionInfo) -> bytes:

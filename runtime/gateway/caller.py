@@ -3,7 +3,6 @@
 Knows no HTTP and no platform: the invoke endpoint and the adapters' events come through here.
 """
 
-import contextlib
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -37,24 +36,33 @@ class Caller:
         self._given_ids: WeakValueDictionary[str, Reply] = WeakValueDictionary()
 
     async def call(
-        self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
+        self,
+        name: str,
+        body: bytes,
+        given_id: str = "",
+        origin: Origin = NOWHERE,
+        then: Callable[[list[bytes]], None] | None = None,
     ) -> list[bytes]:
         """One call from start to end: the chunks of its result, one for a unary function.
 
+        then: given the result of a unary function as soon as it is there, before this returns it.
         Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
         UnknownFunction, FunctionFailed, or RemoteError with what became of it.
         """
-        async with contextlib.aclosing(self.stream(name, body, given_id, origin)) as parts:
-            return [chunk async for part in parts for chunk in part]
+        result: list[bytes] = []
+        with _Calling(self, name, Reply(then), given_id, origin) as calling:
+            calling.submit(body)
+            while chunks := await calling.sink.read():
+                result += chunks
+        return result
 
     async def stream(
         self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
     ) -> AsyncGenerator[list[bytes], None]:
         """One call, its chunks as they come; raises as ``call``. Closing it cancels the call."""
-        sink = Reply()
-        call = self.new(name, sink, given_id, origin)
-        async with contextlib.aclosing(self._run(call, sink, body)) as parts:
-            async for chunks in parts:
+        with _Calling(self, name, Reply(), given_id, origin) as calling:
+            calling.submit(body)
+            while chunks := await calling.sink.read():
                 yield chunks
 
     async def exchange(
@@ -66,34 +74,15 @@ class Caller:
         origin: Origin = NOWHERE,
     ) -> tuple[ReplyHead, bytes]:
         """One request to a function that takes requests whole, and its reply; raises as ``call``."""
-        sink = Reply()
-        call = self.new(name, sink, given_id, origin)
-        call.head = head
-        async with contextlib.aclosing(self._run(call, sink, body)) as parts:
-            reply = b"".join([chunk async for part in parts for chunk in part])
-        if call.reply is None:  # another function has taken its name meanwhile
-            return ReplyHead(200, (("content-type", "application/json"),)), reply
-        return call.reply, reply
-
-    async def _run(
-        self, call: Invocation, sink: Reply, body: bytes
-    ) -> AsyncGenerator[list[bytes], None]:
-        outcome, submitted, known_as = Outcome.CANCELLED, False, ""
-        try:
-            info = self.functions.find(call.function)
-            known_as, call.body = info.name, body
-            self.submit(info, call)
-            submitted = True
-            while chunks := await sink.read():
-                yield chunks
-            outcome = Outcome.OK if call.reply is None else Outcome.of_status(call.reply.status)
-        except Exception as error:
-            outcome = Outcome.of(describe(error, f"{call.function} {call.id}"))
-            raise
-        finally:
-            if submitted:
-                self.end(call, sink)
-            self.observe(known_as, call, outcome)
+        reply: list[bytes] = []
+        with _Calling(self, name, Reply(), given_id, origin) as calling:
+            calling.call.head = head
+            calling.submit(body)
+            while chunks := await calling.sink.read():
+                reply += chunks
+        if (told := calling.call.reply) is None:  # another function has taken its name meanwhile
+            told = ReplyHead(200, (("content-type", "application/json"),))
+        return told, b"".join(reply)
 
     def new(
         self, name: str, sink: Reply, given_id: str = "", origin: Origin = NOWHERE
@@ -103,11 +92,10 @@ class Caller:
         Frames to instances are told apart by these ids. A client that gave up may come again with
         the same id while its first call runs: its sink lives as long as anybody can answer it.
         """
-        call = Invocation(name, b"", sink, self.clock(), origin=origin)
-        if _ID.fullmatch(given_id) and given_id not in self._given_ids:
-            call.id = given_id
-            self._given_ids[given_id] = sink
-        return call
+        if not _ID.fullmatch(given_id) or given_id in self._given_ids:
+            return Invocation(name, b"", sink, self.clock(), origin=origin)
+        self._given_ids[given_id] = sink
+        return Invocation(name, b"", sink, self.clock(), given_id, origin=origin)
 
     def submit(self, info: FunctionInfo, call: Invocation) -> None:
         """Check the body and queue the call. Raises BadRequest, InvalidInput, or as ``Functions``."""
@@ -130,3 +118,40 @@ class Caller:
             queue_s=None if queue_ms is None else queue_ms / 1e3,
             predict_s=None if predict_ms is None else predict_ms / 1e3,
         )
+
+
+class _Calling:
+    """One call, given up and counted when it is left."""
+
+    __slots__ = ("_caller", "_known_as", "_submitted", "call", "sink")
+
+    def __init__(
+        self, caller: Caller, name: str, sink: Reply, given_id: str, origin: Origin
+    ) -> None:
+        self._caller = caller
+        self.call = caller.new(name, sink, given_id, origin)
+        self._submitted, self._known_as = False, ""
+        self.sink = sink
+
+    def submit(self, body: bytes) -> None:
+        """Raises as ``Caller.submit``, or UnknownFunction."""
+        info = self._caller.functions.find(self.call.function)
+        self._known_as, self.call.body = info.name, body
+        self._caller.submit(info, self.call)
+        self._submitted = True
+
+    def __enter__(self) -> "_Calling":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _where: object
+    ) -> None:
+        call = self.call
+        outcome = Outcome.OK if call.reply is None else Outcome.of_status(call.reply.status)
+        if isinstance(error, Exception):
+            outcome = Outcome.of(describe(error, f"{call.function} {call.id}"))
+        elif error is not None:
+            outcome = Outcome.CANCELLED
+        if self._submitted:
+            self._caller.end(call, self.sink)
+        self._caller.observe(self._known_as, call, outcome)

@@ -69,9 +69,14 @@ class Depths:
     @property
     def now(self) -> Depth:
         """Where the function is."""
-        ready = [instance for instance in self._processes.instances if instance.is_ready]
+        ready = False
+        for instance in self._processes.instances:
+            if instance.is_ready:
+                if instance.hot:
+                    return Depth.HOT
+                ready = True
         if ready:
-            return Depth.HOT if any(instance.hot for instance in ready) else Depth.PREWARMED
+            return Depth.PREWARMED
         return Depth.ZYGOTE if self._processes.zygote_is_up else Depth.COLD
 
     @property

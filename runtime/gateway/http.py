@@ -8,7 +8,7 @@ import errno
 import logging
 import socket
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zerowake.runtime.config import BACKLOG, ServeConfig
 from zerowake.runtime.errors import ConfigError
@@ -25,6 +25,8 @@ log = logging.getLogger("zerowake.gateway")
 
 class HttpIngress:
     """An ``Ingress`` that listens on ``config``'s address. A platform's overrides ``app``."""
+
+    many_connections: ClassVar[bool] = True
 
     def __init__(self, config: ServeConfig) -> None:
         self._config = config

@@ -1,7 +1,7 @@
 """One instance, as the gateway sees it: its link, what it is doing, and for whom."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ class Instance:
     def __init__(
         self,
         forked: Forked,
-        on_frame: Callable[["Instance", Frame], Coroutine[Any, Any, None]],
+        on_frame: Callable[["Instance", Frame], Awaitable[None] | None],
         hot: bool,
     ) -> None:
         self.link = InstanceLink(forked, partial(on_frame, self))

@@ -10,9 +10,9 @@ import logging
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import RemoteError, Unforkable, ZygoteLost
@@ -22,8 +22,7 @@ from zerowake.runtime.wire import READ_NBYTES, Decoder, Frame, encode
 log = logging.getLogger("zerowake.gateway")
 
 
-@dataclass(frozen=True, slots=True)
-class Forked:
+class Forked(NamedTuple):
     """A child of a zygote: its pid, our end of its socket, its wait status once it has ended.
 
     The status is None when the process ended with its zygote and nobody could ask for it.
@@ -200,25 +199,34 @@ def adopt(pid: int, exited: "asyncio.Future[int | None]") -> None:
     loop.add_reader(pidfd, readable)
 
 
-class InstanceLink:
-    """The socket of one instance; its frames are awaited one by one, which holds back a sender."""
+class InstanceLink(asyncio.Protocol):
+    """The socket of one instance. What ``on_frame`` returns for a frame is awaited before the next
+    frame is looked at, which holds back a sender; None for one that is dealt with.
 
-    def __init__(self, forked: Forked, on_frame: Callable[[Frame], Awaitable[None]]) -> None:
+    A protocol and no stream: most frames are dealt with where they arrive, and a task that is woken
+    for each of them cost a call 50 us.
+    """
+
+    def __init__(self, forked: Forked, on_frame: Callable[[Frame], Awaitable[None] | None]) -> None:
         self.pid = forked.pid
         self.exited = forked.exited
-        self._socket = forked.socket
         self._on_frame = on_frame
-        self._writer: asyncio.StreamWriter | None = None
-        self._reader_task = asyncio.create_task(self._read(), name=f"read instance {self.pid}")
+        self._decoder = Decoder()
+        self._frames: deque[Frame] = deque()
+        self._handling: asyncio.Task[None] | None = None
         self._early: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._lost = False
+        self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._opening = asyncio.create_task(self._open(forked.socket))
 
     def send(self, header: dict[str, Any], *parts: bytes) -> None:
         """Queue a frame; an instance that is gone is noticed by its exit, not here."""
         data = encode(header, *parts)
-        if self._writer is None:
+        if self._transport is None:
             self._early.append(data)
-        elif not self._writer.is_closing():
-            self._writer.write(data)
+        elif not self._transport.is_closing():
+            self._transport.write(data)
 
     def kill(self) -> None:
         """End the process now."""
@@ -226,22 +234,70 @@ class InstanceLink:
 
     async def drained(self, limit_s: float) -> None:
         """Wait until what the instance has sent is handled: until its socket's end, or the limit."""
-        await asyncio.wait([self._reader_task], timeout=limit_s)
+        await asyncio.wait([self._over], timeout=limit_s)
 
-    async def _read(self) -> None:
-        decoder = Decoder()
-        reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
-        for data in self._early:
-            self._writer.write(data)
+    async def _open(self, sock: socket.socket) -> None:
         try:
-            while data := await reader.read(READ_NBYTES):
-                for frame in decoder.feed(data):
-                    await self._on_frame(frame)
+            await asyncio.get_running_loop().create_unix_connection(lambda: self, sock=sock)
         except OSError:
-            pass
-        except Exception:  # a frame that makes no sense: this process is not to be trusted further
-            log.exception("instance %d: cannot read its frames; it is ended", self.pid)
-            self.kill()
-        finally:
-            self._writer.close()
-            self.kill()  # who does not listen any more is of no use
+            self.connection_lost(None)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        for data in self._early:
+            self._transport.write(data)
+        self._early.clear()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            frames = self._decoder.feed(data)
+        except ValueError:
+            self._distrust()
+            return
+        self._frames += frames
+        if self._handling is None:
+            self._handle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        if self._handling is None:
+            self._end()
+
+    def _handle(self) -> None:
+        """Deal with the frames that are here."""
+        try:
+            while self._frames:
+                if (waits := self._on_frame(self._frames.popleft())) is not None:
+                    if self._transport is not None and not self._transport.is_closing():
+                        self._transport.pause_reading()
+                    self._handling = asyncio.create_task(self._await(waits))
+                    return
+        except Exception:
+            self._distrust()
+
+    async def _await(self, waits: Awaitable[None]) -> None:
+        try:
+            await waits
+        except Exception:
+            self._distrust()
+        self._handling = None
+        self._handle()
+        if self._handling is not None:
+            return
+        if self._lost:
+            self._end()
+        elif self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _distrust(self) -> None:
+        """A frame makes no sense: this process is not to be trusted further."""
+        log.exception("instance %d: cannot read its frames; it is ended", self.pid)
+        self._frames.clear()
+        if self._transport is not None:
+            self._transport.close()
+        self.kill()
+
+    def _end(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+        self.kill()  # who does not listen any more is of no use

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.forms import Chosen, choose
@@ -12,10 +13,12 @@ from zerowake.runtime.gateway.inputs import check_schemas
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.target import is_target
 from zerowake.snapshot import code, names
-from zerowake.snapshot.form import Form, prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.skeleton import Skeleton
 from zerowake.snapshot.store import open_snapshot
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.form import Form
 
 # What instances import; libraries that skeletons name come on top.
 COMMON_MODULES = ("orjson",)
@@ -51,10 +54,13 @@ class Opened:
         return Flavour.TORCH if self.form.needs_torch else Flavour.LIGHT
 
 
-def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Opened:
+def open_target(
+    text: str, config: ServeConfig, *, reload: bool = False, schemas: bool = True
+) -> Opened:
     """A snapshot, or the snapshot of a source as it is now. Raises TargetError, SnapshotError.
 
-    reload: the source is being worked on, so nobody waits for a compiler.
+    reload: the source is being worked on, so nobody waits for a compiler. schemas: look at those
+    as well; who does not want that has ``check_schemas`` do it later.
     """
     path = Path(text)
     if is_target(text):
@@ -65,7 +71,8 @@ def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Open
     info = FunctionInfo.of(snapshot.manifest)
     if config.alone:
         info = replace(info, settings=replace(info.settings, instances=(1, 1)))
-    check_schemas(info)
+    if schemas:
+        check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     chosen = choose(snapshot, config.trusted, config.device)
     form = chosen.compiled
@@ -76,7 +83,7 @@ def open_target(text: str, config: ServeConfig, *, reload: bool = False) -> Open
             skeleton=Skeleton(None, [], [], []),
         ),
         info=info,
-        form=replace(chosen, compiled=None),
+        form=chosen._replace(compiled=None),
         modules=tuple(_modules(snapshot, form)),
         digests=(snapshot.digest, *([form.digest] if form is not None else [])),
     )
@@ -90,9 +97,13 @@ def shared_modules(flavour: Flavour, functions: Iterable[Opened]) -> list[str]:
     return list(dict.fromkeys(modules))
 
 
-def _modules(snapshot: Snapshot, form: Form | None) -> list[str]:
+def _modules(snapshot: Snapshot, form: "Form | None") -> list[str]:
     """What an instance imports for its object, from the skeleton: allow-listed names only."""
-    skeleton = snapshot.skeleton if form is None else prune(form, snapshot)
+    skeleton = snapshot.skeleton
+    if form is not None:
+        from zerowake.snapshot.form import prune
+
+        skeleton = prune(form, snapshot)
     own = names.own_modules(snapshot.manifest.code.files)
     named = {name.partition(":")[0] for _kind, name in skeleton.names}
     modules = [] if form is None else [LIBTORCH_MODULE]

@@ -5,7 +5,7 @@ the pool behind that is one implementation, a test's fake another. Everything ru
 event loop.
 """
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import UnknownFunction
@@ -103,7 +103,12 @@ def takes_requests(functions: Functions, name: str) -> bool:
 
 
 class Ingress(Protocol):
-    """Where calls come from: an HTTP server, or a platform that is asked for them."""
+    """Where calls come from: an HTTP server, or a platform that is asked for them.
+
+    many_connections: whether calls come on many of them, each with its own.
+    """
+
+    many_connections: ClassVar[bool]
 
     def open(self) -> None:
         """Listen, before anything slow is imported; raises ConfigError when it cannot."""

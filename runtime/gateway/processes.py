@@ -7,7 +7,7 @@ about calls, and when to start or stop one, is its listener's business.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 from zerowake.runtime.config import InstanceSpec, ServeConfig
@@ -56,8 +56,8 @@ PERMANENT = {
 class Listener(Protocol):
     """Who is told what happens to the processes."""
 
-    async def on_frame(self, instance: Instance, frame: Frame) -> None:
-        """A frame about calls; awaited before the next one is read."""
+    def on_frame(self, instance: Instance, frame: Frame) -> Awaitable[None] | None:
+        """A frame about calls; what this returns is awaited before the next one is looked at."""
 
     def runs_as(self, form: FormName, reason: str) -> None:
         """An instance is ready, in this form; ``reason`` as in ``Chosen``."""
@@ -292,28 +292,30 @@ class Processes:
         base = await self._base()
         return await base.fork("instance", self._spec(warm=warm))
 
-    async def _on_frame(self, instance: Instance, frame: Frame) -> None:
+    def _on_frame(self, instance: Instance, frame: Frame) -> Awaitable[None] | None:
         match frame.kind:
             case "ready":
-                if not self._checked.done():
-                    await asyncio.wait([self._checked])
-                if instance.ready.done():  # it has ended meanwhile
-                    return
-                if self._checked.cancelled():  # nobody waits any more
-                    return
-                if (error := self._checked.exception()) is not None:
-                    instance.ready.set_exception(error)
-                    return
-                if instance.state is State.STARTING:  # and not stopped meanwhile
-                    instance.state = State.IDLE
-                self._listener.runs_as(FormName(frame.header["form"]), frame.header["reason"])
-                instance.ready.set_result(frame.header["report"])
+                return self._on_ready(instance, frame)
             case "failed":
                 instance.ready.set_exception(RemoteError(frame.header["problem"]))
             case "hooked":
                 instance.hooked(frame.header.get("problem"))
             case _:
-                await self._listener.on_frame(instance, frame)
+                return self._listener.on_frame(instance, frame)
+        return None
+
+    async def _on_ready(self, instance: Instance, frame: Frame) -> None:
+        if not self._checked.done():
+            await asyncio.wait([self._checked])
+        if instance.ready.done() or self._checked.cancelled():  # nobody waits for it any more
+            return
+        if (error := self._checked.exception()) is not None:
+            instance.ready.set_exception(error)
+            return
+        if instance.state is State.STARTING:  # and not stopped meanwhile
+            instance.state = State.IDLE
+        self._listener.runs_as(FormName(frame.header["form"]), frame.header["reason"])
+        instance.ready.set_result(frame.header["report"])
 
     async def _watch(self, instance: Instance) -> None:
         """Wait for the end of an instance and clear up after it."""

@@ -4,6 +4,7 @@ Knows no HTTP: the pool puts chunks in, the invoke endpoint takes them out.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from zerowake.runtime.errors import Cancelled, RemoteError
@@ -13,11 +14,17 @@ UNREAD_CHUNKS = 16
 
 
 class Reply:
-    """A ``Sink``. One task writes (item, finish, fail), one reads; ``leave`` may come from anywhere."""
+    """A ``Sink``. One task writes (item, finish, fail), one reads; ``leave`` may come from anywhere.
 
-    __slots__ = ("__weakref__", "_chunks", "_problem", "_reader", "_writer", "ended", "left")
+    then: called with the unread chunks when all is there, before the reader runs again.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "__weakref__", "_chunks", "_problem", "_reader", "_then", "_writer", "ended", "left",
+    )  # fmt: skip
+
+    def __init__(self, then: Callable[[list[bytes]], None] | None = None) -> None:
+        self._then = then
         self.ended = False
         self.left = False
         self._chunks: list[bytes] = []
@@ -33,8 +40,12 @@ class Reply:
             self._chunks.append(chunk)
             _wake(self._reader)
 
-    def finish(self) -> None:
+    def finish(self, result: bytes | None = None) -> None:
+        if result is not None and not self.left:
+            self._chunks.append(result)
         self.ended = True
+        if self._then is not None and self._problem is None and not self.left:
+            self._then(self._chunks)
         _wake(self._reader)
 
     def fail(self, problem: dict[str, object]) -> None:

@@ -56,6 +56,7 @@ def serve(
     if all(text in fetched or _looks_torch_free(text) for text in targets):
         bases[Flavour.LIGHT].start(libtorch=True)
     targets = [fetched[text].path() if text in fetched else text for text in targets]
+    from zerowake.runtime.gateway.inputs import check_schemas
     from zerowake.runtime.gateway.opening import open_target, shared_modules
     from zerowake.runtime.target import is_target
 
@@ -65,7 +66,7 @@ def serve(
             "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
             "or leave --reload out"
         )
-    opened = [open_target(text, config, reload=reload) for text in targets]
+    opened = [open_target(text, config, reload=reload, schemas=False) for text in targets]
     known = [digest for each in opened for digest in each.digests]
     for digest in sorted(set(config.trusted).difference(known)):
         log.warning("--trust %s: no snapshot that is served has this digest", digest)
@@ -81,6 +82,8 @@ def serve(
         base.share(shared_modules(flavour, functions))
         if functions and not base.started:
             base.start()
+    for each in opened:  # where there is a schema 14 ms, beside the base, which imports now
+        check_schemas(each.info)
     from zerowake.runtime.gateway.server import run
 
     watch = (lambda pool: _reload(sources, config, pool)) if reload else None

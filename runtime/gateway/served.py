@@ -10,8 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from zerowake.runtime.config import ServeConfig
@@ -74,7 +73,7 @@ class Served:
         )
         self._queue = Batcher(self._rule)
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._change = asyncio.get_running_loop().create_future()
+        self._change: asyncio.Future[None] | None = None  # where somebody waits for one
         self._closed = False
 
     # ---------------------------------------------------------------- what callers see
@@ -136,6 +135,8 @@ class Served:
 
     async def next_change(self) -> None:
         """Wait until something has happened to calls or processes."""
+        if self._change is None:
+            self._change = asyncio.get_running_loop().create_future()
         await asyncio.shield(self._change)
 
     async def close(self) -> None:
@@ -190,13 +191,15 @@ class Served:
 
     def _advance(self) -> None:
         """Give idle instances their batches, start what is missing, set the timers anew."""
-        change, self._change = self._change, asyncio.get_running_loop().create_future()
-        change.set_result(None)
+        if self._change is not None:
+            self._change.set_result(None)
+            self._change = None
         if self._closed:
             return
         now = self._clock()
         idle = [i for i in self._processes.ready if i.state is State.IDLE]
-        idle.sort(key=lambda instance: not instance.hot)
+        if len(idle) > 1:
+            idle.sort(key=lambda instance: not instance.hot)
         plan = self._queue.plan(now, len(idle))
         for instance, batch in zip(idle, plan.batches, strict=False):
             self._dispatch(instance, batch, now)
@@ -224,15 +227,17 @@ class Served:
         """What an instance is told of a call, beside its body."""
         told: dict[str, Any] = {"id": call.id, "timeout_s": self._settings.timeout_s}
         if self.info.kind is Kind.HANDLER:  # no other sees a Context
-            told["origin"] = {name: text for name, text in asdict(call.origin).items() if text}
+            told["origin"] = call.origin.told()
         elif self.info.kind is Kind.HTTP and call.head is not None:
             told["head"] = call.head.to_json()
         return told
 
     def _start_wanted(self, now: float) -> None:
         health, ready = self._processes.health, self._processes.ready
-        busy = sum(instance.state is State.BUSY for instance in ready)
         minimum, maximum = self._settings.instances
+        if not len(self._queue) and len(ready) >= minimum:
+            return
+        busy = sum(instance.state is State.BUSY for instance in ready)
         wanted = instances_wanted(
             queued=len(self._queue),
             busy=busy,
@@ -286,29 +291,28 @@ class Served:
 
     # ---------------------------------------------------------------- what instances say
 
-    async def on_frame(self, instance: Instance, frame: Frame) -> None:
+    def on_frame(self, instance: Instance, frame: Frame) -> Awaitable[None] | None:
         header = frame.header
         match frame.kind:
-            case "began":
-                instance.begun = True
-            case "again":
-                self._watch_time(instance)
-            case "item":
-                await self._deliver(instance, header["call"], frame.body)
             case "result":
                 call = instance.batch.pop(header["call"])
                 call.timings_ms["predict"] = header["predict_ms"]
                 if problem := header.get("problem"):
                     call.fail(problem)
-                elif not call.done:
+                else:  # without a body where its items came before
                     if "head" in header:
                         call.reply = ReplyHead.from_json(header["head"])
-                    if "sizes" in header:
-                        await call.sink.item(frame.body)
-                    call.finish()
+                    call.finish(frame.body if "sizes" in header else None)
             case "settled":
                 self._metrics.observe_eager_calls(self.name, header.get("eager_calls", 0))
                 self._settle(instance)
+            case "item":
+                return self._deliver(instance, header["call"], frame.body)
+            case "began":
+                instance.begun = True
+            case "again":
+                self._watch_time(instance)
+        return None
 
     def runs_as(self, form: FormName, reason: str) -> None:
         """What the gateway has chosen when it opened the snapshot may have changed on disk since."""

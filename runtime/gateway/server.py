@@ -35,9 +35,12 @@ def run(
     reload: watches the sources and gives the pool new snapshots; runs beside the server. Raises
     what ended the ingress.
     """
-    import uvloop
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if ingress.many_connections:  # else its 4 ms of a start come to nothing
+        import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(_serve(opened, config, ingress, bases, reload))
 
 

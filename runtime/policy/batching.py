@@ -22,8 +22,8 @@ import heapq
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from zerowake.runtime.errors import QueueFull
 from zerowake.runtime.invocation import Invocation
@@ -35,8 +35,7 @@ MAX_RETRY_AFTER_S = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BatchRule:
+class BatchRule(NamedTuple):
     """What the author declared: calls a batch, seconds to wait for company, calls that may wait."""
 
     max_size: int = 1
@@ -44,8 +43,7 @@ class BatchRule:
     max_queued: int = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Batches to run now, one for each of the first idle instances.
 
     wake_at_s: when to ask again although nothing happened; None when no call waits on its window.

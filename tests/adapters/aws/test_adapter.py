@@ -138,6 +138,29 @@ def test_one_slot_that_finds_the_api_broken_ends_them_all() -> None:
     run(test)
 
 
+def test_a_drain_answers_what_a_poll_has_brought_that_went_with_an_answer() -> None:
+    async def test(api: FakeApi) -> None:
+        began, gate = asyncio.Event(), asyncio.Event()
+
+        async def gated(call: Invocation) -> None:
+            began.set()
+            await gate.wait()
+            await call.sink.item(call.body)
+
+        async with serving(api, FakeFunctions(gated)) as (served, task):
+            first, second = api.invoke(1), api.invoke(2)
+            await began.wait()
+            gate.set()
+            await api.until(lambda: not api.waiting)
+            served.drain()
+            assert (await api.answer(first)).body == b"1"
+            assert (await api.answer(second)).body == b"2"
+            await asyncio.wait([task])
+            assert task.exception() is None and not api.polling
+
+    run(test)
+
+
 def test_a_drain_answers_what_is_held_and_ends_idle_polls() -> None:
     async def test(api: FakeApi) -> None:
         began, gate = asyncio.Event(), asyncio.Event()
@@ -351,6 +374,30 @@ def test_an_api_that_breaks_ends_the_process(frozen: Callable[[str], Path]) -> N
             api.invoke({"a": 1})
             assert await child.wait() == 1
             assert api.told == []  # whom should it tell?
+
+    run(test)
+
+
+def test_a_direct_call_needs_few_modules(frozen: Callable[[str], Path], tmp_path: Path) -> None:
+    """bench/imports.py measures what they cost."""
+
+    async def test(api: FakeApi) -> None:
+        with open(tmp_path / "times", "w") as times:
+            snapshot = frozen("bench/echo/app.py:echo")
+            async with process(api, snapshot, "-X", "importtime", stderr=times) as child:
+                assert (await api.answer(api.invoke("come"))).json() == "come"
+                child.send_signal(signal.SIGTERM)
+                assert await child.wait() == 0
+        lines = (tmp_path / "times").read_text().splitlines()
+        imported = {line.split("|")[-1].strip() for line in lines if line.count("|") == 2}
+        assert "zerowake.adapters.aws.runtime_api" in imported
+        spared = """
+            uvloop jsonschema_rs prometheus_client email decimal datetime random shutil tempfile numpy torch
+            zerowake.adapters.aws.events zerowake.adapters.aws.http zerowake.adapters.objects
+            zerowake.runtime.gateway.app zerowake.runtime.nodes zerowake.snapshot.comparison
+            zerowake.snapshot.form
+        """
+        assert imported.isdisjoint(spared.split()), imported & set(spared.split())
 
     run(test)
 

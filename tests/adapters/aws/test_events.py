@@ -249,8 +249,14 @@ class Recorder(runtime_api.Line):
         super().__init__("nowhere:1")
         self.answers: list[object] = []
 
-    async def respond(self, event: runtime_api.Event, body: bytes, content_type: str) -> None:
+    def answer(
+        self, event: runtime_api.Event, body: bytes, content_type: str
+    ) -> runtime_api.Answer:
         self.answers.append(json.loads(body))
+        return runtime_api.Answer(body, None)
+
+    async def taken(self, answer: runtime_api.Answer) -> None:
+        pass
 
     async def fail(self, event: runtime_api.Event, problem: Any) -> None:
         self.answers.append(problem)
@@ -261,7 +267,11 @@ async def answers(functions: FakeFunctions, bodies: list[bytes]) -> list[Any]:
     metrics = Metrics()
     app = create_app(functions, metrics, max_body_nbytes=1 << 20, version="0")
     invocations = Invocations(
-        Caller(functions, metrics), "f", app, streaming=False, objects=Objects(1 << 20, None)
+        Caller(functions, metrics),
+        "f",
+        lambda: app,
+        streaming=False,
+        objects=lambda: Objects(1 << 20, None),
     )
     found = []
     for body in bodies:

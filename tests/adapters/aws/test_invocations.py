@@ -13,6 +13,7 @@ from fake_api import LOST, RESET, Answer, FakeApi
 from fake_functions import FakeFunctions, Predict, echo
 
 from zerowake.adapters.aws import invocations, runtime_api
+from zerowake.adapters.aws.http import PRELUDE_TYPE
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
 from zerowake.adapters.objects import Objects
@@ -33,7 +34,7 @@ class Slot:
         app = create_app(functions, metrics, max_body_nbytes=1 << 20, version="0")
         caller = Caller(functions, metrics)
         self._invocations = Invocations(
-            caller, "f", app, streaming=streaming, objects=Objects(1 << 20, None)
+            caller, "f", lambda: app, streaming=streaming, objects=lambda: Objects(1 << 20, None)
         )
         self.ended: asyncio.Task[None]
 
@@ -260,7 +261,7 @@ def test_a_request_gets_a_prelude_and_then_the_body() -> None:
         assert json.loads(head)["statusCode"] == 200
         assert "content-length" not in json.loads(head)["headers"]
         assert body == b"0\n1\n"
-        assert answer.headers["content-type"] == invocations.PRELUDE_TYPE
+        assert answer.headers["content-type"] == PRELUDE_TYPE
         answer = await slot.call(http(body="no number"))
         head, _, body = answer.body.partition(bytes(8))
         assert json.loads(head)["statusCode"] == json.loads(body)["status"] == 400

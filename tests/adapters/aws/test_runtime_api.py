@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import threading
@@ -157,6 +158,74 @@ def test_what_a_cancelled_poll_would_have_brought_is_not_taken_for_an_answer() -
         await api.until(lambda: not api.polling)
         api.invoke("later")
         assert (await line.next()).body == b'"later"'
+
+    run(test)
+
+
+def test_an_answer_takes_the_next_poll_along() -> None:
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        first, second = api.invoke(1), api.invoke(2)
+        event = await line.next()
+        await line.respond(event, b"1", "application/json")
+        await api.until(lambda: not api.waiting)
+        assert api.requests == ["next", "response", "next"]
+        event = await line.next()
+        assert (event.id, api.answers[first].body) == (second, b"1")
+        line.polls_on = False
+        await line.respond(event, b"2", "application/json")
+        assert api.requests.count("next") == 2 and not api.polling
+        assert api.connections == 1
+
+    run(test)
+
+
+def test_a_poll_that_went_along_is_idle_until_it_brings_something() -> None:
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        api.invoke(1)
+        await line.respond(await line.next(), b"1", "application/json")
+        await api.until(lambda: api.polling)
+        assert line.idle and not line.brings
+        api.invoke(2)
+        await api.until(lambda: not api.polling)
+        assert line.brings and not line.idle
+        assert (await line.next()).body == b"2"
+
+    run(test)
+
+
+def test_an_error_instead_of_a_refused_answer_does_not_wait_for_the_poll_that_went_along() -> None:
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        api.faults = {"response": [413]}
+        first = api.invoke(1)
+        with pytest.raises(Refused):
+            event = await line.next()
+            await line.respond(event, b"1", "application/json")
+        await line.fail(event, PROBLEM)
+        assert api.answers[first].kind == "error"
+        assert api.connections == 2 and api.requests.count("next") == 2
+        api.invoke(2)
+        assert (await line.next()).body == b"2"
+
+    run(test)
+
+
+@pytest.mark.parametrize("lost", [{"response": [LOST]}, {"next": [LOST]}])
+def test_an_answer_and_its_poll_survive_a_connection_that_breaks_off(
+    lost: dict[str, list[int | str]],
+) -> None:
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        first = api.invoke(1)
+        event = await line.next()
+        api.faults = lost
+        with contextlib.suppress(Refused):  # the first one had arrived
+            await line.respond(event, b"1", "application/json")
+        assert api.answers[first].body == b"1"
+        api.invoke(2)
+        assert (await line.next()).body == b"2"
 
     run(test)
 

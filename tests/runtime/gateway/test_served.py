@@ -335,7 +335,7 @@ async def test_an_answer_that_crosses_the_kill_counts_and_its_instance_is_gone(
     (caller,) = world.submit(served, b"a")
     instance = await ready(world)
     await instance.batch()
-    instance.answer(b"a")  # on its way when the time is over
+    world.loop.call_at(world.loop.time() + 2.0, instance.answer, b"a")  # once the time is over
     world.loop.now_s += 2.0
     await instance.over()
     assert caller.outcome == "ok"
