@@ -18,6 +18,7 @@ from typing import Any
 import rie
 from support import PATIENCE_S, Reply, free_ports
 
+NO_POLL = b"Runtime.Unavailable"
 INVOKE = "/2015-03-31/functions/function/invocations"
 
 
@@ -44,6 +45,13 @@ class Emulator:
         self.until(lambda: self._listens(entry))
 
     def invoke(self, body: bytes, headers: dict[str, str] | None = None) -> Reply:
+        """An answer of the runtime. The emulator of Managed Instances has one of its own while no
+        poll waits, where Lambda would send the invocation to another instance."""
+        while NO_POLL in (reply := self._ask(body, headers)).body:
+            time.sleep(0.01)
+        return reply
+
+    def _ask(self, body: bytes, headers: dict[str, str] | None) -> Reply:
         request = urllib.request.Request(self.url, body, headers or {}, method="POST")
         try:
             with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
