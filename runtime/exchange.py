@@ -5,6 +5,7 @@ A body travels beside its head, as bytes. Knows no server and no framework.
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,8 @@ HOPS = frozenset(
 )
 """Headers that are about one connection (RFC 9110, section 7.6.1), not about the message."""
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a header's name (RFC 9110, section 5.6.2)
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # what no value may hold: a line's end, say
 MAX_SAID_CHARS = 300  # of a reply that becomes an error
 
 Pairs = tuple[tuple[str, str], ...]
@@ -125,8 +128,12 @@ def check(head: ReplyHead) -> None:
     if not 200 <= head.status <= 599:
         raise BadResult(f"the function answered with status {head.status}; wanted 200 to 599")
     for name, value in head.headers:
+        if not _TOKEN.fullmatch(name):
+            raise BadResult(f"{name!r:.80} is no name of a header")
+        if _CONTROLS.search(value) or (name == "content-length" and not value.isdecimal()):
+            raise BadResult(f"the header {name!r:.80} cannot be {value!r:.80}")
         try:
-            (name + value).encode("latin-1")
+            value.encode("latin-1")
         except UnicodeEncodeError:
             raise BadResult(
                 f"the header {name!r:.80} holds characters beyond Latin-1; encode them"

@@ -48,6 +48,24 @@ def test_what_a_server_cannot_send_is_refused() -> None:
             check(head)
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("x", "a\r\nset-cookie: b"),
+        ("x", "a\nb"),
+        ("x", "a\0b"),
+        ("", "a"),
+        ("a b", "c"),
+        ("a: b\r\nc", "d"),
+        ("\u20ac", "a"),
+        ("content-length", "abc"),
+    ],
+)
+def test_a_header_that_would_break_the_connection_is_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(BadResult, match="header"):
+        check(ReplyHead(200, (("x", "tab\there"), pair)))
+
+
 def test_heads_travel_as_json() -> None:
     request = RequestHead("GET", "/a%20b", "x=1", (("a", "1"), ("a", "2")), "127.0.0.1", "https")
     assert RequestHead.from_json(json.loads(json.dumps(request.to_json()))) == request
