@@ -7,6 +7,7 @@ The tree below ``ZerowakeError``::
     |- InvalidInput          422 invalid_input          body or a value in it does not fit the schema
     |- UnknownFunction       404 unknown_function
     |- TooLarge              413 body_too_large
+    |- HeadersTooLarge       431 headers_too_large      so is what stands before the body
     |- UnsupportedEncoding   415 unsupported_encoding   body is compressed
     |- QueueFull             429 queue_full             with Retry-After
     |- FunctionBusy          409 function_busy          calls or settings keep it from sleeping
@@ -73,6 +74,10 @@ class UnknownFunction(InvocationError):
 
 class TooLarge(InvocationError):
     status, code = 413, "body_too_large"
+
+
+class HeadersTooLarge(InvocationError):
+    status, code = 431, "headers_too_large"
 
 
 class UnsupportedEncoding(InvocationError):

@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from zerowake.runtime.errors import BadResult, to_problem
-from zerowake.runtime.exchange import HttpFailed, ReplyHead, RequestHead, check, result_of
+from zerowake.runtime.exchange import (
+    MAX_HEAD_NCHARS,
+    HttpFailed,
+    ReplyHead,
+    RequestHead,
+    check,
+    result_of,
+)
 
 
 def reply(status: int = 200, content_type: str = "") -> ReplyHead:
@@ -59,6 +66,7 @@ def test_what_a_server_cannot_send_is_refused() -> None:
         ("a: b\r\nc", "d"),
         ("\u20ac", "a"),
         ("content-length", "abc"),
+        ("large", "x" * MAX_HEAD_NCHARS),
     ],
 )
 def test_a_header_that_would_break_the_connection_is_refused(pair: tuple[str, str]) -> None:
