@@ -39,6 +39,8 @@ def one(edge: Any) -> Any:
         ("PUT", "/invoke/f", "/"),
         ("PUT", "/invoke/f/", "/"),
         ("PUT", "/invoke/f/a%2Fb/c", "/a%2Fb/c"),
+        ("PUT", "/invoke%2ff/a%2Fb/c", "/a%2Fb/c"),
+        ("PUT", "/invoke/%66%2Fa/b", "/a/b"),
         ("GET", "/livez/", "/livez/"),
     ],
 )
