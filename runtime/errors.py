@@ -35,6 +35,8 @@ from typing import Any
 
 from zerowake.snapshot.errors import ZerowakeError
 
+MAX_DETAIL_NCHARS = 10_000  # of what an error says to its caller; the log has all of it
+
 
 class InvocationError(ZerowakeError):
     """An invocation that ends without a result.
@@ -180,6 +182,10 @@ def to_problem(error: BaseException) -> dict[str, Any]:
     else:
         status, code = HandlerFailed.status, HandlerFailed.code
         detail = "".join(traceback.format_exception_only(error)).strip()
+    if (
+        len(detail) > MAX_DETAIL_NCHARS
+    ):  # an author's may hold its whole input, which no frame takes
+        detail = f"{detail[:MAX_DETAIL_NCHARS]}... ({len(detail)} characters)"
     problem: dict[str, Any] = {
         "type": f"urn:zerowake:error:{code}",
         "title": code.replace("_", " "),
