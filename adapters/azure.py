@@ -121,20 +121,28 @@ def _res(status: int, body: bytes, headers: Mapping[str, str]) -> dict[str, Any]
 
 
 def _head(http: dict[str, Any]) -> RequestHead:
-    """The request of an HTTP trigger: its headers' values are arrays."""
+    """The request of an HTTP trigger: its headers' values are arrays. Raises BadRequest."""
     headers = http.get("Headers")
-    url = urlsplit(quote(str(http["Url"]), safe=URL_CHARACTERS))
+    try:
+        url = urlsplit(quote(str(http["Url"]), safe=URL_CHARACTERS))
+    except ValueError as error:
+        raise BadRequest(f"the trigger's Url is none: {error}") from None
     return RequestHead(
         method=str(http["Method"]).upper(),
-        path=url.path or "/",
+        path=f"/{url.path.removeprefix('/')}",
         query=url.query,
         headers=tuple(
-            (str(name).lower(), str(value))
+            (_as_bytes(name).lower(), _as_bytes(value))
             for name, values in (headers if isinstance(headers, dict) else {}).items()
             for value in (values if isinstance(values, list) else [values])
         ),
         scheme=url.scheme or "http",
     )
+
+
+def _as_bytes(text: Any) -> str:
+    """As a head has it, each character a byte: the host's JSON may hold any."""
+    return str(text).encode().decode("latin-1")
 
 
 def _answer(outputs: dict[str, Any], result: bytes) -> Response:

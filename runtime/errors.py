@@ -7,6 +7,7 @@ The tree below ``ZerowakeError``::
     |- InvalidInput          422 invalid_input          body or a value in it does not fit the schema
     |- UnknownFunction       404 unknown_function
     |- TooLarge              413 body_too_large
+    |- HeadersTooLarge       431 headers_too_large      so is what stands before the body
     |- UnsupportedEncoding   415 unsupported_encoding   body is compressed
     |- QueueFull             429 queue_full             with Retry-After
     |- FunctionBusy          409 function_busy          calls or settings keep it from sleeping
@@ -33,6 +34,8 @@ import traceback
 from typing import Any
 
 from zerowake.snapshot.errors import ZerowakeError
+
+MAX_DETAIL_NCHARS = 10_000  # of what an error says to its caller; the log has all of it
 
 
 class InvocationError(ZerowakeError):
@@ -73,6 +76,10 @@ class UnknownFunction(InvocationError):
 
 class TooLarge(InvocationError):
     status, code = 413, "body_too_large"
+
+
+class HeadersTooLarge(InvocationError):
+    status, code = 431, "headers_too_large"
 
 
 class UnsupportedEncoding(InvocationError):
@@ -175,6 +182,10 @@ def to_problem(error: BaseException) -> dict[str, Any]:
     else:
         status, code = HandlerFailed.status, HandlerFailed.code
         detail = "".join(traceback.format_exception_only(error)).strip()
+    if (
+        len(detail) > MAX_DETAIL_NCHARS
+    ):  # an author's may hold its whole input, which no frame takes
+        detail = f"{detail[:MAX_DETAIL_NCHARS]}... ({len(detail)} characters)"
     problem: dict[str, Any] = {
         "type": f"urn:zerowake:error:{code}",
         "title": code.replace("_", " "),

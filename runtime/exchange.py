@@ -5,6 +5,7 @@ A body travels beside its head, as bytes. Knows no server and no framework.
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,10 @@ HOPS = frozenset(
 )
 """Headers that are about one connection (RFC 9110, section 7.6.1), not about the message."""
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a header's name (RFC 9110, section 5.6.2)
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # what no value may hold: a line's end, say
+MAX_HEAD_NCHARS = 256 << 10
+"""Of a request's head and of a reply's. It is JSON in a frame, where a character is up to 6 bytes."""
 MAX_SAID_CHARS = 300  # of a reply that becomes an error
 
 Pairs = tuple[tuple[str, str], ...]
@@ -62,6 +67,10 @@ class RequestHead:
     headers: Pairs = ()
     client: str = ""
     scheme: str = "http"
+
+    @property
+    def nchars(self) -> int:
+        return len(self.method) + len(self.path) + len(self.query) + _nchars(self.headers)
 
     def to_json(self) -> list[Any]:
         return [self.method, self.path, self.query, self.headers, self.client, self.scheme]
@@ -124,13 +133,25 @@ def check(head: ReplyHead) -> None:
     """Raises BadResult for what a server cannot send."""
     if not 200 <= head.status <= 599:
         raise BadResult(f"the function answered with status {head.status}; wanted 200 to 599")
+    if (nchars := _nchars(head.headers)) > MAX_HEAD_NCHARS:
+        raise BadResult(
+            f"the reply's headers have {nchars} bytes; wanted {MAX_HEAD_NCHARS} at most"
+        )
     for name, value in head.headers:
+        if not _TOKEN.fullmatch(name):
+            raise BadResult(f"{name!r:.80} is no name of a header")
+        if _CONTROLS.search(value) or (name == "content-length" and not value.isdecimal()):
+            raise BadResult(f"the header {name!r:.80} cannot be {value!r:.80}")
         try:
-            (name + value).encode("latin-1")
+            value.encode("latin-1")
         except UnicodeEncodeError:
             raise BadResult(
                 f"the header {name!r:.80} holds characters beyond Latin-1; encode them"
             ) from None
+
+
+def _nchars(headers: Pairs) -> int:
+    return sum(len(name) + len(value) for name, value in headers)
 
 
 def _no_json(constant: str) -> Any:

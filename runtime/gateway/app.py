@@ -7,6 +7,7 @@ first such request comes.
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,9 @@ from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.invoke import Invoke
 from zerowake.runtime.gateway.port import Functions, takes_requests
 from zerowake.runtime.metrics import Metrics
+
+# /invoke/NAME/ as a URL may spell it, with %2F for "/"; what follows is the function's.
+_ABOVE = re.compile(r"(?:(?:/|%2F)(?:(?!%2F)[^/])*){2}(?:/|%2F)?", re.IGNORECASE)
 
 
 def create_app(
@@ -100,7 +104,7 @@ class Edge:
             return None
         raw_path = (scope.get("raw_path") or quote(path).encode()).decode("latin-1")
         if path.startswith("/invoke/"):
-            raw_path = f"/{''.join(raw_path.split('/', 3)[3:])}"
+            raw_path = "/" + _ABOVE.sub("", raw_path, count=1)
         return name, raw_path
 
     def _is_order(self, path: str) -> bool:

@@ -8,7 +8,8 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from weakref import WeakValueDictionary
 
-from zerowake.runtime.exchange import ReplyHead, RequestHead
+from zerowake.runtime.errors import HeadersTooLarge
+from zerowake.runtime.exchange import MAX_HEAD_NCHARS, ReplyHead, RequestHead
 from zerowake.runtime.gateway.inputs import Inputs
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.problems import describe
@@ -98,7 +99,20 @@ class Caller:
         return Invocation(name, b"", sink, self.clock(), given_id, origin=origin)
 
     def submit(self, info: FunctionInfo, call: Invocation) -> None:
-        """Check the body and queue the call. Raises BadRequest, InvalidInput, or as ``Functions``."""
+        """Check what came with the call and queue it.
+
+        Raises HeadersTooLarge, BadRequest, InvalidInput, or as ``Functions``.
+        """
+        told = call.origin
+        nchars = (
+            len(told.request_id) + len(told.trace) + len(told.tenant) + len(told.client_context)
+        )
+        if call.head is not None:
+            nchars += call.head.nchars
+        if nchars > MAX_HEAD_NCHARS:  # its frame would be too large for the instance, and end that
+            raise HeadersTooLarge(
+                f"the request's headers have {nchars} bytes; this server takes {MAX_HEAD_NCHARS} at most"
+            )
         self._inputs.check(info, call.body)
         self.functions.submit(call)
 

@@ -25,6 +25,7 @@ _PROBLEMS = {
     415: "The body is compressed.",
     422: "The input does not fit the schema, or the function refused it.",
     429: "The queue is full; come again after Retry-After.",
+    431: "The headers are over the limit.",
     500: "The function raised.",
     502: "The process died under this input, twice.",
     503: "The function does not start, or the server is draining.",

@@ -257,7 +257,9 @@ class Processes:
                 self.instances.append(instance)
                 self._spawn(self._watch(instance))
                 with self._slow_told("wake() or an import"):
-                    report_ms = await asyncio.shield(instance.ready)
+                    await instance.restored.wait()
+            # Hashing has no limit: what is on a slow disk takes as long as it takes.
+            report_ms = await asyncio.shield(instance.ready)
         except TimeoutError:
             limit_s = self._config.start_timeout_s
             late = f"not ready after {limit_s:g} s; does wake() or an import hang?"
@@ -305,6 +307,7 @@ class Processes:
         return None
 
     async def _on_ready(self, instance: Instance, frame: Frame) -> None:
+        instance.restored.set()
         if not self._checked.done():
             await asyncio.wait([self._checked])
         if instance.ready.done() or self._checked.cancelled():  # nobody waits for it any more

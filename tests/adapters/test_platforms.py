@@ -9,11 +9,11 @@ import pytest
 from platforms import PUSH, PushContainer
 from support import free_ports
 
-from zerowake.adapters import KNOWN, detect, find, name_of
+from zerowake.adapters import KNOWN, azure, detect, find, name_of
 from zerowake.adapters.container import Container
 from zerowake.adapters.knative import CloudRun
 from zerowake.runtime.config import ServeConfig
-from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.errors import BadRequest, ConfigError
 
 
 class Own(Container):
@@ -143,6 +143,20 @@ def test_triggers_of_azure_bring_texts_values_and_bindings(on: On) -> None:
     for odd in (None, {}, [], "x"):
         assert trigger(container, odd).status == 400
     assert trigger(container, {"item": "no json"}).status == 422
+
+
+def test_what_an_http_trigger_of_azure_says_of_its_request() -> None:
+    http = {
+        "Url": "http://h/\u00e9?a=\u6f22",
+        "Method": "get",
+        "Headers": {"A": ["\u6f22", 1], "B": ""},
+    }
+    head = azure._head(http)
+    assert (head.method, head.path, head.query) == ("GET", "/%C3%A9", "a=%E6%BC%A2")
+    assert head.headers == (("a", "\xe6\xbc\xa2"), ("a", "1"), ("b", ""))
+    assert azure._head({"Url": "", "Method": "GET", "Headers": None}).path == "/"
+    with pytest.raises(BadRequest, match="Url"):
+        azure._head({**http, "Url": "http://["})
 
 
 def test_http_triggers_of_azure_have_their_status_inside(on: On) -> None:

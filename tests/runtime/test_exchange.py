@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from zerowake.runtime.errors import BadResult, to_problem
-from zerowake.runtime.exchange import HttpFailed, ReplyHead, RequestHead, check, result_of
+from zerowake.runtime.exchange import (
+    MAX_HEAD_NCHARS,
+    HttpFailed,
+    ReplyHead,
+    RequestHead,
+    check,
+    result_of,
+)
 
 
 def reply(status: int = 200, content_type: str = "") -> ReplyHead:
@@ -46,6 +53,25 @@ def test_what_a_server_cannot_send_is_refused() -> None:
     for head in (ReplyHead(101), ReplyHead(600), ReplyHead(200, (("x", "\u20ac"),))):
         with pytest.raises(BadResult):
             check(head)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("x", "a\r\nset-cookie: b"),
+        ("x", "a\nb"),
+        ("x", "a\0b"),
+        ("", "a"),
+        ("a b", "c"),
+        ("a: b\r\nc", "d"),
+        ("\u20ac", "a"),
+        ("content-length", "abc"),
+        ("large", "x" * MAX_HEAD_NCHARS),
+    ],
+)
+def test_a_header_that_would_break_the_connection_is_refused(pair: tuple[str, str]) -> None:
+    with pytest.raises(BadResult, match="header"):
+        check(ReplyHead(200, (("x", "tab\there"), pair)))
 
 
 def test_heads_travel_as_json() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zerowake import Batch, Context, InvalidInput, function
-from zerowake.runtime.errors import RemoteError
+from zerowake.runtime.errors import RemoteError, to_problem
 from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.executor import Executor, Work
 from zerowake.runtime.function import function_of, http_function
@@ -32,6 +32,13 @@ def run(target: Any, values: list[Any], **options: Any) -> list[Any]:
     executor = Executor(function_of(type(target)), target, **options)
     answers = executor.run([Work(str(v), json.dumps(v).encode()) for v in values])
     return [a.problem["code"] if a.problem else json.loads(a.result) for a in answers]
+
+
+def test_what_an_error_says_fits_into_its_frame() -> None:
+    problem = to_problem(ValueError("x" * 20_000_000))
+    assert problem["detail"].startswith("ValueError: xxx")
+    assert problem["detail"].endswith("x... (20000012 characters)")
+    assert len(problem["detail"]) < 11_000
 
 
 def test_a_batch_that_raises_is_halved_until_the_culprit_stands_alone() -> None:

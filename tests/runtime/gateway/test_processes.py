@@ -241,6 +241,26 @@ async def test_a_snapshot_is_hashed_beside_the_restore_and_used_only_after(
 # -------------------------------------------------------------------- limits of time
 
 
+async def test_hashing_is_no_part_of_a_start_that_is_limited(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = asyncio.Event()
+
+    async def check(_check_digests: object, snapshot: Snapshot) -> None:
+        await hashed.wait()
+
+    monkeypatch.setattr(asyncio, "to_thread", check)
+    made, _notes = processes(world)
+    starting = made.start(hot=True, warm=False)
+    scripted = await world.base.instance()
+    scripted.ready()
+    await world.quiet()
+    await world.advance(LIMIT_S + 1)
+    assert not starting.done() and made.slow is None
+    hashed.set()
+    assert await starting is not None and made.last_failure == ""
+
+
 async def test_an_instance_that_is_not_ready_in_time_is_ended(world: World) -> None:
     made, notes = processes(world)
     starting = made.start(hot=True, warm=False)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from zerowake.runtime.exchange import ReplyHead
+from zerowake.runtime.gateway import caller
 from zerowake.runtime.invocation import Invocation
 
 
@@ -38,6 +39,8 @@ def one(edge: Any) -> Any:
         ("PUT", "/invoke/f", "/"),
         ("PUT", "/invoke/f/", "/"),
         ("PUT", "/invoke/f/a%2Fb/c", "/a%2Fb/c"),
+        ("PUT", "/invoke%2ff/a%2Fb/c", "/a%2Fb/c"),
+        ("PUT", "/invoke/%66%2Fa/b", "/a/b"),
         ("GET", "/livez/", "/livez/"),
     ],
 )
@@ -100,6 +103,22 @@ def test_what_the_gateway_refuses_it_refuses_as_elsewhere(one: Any) -> None:
     assert one.request("PUT", "/x", content=b"1", headers=zipped).status_code == 200
     one.functions.draining = True
     assert one.request("DELETE", "/x").json()["code"] == "draining"
+
+
+def test_heads_that_no_frame_can_take_end_nothing_but_themselves(
+    one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caller, "MAX_HEAD_NCHARS", 2000)
+    assert one.request("GET", "/", headers={"x-a": "x" * 1000}).status_code == 200
+    one.functions.calls.clear()
+    large = "x" * 2001
+    for path, headers in ((f"/{large}", {}), (f"/?{large}", {}), ("/", {"x-a": large})):
+        reply = one.request("GET", path, headers=headers)
+        assert (reply.status_code, reply.json()["code"]) == (431, "headers_too_large")
+    one.functions.serve("g")
+    reply = one.post("/invoke/g", content=b"1", headers={"x-request-id": large})
+    assert reply.json()["code"] == "headers_too_large"
+    assert one.functions.calls == []
 
 
 def test_what_the_function_is_told_of_a_request(one: Any) -> None:
