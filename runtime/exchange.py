@@ -30,6 +30,7 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a header's name (RFC 9110
 _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # what no value may hold: a line's end, say
 MAX_HEAD_NCHARS = 256 << 10
 """Of a request's head and of a reply's. It is JSON in a frame, where a character is up to 6 bytes."""
+MAX_RESULT_NBYTES = 1 << 30  # in one piece; a frame has 4 GiB, and a process perhaps less memory
 MAX_SAID_CHARS = 300  # of a reply that becomes an error
 
 Pairs = tuple[tuple[str, str], ...]

@@ -8,6 +8,7 @@ of sockets, queues or processes.
 """
 
 import contextlib
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -16,8 +17,21 @@ from functools import partial
 from typing import Any
 
 from zerowake.runtime.call import call_batch, call_one, in_mode, inference_mode
-from zerowake.runtime.errors import InvocationError, RemoteError, WrongResultCount, to_problem
-from zerowake.runtime.exchange import POSTED, ReplyHead, RequestHead, check, result_of
+from zerowake.runtime.errors import (
+    BadResult,
+    InvocationError,
+    RemoteError,
+    WrongResultCount,
+    to_problem,
+)
+from zerowake.runtime.exchange import (
+    MAX_RESULT_NBYTES,
+    POSTED,
+    ReplyHead,
+    RequestHead,
+    check,
+    result_of,
+)
 from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
@@ -99,7 +113,8 @@ class Executor:
     def stream(self, work: Work) -> Generator[bytes, None, None]:
         """The encoded items of a stream. Raises what the author's generator raises."""
         value = self._function.decode(work.body)
-        yield from in_mode(map(self._function.encode, self._invoke(work, value)))
+        items = self._invoke(work, value)
+        yield from in_mode(_fitting(self._function.encode(item)) for item in items)
 
     def _run_batch(self, values: list[Any]) -> list[Any]:
         """Each item's result or the exception that it ended with."""
@@ -139,7 +154,7 @@ class Executor:
     def _answer(self, outcome: Any) -> Answer:
         result = outcome
         if not isinstance(outcome, BaseException):
-            result = _outcome(partial(self._function.encode, outcome))
+            result = _outcome(lambda: _fitting(self._function.encode(outcome)))
         if isinstance(result, BaseException):
             return _failed(result)
         return Answer(result=result)
@@ -155,7 +170,21 @@ def _outcome(call: Callable[[], Any]) -> Any:
     """The result of ``call``, or the exception: even SystemExit must not end the instance."""
     try:
         return call()
-    except KeyboardInterrupt:  # of whoever freezes; instances are not sent any
-        raise
     except BaseException as error:
+        # Ctrl-C of whoever freezes; an instance is not sent any, so there it is the author's own.
+        if isinstance(error, KeyboardInterrupt) and _interruptible():
+            raise
         return error
+
+
+def _interruptible() -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _fitting(result: bytes) -> bytes:
+    if len(result) > MAX_RESULT_NBYTES:
+        raise BadResult(
+            f"a result of {len(result)} bytes; at most {MAX_RESULT_NBYTES}: yield it in parts, or "
+            "put it into a store and answer with its place"
+        )
+    return result

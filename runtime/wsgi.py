@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from zerowake.runtime.errors import BadResult
-from zerowake.runtime.exchange import HOPS, ReplyHead, RequestHead
+from zerowake.runtime.exchange import HOPS, MAX_RESULT_NBYTES, ReplyHead, RequestHead
 
 WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -32,10 +32,15 @@ def call(app: WSGIApp, head: RequestHead, body: bytes) -> tuple[ReplyHead, bytes
         replies[:] = [ReplyHead(int(code), tuple((n.lower(), v) for n, v in headers))]
         return chunks.append
 
-    iterable = app(environ(head, body), start_response)
+    iterable, nbytes = app(environ(head, body), start_response), 0
     try:
         for chunk in iterable:
             chunks.append(chunk)
+            nbytes += len(chunk)
+            if nbytes > MAX_RESULT_NBYTES:  # one that never ends, perhaps
+                raise BadResult(
+                    f"the reply has passed {MAX_RESULT_NBYTES} bytes; replies are sent in one piece"
+                )
     finally:
         if (close := getattr(iterable, "close", None)) is not None:
             close()

@@ -27,9 +27,10 @@ class Instance:
     hot: it has been given a call, or was asked for by ``wake``; until then it is prewarmed.
     retiring: it ends after its batch. timed_out: it was killed because ``predict`` took too long.
     batch: what is not answered yet, by its place in the batch. begun: ``predict`` runs on it, as
-    far as we know. restored: it has said that it is ready, or has ended; ``ready`` waits for the snapshot
-    to be hashed as well. poisoned: it runs a single call under which another instance has died already,
-    so that its death says nothing about the function. restore_ms: what its restore took, told to
+    far as we know. restored: it has said that it is ready, or has ended; ``ready`` waits for the
+    snapshot to be hashed as well. poisoned: it runs a single call under which another instance has
+    died already, or one that must not run twice, so that its death says nothing about the function.
+    restore_ms: what its restore took, told to
     those of the first batch that waited for it: they came before ``ready_s``, monotonic seconds.
     """
 

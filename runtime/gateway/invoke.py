@@ -132,8 +132,10 @@ class Invoke:
         headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in reply.headers
-            if name not in HOPS and (name != "content-length" or method == "HEAD")
+            if name not in HOPS and name not in ("content-length", "date")  # the server's
         ]
+        if method == "HEAD" and (length := reply.header("content-length")):
+            headers.append((b"content-length", length.encode("latin-1")))
         headers += self._headers(call, True)
         if method == "HEAD" or reply.status in (204, 304):
             body = b""

@@ -310,6 +310,8 @@ class Served:
                 return self._deliver(instance, header["call"], frame.body)
             case "began":
                 instance.begun = True
+                # It is not tried again: if its process ends now, that is put down to the call.
+                instance.poisoned = instance.batch_size == 1
             case "again":
                 self._watch_time(instance)
         return None

@@ -1,6 +1,7 @@
 """One item's failure is its own, whatever the batch."""
 
 import json
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -185,3 +186,29 @@ def test_requests_are_answered_with_replies_and_items_with_results() -> None:
         (None, b"", (500, "handler_failed")),
     ]
     assert executor.answer([]) == []  # the warm-up, where there is no probe
+
+
+def test_an_interrupt_of_the_authors_own_is_an_error_like_another() -> None:
+    @function(examples=[1])
+    class Interrupts:
+        def predict(self, x: int) -> int:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # whoever freezes has pressed Ctrl-C
+        run(Interrupts(), [1])
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # as in an instance
+    try:
+        assert run(Interrupts(), [1]) == ["handler_failed"]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_result_that_no_frame_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zerowake.runtime.executor.MAX_RESULT_NBYTES", 5)
+
+    @function(examples=[1])
+    class Long:
+        def predict(self, x: int) -> str:
+            return "x" * x
+
+    assert run(Long(), [3, 4]) == ["xxx", "bad_result"]

@@ -6,6 +6,7 @@ from wsgiref.validate import validator
 
 import pytest
 
+from zerowake.runtime import wsgi
 from zerowake.runtime.errors import BadResult
 from zerowake.runtime.exchange import ReplyHead, RequestHead
 from zerowake.runtime.wsgi import call, environ
@@ -93,6 +94,18 @@ def test_a_reply_can_begin_anew_after_an_error() -> None:
         return [b"sorry"]
 
     assert call(app, post(), b"") == (ReplyHead(500), b"sorry")
+
+
+def test_a_reply_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wsgi, "MAX_RESULT_NBYTES", 1000)
+
+    def app(environ: dict[str, Any], start_response: Start) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        while True:
+            yield b"more"
+
+    with pytest.raises(BadResult, match="has passed 1000 bytes"):
+        call(app, post(), b"")
 
 
 def test_apps_that_break_the_protocol() -> None:

@@ -256,6 +256,21 @@ async def test_without_retry_only_what_has_not_begun_runs_again(world: World, be
     assert world.base.asked == 0
 
 
+async def test_calls_that_kill_and_must_not_run_again_leave_the_function_to_others(
+    world: World,
+) -> None:
+    served = world.serve(retry=False)
+    for _ in range(2 * FAILED_DEATHS):
+        callers = world.submit(served, b"kills")
+        instance = await ready(world)
+        await instance.batch()
+        instance.send({"kind": "began"})
+        await world.quiet()
+        await instance.die(signal.SIGSEGV)
+        assert outcomes(callers) == ["instance_died"]
+    assert served.failed is None
+
+
 async def test_a_caller_who_has_left_is_not_run_again(world: World) -> None:
     served = world.serve()
     (gone,) = world.submit(served, b"a")
