@@ -78,6 +78,11 @@ def add_verbs(verb: Verb) -> None:
         help="what the image is for (%(default)s)",
     )
     bundle.add_argument(
+        "--with-snapshot",
+        action="store_true",
+        help="put the snapshot into the image: for small ones, as each image then carries it",
+    )
+    bundle.add_argument(
         "--with",
         dest="extra",
         action="append",
@@ -156,6 +161,7 @@ def _bundle(options: argparse.Namespace) -> None:
         url=options.url,
         gpu=options.gpu,
         eager=options.eager,
+        inside=options.with_snapshot,
         extra=tuple(options.extra),
         named=tuple(options.trust),
     )

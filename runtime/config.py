@@ -64,8 +64,8 @@ class ServeConfig:
     included, may take. log_format: of the gateway's lines and of what functions print.
     log_level: of ``logging``, below which the gateway's own lines are left out.
     environment: names of variables that functions may see besides the harmless ones.
-    alone: the platform stops the whole container, so there is one function with one instance, which
-    is started from nothing and is not forked.
+    alone: the platform stops the whole container, so there is one function, started from nothing and
+    not forked: one instance of it, or as many as it may have where it takes requests whole.
     """
 
     host: str = "127.0.0.1"

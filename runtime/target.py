@@ -43,8 +43,8 @@ class Target(NamedTuple):
 
 
 def is_target(text: str) -> bool:
-    """Whether ``text`` names source (``...:Name``) rather than a snapshot's folder."""
-    return ":" in text and not Path(text).is_dir()
+    """Whether ``text`` names source (``...:Name``) rather than a snapshot's folder or URL."""
+    return ":" in text and "://" not in text and not Path(text).is_dir()
 
 
 def parse_target(text: str) -> Target:

@@ -25,6 +25,7 @@ DOCKERFILES = {
     ("lambda", False): "docker/lambda.Dockerfile",
     ("lambda", True): "docker/lambda-gpu.Dockerfile",
 }
+INSIDE = "# With the weights inside (--with-snapshot): COPY snapshot /opt/zerowake/snapshot"
 BOOTSTRAP = """\
 #!/bin/sh
 # Runs {name} on whatever platform this is. Rendered by `zerowake bundle`.
@@ -52,12 +53,13 @@ def bundle(
     url: str,
     trust: tuple[str, ...],
     gpu: bool = False,
+    inside: bool = False,
     extra: tuple[str, ...] = (),
 ) -> list[Part]:
     """Write the bundle of ``snapshot`` into the new or empty folder ``out``; what is in it.
 
-    platform: "container" or "lambda". url: where the snapshot is; "" puts it into the folder. trust:
-    digests whose code may run. Raises ConfigError when the folder holds something, or a package is
+    platform: "container" or "lambda". url: where the snapshot is; "" puts it into the folder. inside:
+    and from there into the image. trust: digests whose code may run. Raises ConfigError when the folder holds something, or a package is
     not installed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -73,7 +75,7 @@ def bundle(
     wheel = out / f"zerowake-{zerowake.__version__}-py3-none-any.whl"
     write_wheel(wheel)
     parts.append(Part(wheel.name, wheel.stat().st_size))
-    where = url or '$(dirname -- "$0")/snapshot'
+    where = url or '$(dirname -- "$(readlink -f -- "$0")")/snapshot'  # Lambda's is a link
     name = snapshot.manifest.name
     bootstrap = out / "bootstrap"
     bootstrap.write_text(BOOTSTRAP.format(name=name, where=where, trust=",".join(trust)))
@@ -83,14 +85,19 @@ def bundle(
     dockerfile = dockerfile.replace("ARG PYTHON=3.11", python)
     if only_libtorch:
         dockerfile = dockerfile.replace("ARG LIBTORCH_ONLY=", "ARG LIBTORCH_ONLY=1")
-    (out / "Dockerfile").write_text(dockerfile)
     # What is not named here stays out of the build, the weights above all.
-    (out / ".dockerignore").write_text("*\n!bootstrap\n!*.txt\n!*.whl\n")
+    wanted = ["*", "!bootstrap", "!*.txt", "!*.whl"]
+    if inside:
+        wanted.append("!snapshot")
+        dockerfile = dockerfile.replace(INSIDE, INSIDE.partition(": ")[2])
+    (out / "Dockerfile").write_text(dockerfile)
+    (out / ".dockerignore").write_text("".join(f"{line}\n" for line in wanted))
     if not url:
         shutil.copytree(snapshot.path, out / "snapshot")
         for path in (out / "snapshot").rglob("*"):  # a container runs as somebody else
             path.chmod(0o755 if path.is_dir() else 0o644)
-        parts.append(Part("snapshot", _nbytes(out / "snapshot"), "to be mounted, or uploaded"))
+        about = "in the image" if inside else "to be mounted, or uploaded"
+        parts.append(Part("snapshot", _nbytes(out / "snapshot"), about))
     return parts
 
 

@@ -15,7 +15,7 @@ from zerowake.adapters.stores import open_store
 from zerowake.runtime.cache import cache_directory, ensure_snapshot
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName, choose
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.inspection import columns, human_nbytes
 from zerowake.runtime.remote import localize
 from zerowake.runtime.target import is_target
@@ -25,6 +25,12 @@ from zerowake.snapshot.errors import SnapshotError
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.remote import is_remote
 from zerowake.snapshot.store import open_snapshot
+
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_CONNECTION_STRING",
+}
 
 
 def opened(text: str) -> Snapshot:
@@ -109,6 +115,7 @@ def needs_of(
         trust=trust,
         gpu=gpu,
         memory_mb=memory_mb,
+        processes=info.settings.instances[1] if info.kind is Kind.HTTP else 1,
     )
 
 
@@ -148,6 +155,8 @@ def deploy(
     form = form_of(snapshot, trust, gpu=gpu, eager=eager)
     needs = needs_of(snapshot, form, trust, gpu=gpu, memory_mb=memory_mb)
     made = rendered(platform, needs, place)
+    for note in notes(platform, FunctionInfo.of(snapshot.manifest), place.url):
+        print(f"note: {note}", file=sys.stderr)
     then = kind.then.format(out=out or "DIR", dns_name=needs.dns_name)
     if not dry_run:
         raise ConfigError(
@@ -171,6 +180,21 @@ def deploy(
     print(f"then: {then}", file=sys.stderr)
 
 
+def notes(platform: str, info: FunctionInfo, url: str) -> list[str]:
+    """What the author should know of what was written, each in a sentence."""
+    said = []
+    scheme = url.partition("://")[0] if is_remote(url) else ""
+    if scheme and scheme not in (*PLATFORMS[platform].reads, "http", "https"):
+        named = _CREDENTIALS.get(scheme, f"what fsspec wants for {scheme}://")
+        said.append(
+            f"containers there have no right to read {scheme}:// by themselves: give them {named}, "
+            "from the platform's secrets"
+        )
+    if info.settings.instances[1] == 1:
+        said.append("at most one container runs; @function(instances=(0, 10)) lets it have ten")
+    return said
+
+
 def bundle(
     text: str,
     out: Path,
@@ -179,16 +203,30 @@ def bundle(
     url: str,
     gpu: bool,
     eager: bool,
+    inside: bool,
     extra: tuple[str, ...],
     named: tuple[str, ...],
 ) -> None:
-    """Write the bundle of a snapshot into ``out`` and print what is in it."""
-    url = place_of(text, "", url).url
+    """Write the bundle of a snapshot into ``out`` and print what is in it.
+
+    Raises ConfigError for a snapshot that is to be inside and fetched.
+    """
+    if inside and url:
+        raise ConfigError("--url says where the snapshot is, --with-snapshot puts it in; name one")
+    url = "" if inside else place_of(text, "", url).url
     snapshot = opened(text)
     trust = trust_of(snapshot, named)
     form = form_of(snapshot, trust, gpu=gpu, eager=eager)
     parts = bundles.bundle(
-        snapshot, form, out, platform=platform, url=url, trust=trust, gpu=gpu, extra=extra
+        snapshot,
+        form,
+        out,
+        platform=platform,
+        url=url,
+        trust=trust,
+        gpu=gpu,
+        inside=inside,
+        extra=extra,
     )
     rows = [(part.name, human_nbytes(part.nbytes), part.about) for part in parts]
     print(columns([("PART", "SIZE", ""), *rows]))

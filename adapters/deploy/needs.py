@@ -14,6 +14,7 @@ OVERHEAD_MB = {
     FormName.COMPILED: 400,
     FormName.EAGER: 400,
 }
+PROCESS_MB = 40  # of each further process, which holds no model: flask, a client of an API
 GPU_OVERHEAD_MB = 3000  # CUDA's libraries and context, and the buffers that weights pass through
 HEADROOM = 1.5  # for what calls bring: texts, activations, replies
 ANSWER_S = 5  # a platform's timeout is longer than ours by so much, so that callers read our 504
@@ -63,10 +64,16 @@ def of(
     trust: tuple[str, ...] = (),
     gpu: bool = False,
     memory_mb: int | None = None,
+    processes: int = 1,
 ) -> Needs:
-    """The needs of a function with these settings. memory_mb: instead of the estimate."""
+    """The needs of a function with these settings.
+
+    memory_mb: instead of the estimate. processes: more than one, where a container has several that
+    each take one call at a time.
+    """
     weights_mb = math.ceil(weights_nbytes / 2**20)
     overhead_mb = GPU_OVERHEAD_MB if gpu else OVERHEAD_MB[form]
+    overhead_mb += (processes - 1) * PROCESS_MB
     max_size = settings.batch.max_size if settings.batch else 1
     return Needs(
         name=name,
@@ -76,7 +83,7 @@ def of(
         memory_mb=memory_mb or math.ceil((overhead_mb + weights_mb) * HEADROOM),
         timeout_s=math.ceil(settings.timeout_s) + ANSWER_S,
         max_size=max_size,
-        concurrency=2 * max_size,
+        concurrency=processes if processes > 1 else 2 * max_size,
         instances=settings.instances,
         trust=trust,
         gpu=gpu,

@@ -29,7 +29,8 @@ class Platform:
 
     templates: file to write -> file of infra/ that it is rendered from. values: what these want.
     then: commands that deploy what was written. chart: whether the Helm chart goes with it. asks:
-    whether its tool asks for image and URL where they are missing.
+    whether its tool asks for image and URL where they are missing. reads: the stores that its
+    containers may read by what the platform says who they are.
     """
 
     about: str
@@ -38,6 +39,7 @@ class Platform:
     then: str
     chart: bool = False
     asks: bool = False
+    reads: tuple[str, ...] = ()
 
 
 def values(platform: str, needs: Needs, place: Place) -> Values:
@@ -232,6 +234,7 @@ PLATFORMS: dict[str, Platform] = {
         _lambda,
         "sam deploy --guided --capabilities CAPABILITY_IAM --template-file {out}/template.yaml",
         asks=True,
+        reads=("s3",),
     ),
     "kubernetes": Platform(
         "a Deployment: the Helm chart and its values",
@@ -259,13 +262,15 @@ PLATFORMS: dict[str, Platform] = {
         {"service.yaml": "templates/cloud-run.yaml"},
         _cloud_run,
         "gcloud run services replace {out}/service.yaml",
+        reads=("gs", "gcs"),
     ),
     "sagemaker": Platform(
         "Amazon SageMaker, serverless where it fits: a CloudFormation template",
         {"template.yaml": "templates/sagemaker.yaml"},
         _sagemaker,
         "aws cloudformation deploy --stack-name {dns_name} --capabilities CAPABILITY_IAM "
-        "--template-file {out}/template.yaml",
+        "--template-file {out}/template.yaml --parameter-overrides RoleArn=ROLE_ARN",
+        reads=("s3",),
     ),
     "azure": Platform(
         "Azure Container Apps: an app",
@@ -273,12 +278,13 @@ PLATFORMS: dict[str, Platform] = {
         _azure,
         "az containerapp create --name {dns_name} --resource-group GROUP --environment ENVIRONMENT "
         "--yaml {out}/app.yaml",
+        reads=("az", "abfs", "abfss"),
     ),
     "runpod": Platform(
         "RunPod serverless, load balancing: a template and an endpoint for its REST API",
         _RUNPOD_FILES,
         _runpod(queue=False),
-        _RUNPOD,
+        f"{_RUNPOD}; that an endpoint is a load balancer is chosen in the console",
     ),
     "runpod-queue": Platform(
         "RunPod serverless, jobs from its queue: a template and an endpoint for its REST API",
@@ -292,6 +298,8 @@ PLATFORMS: dict[str, Platform] = {
         _vertex,
         "curl -X POST https://REGION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/REGION/"
         'models:upload -H "Authorization: Bearer $(gcloud auth print-access-token)" '
-        "--json @{out}/model.json, then endpoints/ENDPOINT:deployModel with @{out}/deployment.json",
+        "--json @{out}/model.json, then (gcloud ai endpoints create --region REGION --display-name "
+        "{dns_name}) endpoints/ENDPOINT:deployModel with @{out}/deployment.json",
+        reads=("gs", "gcs"),
     ),
 }  # fmt: skip

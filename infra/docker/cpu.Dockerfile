@@ -35,6 +35,7 @@ ENV PATH=/opt/zerowake/bin:${PATH} \
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin zerowake \
     && install -d -o 10001 -g 10001 /cache
 COPY --from=build /opt/zerowake /opt/zerowake
+# With the weights inside (--with-snapshot): COPY snapshot /opt/zerowake/snapshot
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8080

@@ -32,6 +32,7 @@ ENV PATH=/opt/zerowake/bin:${PATH} \
     ZEROWAKE_STATE=/tmp/zerowake
 COPY --from=build /opt/zerowake /opt/zerowake
 RUN install -d /var/runtime && ln -s /opt/zerowake/bootstrap /var/runtime/bootstrap
+# With the weights inside (--with-snapshot): COPY snapshot /opt/zerowake/snapshot
 USER 10001:10001
 WORKDIR /tmp
 ENTRYPOINT ["/var/runtime/bootstrap"]

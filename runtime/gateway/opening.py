@@ -10,7 +10,7 @@ from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.forms import Chosen, choose
 from zerowake.runtime.gateway.base import Flavour
 from zerowake.runtime.gateway.inputs import check_schemas
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.target import is_target
 from zerowake.snapshot import code, names
 from zerowake.snapshot.opened import Snapshot
@@ -70,7 +70,9 @@ def open_target(
     snapshot = open_snapshot(path)
     info = FunctionInfo.of(snapshot.manifest)
     if config.alone:
-        info = replace(info, settings=replace(info.settings, instances=(1, 1)))
+        # The platform has more containers where a model needs them; requests may wait for each other.
+        most = info.settings.instances[1] if info.kind is Kind.HTTP else 1
+        info = replace(info, settings=replace(info.settings, instances=(1, most)))
     if schemas:
         check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)

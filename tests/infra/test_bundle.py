@@ -234,6 +234,23 @@ def test_a_torch_free_function_runs_with_the_libraries_of_torch(
     assert "logits" in run_in(environment, out, "nets", body, tmp_path)
 
 
+@pytest.mark.parametrize("platform", ["container", "lambda"])
+def test_a_bundle_with_the_snapshot_inside(
+    frozen: Callable[[str], Path], tmp_path: Path, platform: str
+) -> None:
+    out, snapshot = tmp_path / "out", frozen("zoo.py:Add")
+    given = ("--out", out, "--platform", platform, "--with-snapshot")
+    run = zerowake("bundle", snapshot, *given)
+    assert run.returncode == 0, run.stderr
+    assert "\nCOPY snapshot /opt/zerowake/snapshot\n" in (out / "Dockerfile").read_text()
+    assert "!snapshot\n" in (out / ".dockerignore").read_text()
+    assert (out / "snapshot" / "manifest.json").is_file()
+    refused = zerowake(
+        "bundle", snapshot, "--out", tmp_path / "b", "--with-snapshot", "--url", "/m"
+    )
+    assert refused.returncode == 1 and "name one" in refused.stderr
+
+
 def test_a_bundle_with_a_url_has_no_snapshot(frozen: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     url = "https://models.example/add"

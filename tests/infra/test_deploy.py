@@ -1,9 +1,13 @@
 """``zerowake deploy``: what it fills in, what it refuses, and that the example's files are up to date."""
 
+import contextlib
+import http.server
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +18,15 @@ from support import ROOT, zerowake
 
 from zerowake.adapters import cli
 from zerowake.adapters.deploy import needs as wanted
-from zerowake.adapters.deploy.commands import rendered
+from zerowake.adapters.deploy.commands import notes, rendered
 from zerowake.adapters.deploy.needs import Needs
 from zerowake.adapters.deploy.platforms import PLATFORMS, Place, accelerator_gib
 from zerowake.adapters.deploy.render import render
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import FormName
+from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.settings import Batch, Settings
+from zerowake.snapshot.store import open_snapshot
 
 PLACE = Place(image="registry/embed:1", url="s3://bucket/embed")
 
@@ -41,6 +47,61 @@ def test_the_examples_files_are_what_the_templates_give() -> None:
 def test_the_command_knows_all_platforms() -> None:
     assert set(cli._PLATFORMS) == PLATFORMS.keys()
     assert all(platform in cli._PLATFORM_HELP for platform in PLATFORMS)
+
+
+def test_a_function_of_requests_has_several_processes_in_a_container() -> None:
+    form = FormName.PLAIN
+    found = wanted.of(Settings("hello"), 0, form, name="hello", snapshot="hello-1", processes=8)
+    assert found.concurrency == 8 and found.memory_mb > needs(0).memory_mb / 2
+
+
+@pytest.mark.parametrize(
+    "platform, url, told",
+    [
+        ("cloud-run", "s3://b/embed", "AWS_ACCESS_KEY_ID"),
+        ("lambda", "s3://b/embed", ""),
+        ("cloud-run", "gs://b/embed", ""),
+        ("azure", "gs://b/embed", "GOOGLE_APPLICATION_CREDENTIALS"),
+        ("runpod", "/models/embed", ""),
+    ],
+)
+def test_what_containers_may_not_read_by_themselves_is_told(
+    frozen: Callable[[str], Path], platform: str, url: str, told: str
+) -> None:
+    info = FunctionInfo.of(open_snapshot(frozen("zoo.py:Add")).manifest)
+    said = " ".join(notes(platform, info, url))
+    assert told in said and ("no right to read" in said) is bool(told)
+    assert "at most one container runs" in said
+
+
+@pytest.mark.parametrize("verb", ["deploy", "bundle"])
+def test_a_snapshot_that_is_named_by_its_url(
+    frozen: Callable[[str], Path], tmp_path: Path, verb: str
+) -> None:
+    snapshot = frozen("zoo.py:Add")
+    with serving(snapshot.parent) as port:
+        url = f"http://127.0.0.1:{port}/{snapshot.name}"
+        given = ["cloud-run", url, "--dry-run", "--image", "i"] if verb == "deploy" else [url]
+        environ = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+        run = zerowake(verb, *given, "--out", tmp_path / "out", env=environ)
+    assert run.returncode == 0, run.stderr
+    assert any(
+        url in path.read_text()
+        for path in (tmp_path / "out").iterdir()
+        if path.is_file() and path.suffix != ".whl"
+    )
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """A web server of the files below ``folder``."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
 
 
 def test_needs_come_from_settings_and_weights() -> None:
