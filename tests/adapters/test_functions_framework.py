@@ -280,8 +280,10 @@ def test_beside_others_it_has_a_path_of_its_own(start: Start) -> None:
     assert "/invoke/on_request" in server.exchange("GET", "/openapi.json").json()["paths"]
 
 
-def test_calls_that_wait_for_each_other_meet(start: Start) -> None:
-    server = start("-m", "zerowake", "serve", f"{APP}:on_request", "--port", "{port}")
+@pytest.mark.parametrize("verb", ["serve", "run"])
+def test_calls_that_wait_for_each_other_meet(start: Start, verb: str) -> None:
+    port = ["--port", "{port}"] if verb == "serve" else []
+    server = start("-m", "zerowake", verb, f"{APP}:on_request", *port, PORT="{port}")
     with ThreadPoolExecutor(3) as callers:
         told = list(callers.map(lambda n: server.raw("GET", f"/meet?{n}"), range(3)))
     assert [each.body for each in told] == [b"met"] * 3
