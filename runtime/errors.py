@@ -26,7 +26,8 @@ The tree below ``ZerowakeError``::
     ConfigError              422 bad_config             a setting that cannot be carried out
     TargetError              422 bad_target             path/app.py:Class or package.module:Class not found
 
-What only HTTP can do wrong (403 cross_origin, 404 not_found, 405, 415, 503 not_ready) is declared in ``gateway.problems``.
+What only HTTP can do wrong (403 cross_origin, 404 not_found, 405, 503 not_ready) is declared in
+``gateway.problems``, what one platform's protocol can beside its adapter.
 """
 
 import traceback

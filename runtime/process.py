@@ -258,7 +258,8 @@ def reseed() -> None:
 def set_threads(count: int | None, sharers: int = 1) -> None:
     """Let torch, or libtorch without it, compute with ``count`` threads where it is loaded.
 
-    None: one for each core that it may keep busy, divided among the ``sharers`` processes that compute now.
+    None: one for each core that it may keep busy, divided among the ``sharers`` processes that
+    compute now.
     """
     torch, module = sys.modules.get("torch"), sys.modules.get("zerowake.snapshot.libtorch")
     if torch is None and module is None:

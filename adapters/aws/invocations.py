@@ -252,9 +252,9 @@ class Invocations:
         Returns the ids of those that failed, and where the source wants them all results, as JSON.
 
         Records of one group go one by one, and after the first that fails no more of it; of a shard
-        nothing after it is begun any more. What has not ended by the deadline has failed. Raises why, where the source does not take ids, and
-        where all have failed: the whole batch then comes again, even from an event source mapping
-        that was not told to ReportBatchItemFailures.
+        nothing after it is begun any more. What has not ended by the deadline has failed. Raises
+        why, where the source does not take ids, and where all have failed: the whole batch then
+        comes again, even from an event source mapping that was not told to ReportBatchItemFailures.
         """
         undone = dict.fromkeys(range(len(batch.items)))
         groups: dict[str, list[int]] = {}
@@ -313,7 +313,10 @@ class Invocations:
 
 
 class _Until:
-    """``asyncio.timeout`` that raises PredictTimeout. A class: each invocation enters one."""
+    """``asyncio.timeout`` that raises PredictTimeout.
+
+    left_s: seconds from now. A class and no generator, which would be one more for each invocation.
+    """
 
     __slots__ = ("_timeout",)
 

@@ -1,4 +1,4 @@
-"""``zerowake serve``: from targets on the command line to a running gateway.
+"""``zerowake serve`` and ``zerowake run``: from targets on the command line to a running gateway.
 
 The order is the point: open the ingress (early callers wait in the socket's backlog), start the base
 zygote, look at the snapshots while it loads, and import what serves while it still does.
