@@ -76,7 +76,7 @@ class Exchange:
         """The caller has left: the app gives its call up."""
         self._left.set()
 
-    async def whole(self) -> Reply:
+    async def complete(self) -> Reply:
         """The reply, once it is complete. Raises what the app raises in mid-stream."""
 
         async def send(message: Message) -> None:

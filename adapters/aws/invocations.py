@@ -173,7 +173,7 @@ class Invocations:
             if request.problem:
                 raise BadRequest(request.problem)
             async with self._until(event):
-                reply = await self._exchange(request, event).whole()
+                reply = await self._exchange(request, event).complete()
             return _fitting(encode(reply, request.shape))
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)

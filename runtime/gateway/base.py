@@ -41,7 +41,7 @@ class BaseProcess:
         process.raise_descriptor_limit()
         self.flavour = flavour
         self.started = False
-        self.once = once
+        self._once = once
         self._modules: list[str] | None = None
         self._environment = process.function_environment(environ, named)
         # The read end is for zygotes and instances; our write end closes when this process ends,
@@ -57,7 +57,7 @@ class BaseProcess:
             # -P: no module is taken from the directory that the gateway was started in.
             command = [sys.executable, "-P", "-m", "zerowake.runtime.preload", *map(str, fds)]
             self._child = subprocess.Popen(
-                [*command, *(["libtorch"] if libtorch else []), *(["once"] if self.once else [])],
+                [*command, *(["libtorch"] if libtorch else []), *(["once"] if self._once else [])],
                 env=self._environment,
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,
