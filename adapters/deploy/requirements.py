@@ -17,8 +17,8 @@ from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.store import read_file
 
 # What the processes of ``zerowake run`` import, by distribution; with HTTP in, and with tensors.
-GATEWAY = ("orjson", "jsonschema-rs", "uvloop", "prometheus-client", "fastapi")
-HTTP = ("uvicorn", "httptools")
+GATEWAY = ("orjson", "jsonschema-rs", "prometheus-client", "fastapi")
+HTTP = ("uvicorn", "httptools", "uvloop")
 TENSORS = ("torch", "numpy")
 # What reads a store, by the URL's scheme; with fsspec where no other package is named.
 STORES = {
