@@ -176,16 +176,21 @@ def to_problem(error: BaseException) -> dict[str, Any]:
     else:
         status, code = HandlerFailed.status, HandlerFailed.code
         detail = "".join(traceback.format_exception_only(error)).strip()
-    problem: dict[str, Any] = {
-        "type": f"urn:zerowake:error:{code}",
-        "title": code.replace("_", " "),
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
+    problem = problem_of(status, code, detail)
     if isinstance(error, InvocationError):
         if error.retry_after_s is not None:
             problem["retry_after_s"] = error.retry_after_s
         if error.errors:
             problem["errors"] = error.errors
     return problem
+
+
+def problem_of(status: int, code: str, detail: str) -> dict[str, Any]:
+    """The RFC 9457 members that every problem has."""
+    return {
+        "type": f"urn:zerowake:error:{code}",
+        "title": code.replace("_", " "),
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }

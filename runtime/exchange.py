@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zerowake.runtime.errors import BadResult, RemoteError
+from zerowake.runtime.errors import BadResult, RemoteError, problem_of
 
 HOPS = frozenset(
     [
@@ -36,15 +36,7 @@ class HttpFailed(RemoteError):
     code = "http_failed"
 
     def __init__(self, detail: str, status: int) -> None:
-        super().__init__(
-            {
-                "type": f"urn:zerowake:error:{self.code}",
-                "title": self.code.replace("_", " "),
-                "status": status,
-                "code": self.code,
-                "detail": detail,
-            }
-        )
+        super().__init__(problem_of(status, self.code, detail))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from zerowake.adapters.aws.runtime_api import (
     RuntimeApiError,
     Stream,
 )
-from zerowake.adapters.calls import json_of
+from zerowake.adapters.calls import AT_ONCE, json_of
 from zerowake.runtime.errors import (
     BadRequest,
     Cancelled,
@@ -45,7 +45,6 @@ log = logging.getLogger("zerowake.adapters")
 JSON, RAW, NDJSON = "application/json", "application/octet-stream", "application/x-ndjson"
 END_S = 1.0  # for the trailers of a broken stream
 MARGIN_S = 0.1  # to answer before the platform ends the whole environment
-AT_ONCE = 256  # records of one event in the queue; it is shared with other invocations
 FULL_S = 0.02  # pause of a record that has found the queue full
 
 

@@ -23,15 +23,14 @@ class Flavour(StrEnum):
 
 
 class BaseProcess:
-    """The process of one flavour; ``start`` starts it, and another one in place of a lost one.
+    """A base's process; ``start`` starts it, and another one in place of a lost one.
 
-    socket: our end of its control socket. started: whether there has been one. once: it does not
+    named: variables that functions may see beside the harmless ones of ``environ``. socket: our end of its control socket. started: whether there has been one. once: it does not
     fork, it becomes the first child that it is asked for.
     """
 
     def __init__(
         self,
-        flavour: Flavour,
         environ: Mapping[str, str],
         named: Iterable[str],
         *,
@@ -39,7 +38,6 @@ class BaseProcess:
     ) -> None:
         process.become_subreaper()
         process.raise_descriptor_limit()
-        self.flavour = flavour
         self.started = False
         self._once = once
         self._modules: list[str] | None = None

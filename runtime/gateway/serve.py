@@ -50,7 +50,7 @@ def serve(
     fetched = {text: _fetch(text, open_store) for text in targets if "://" in text}
     ingress.open()
     bases = {
-        flavour: BaseProcess(flavour, os.environ, config.environment, once=config.alone)
+        flavour: BaseProcess(os.environ, config.environment, once=config.alone)
         for flavour in Flavour
     }
     if all(text in fetched or _looks_torch_free(text) for text in targets):
