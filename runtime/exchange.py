@@ -6,8 +6,7 @@ A body travels beside its head, as bytes. Knows no server and no framework.
 import base64
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from zerowake.runtime.errors import BadResult, RemoteError, problem_of
 
@@ -39,8 +38,7 @@ class HttpFailed(RemoteError):
         super().__init__(problem_of(status, self.code, detail))
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """What stands before a request's body.
 
     path: as in the URL, percent-encoded, beginning with "/". query: without its "?". headers: in
@@ -56,7 +54,7 @@ class RequestHead:
     scheme: str = "http"
 
     def to_json(self) -> list[Any]:
-        return [self.method, self.path, self.query, self.headers, self.client, self.scheme]
+        return list(self)
 
     @classmethod
     def from_json(cls, told: Sequence[Any]) -> "RequestHead":
@@ -64,15 +62,14 @@ class RequestHead:
         return cls(method, path, query, _pairs(headers), client, scheme)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
+class ReplyHead(NamedTuple):
     """What stands before a reply's body. headers: as those of a ``RequestHead``."""
 
     status: int
     headers: Pairs = ()
 
     def to_json(self) -> list[Any]:
-        return [self.status, self.headers]
+        return list(self)
 
     @classmethod
     def from_json(cls, told: Sequence[Any]) -> "ReplyHead":
