@@ -20,10 +20,10 @@ from zerowake.adapters.aws.runtime_api import (
     Stream,
 )
 from zerowake.adapters.calls import AT_ONCE, json_of
+from zerowake.adapters.port import AnswerTooLarge
 from zerowake.runtime.errors import (
     BadRequest,
     Cancelled,
-    InvocationError,
     PredictTimeout,
     QueueFull,
     RemoteError,
@@ -46,10 +46,6 @@ JSON, RAW, NDJSON = "application/json", "application/octet-stream", "application
 END_S = 1.0  # for the trailers of a broken stream
 MARGIN_S = 0.1  # to answer before the platform ends the whole environment
 FULL_S = 0.02  # pause of a record that has found the queue full
-
-
-class AnswerTooLarge(InvocationError):
-    status, code = 502, "answer_too_large"
 
 
 class Invocations:
