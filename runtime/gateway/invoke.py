@@ -64,7 +64,7 @@ class Invoke:
         headers = dict(scope["headers"])
         sink = Reply()
         origin = scope.get(ORIGIN) or _origin(headers)
-        call = self._caller.new(name, sink, origin.request_id or origin.trace, origin)
+        call = self._caller.new(name, sink, origin.id, origin)
         known_as = ""  # in the metrics: names that callers make up would be labels without end
         outcome, read, submitted = Outcome.CANCELLED, False, False
         try:
