@@ -53,7 +53,7 @@ class Needs:
         return math.ceil(self.weights_mb * 1.1) + 256
 
 
-def of(
+def estimate(
     settings: Settings,
     weights_nbytes: int,
     form: FormName,
@@ -64,7 +64,7 @@ def of(
     gpu: bool = False,
     memory_mb: int | None = None,
 ) -> Needs:
-    """The needs of a function with these settings. memory_mb: instead of the estimate."""
+    """The needs of a function with these settings. memory_mb: instead of what is reckoned here."""
     weights_mb = math.ceil(weights_nbytes / 2**20)
     overhead_mb = GPU_OVERHEAD_MB if gpu else OVERHEAD_MB[form]
     max_size = settings.batch.max_size if settings.batch else 1

@@ -13,9 +13,8 @@ import yaml
 from support import ROOT, zerowake
 
 from zerowake.adapters import cli
-from zerowake.adapters.deploy import needs as wanted
 from zerowake.adapters.deploy.commands import rendered
-from zerowake.adapters.deploy.needs import Needs
+from zerowake.adapters.deploy.needs import Needs, estimate
 from zerowake.adapters.deploy.platforms import PLATFORMS, Place, accelerator_gib
 from zerowake.adapters.deploy.render import render
 from zerowake.runtime.errors import ConfigError
@@ -29,7 +28,7 @@ def needs(weights_mb: float = 100, *, gpu: bool = False, **settings: Any) -> Nee
     known = Settings("embed", **settings)
     form = FormName.EAGER
     nbytes = int(weights_mb * 2**20)
-    return wanted.of(known, nbytes, form, name="embed", snapshot="embed-1", gpu=gpu)
+    return estimate(known, nbytes, form, name="embed", snapshot="embed-1", gpu=gpu)
 
 
 def test_the_examples_files_are_what_the_templates_give() -> None:
