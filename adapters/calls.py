@@ -17,10 +17,9 @@ from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.jsontext import encode_json, parse_json
 
-AT_ONCE = 256  # calls of one request in the queue, which is shared with other requests
-BYTES = (
-    "b64"  # {"b64": text} stands for bytes, as in the protocols of TensorFlow Serving and KServe
-)
+AT_ONCE = 256  # calls of one request or event in the queue, which is shared with others
+# {"b64": text} stands for bytes, as in the protocols of TensorFlow Serving and KServe.
+BYTES = "b64"
 
 
 async def each(

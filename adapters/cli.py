@@ -23,8 +23,8 @@ def add_verbs(verb: Verb) -> None:
         _run,
         "run one function on the platform that this is",
         "Finds out from the environment whether it is AWS Lambda, Cloud Run, SageMaker, ...; "
-        "ZEROWAKE_SNAPSHOT, ZEROWAKE_ADAPTER and ZEROWAKE_TRUST (digests) stand in for what is not "
-        "given here.",
+        "ZEROWAKE_SNAPSHOT (or FUNCTION_TARGET and FUNCTION_SOURCE), ZEROWAKE_ADAPTER and "
+        "ZEROWAKE_TRUST (digests) stand in for what is not given here.",
     )
     run.add_argument(
         "target",

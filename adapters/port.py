@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import InvocationError
 from zerowake.runtime.gateway.port import Ingress
 from zerowake.snapshot.errors import ZerowakeError
 
@@ -40,6 +41,12 @@ class Capabilities(NamedTuple):
     drain_s: float = 30.0
     hooks: str = ""
     model: str = ""
+
+
+class AnswerTooLarge(InvocationError):
+    """The call has ended well, and the platform does not take as much as it answers."""
+
+    status, code = 502, "answer_too_large"
 
 
 class PlatformExit(ZerowakeError):

@@ -57,7 +57,7 @@ class Request:
     @property
     def id(self) -> str:
         """What the caller calls this request; "" when it does not."""
-        return self.headers.get("x-request-id") or self.headers.get("traceparent", "")
+        return self.origin.id
 
     @property
     def origin(self) -> Origin:

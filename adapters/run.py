@@ -28,8 +28,8 @@ def run(
     """Serve ``target`` until the platform ends us.
 
     target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or FUNCTION_TARGET in
-    FUNCTION_SOURCE, or what lies where the platform lays models. Raises what is wrong with it, with the environment, or with the platform's answers, after
-    the platform was told.
+    FUNCTION_SOURCE, or what lies where the platform lays models. Raises what is wrong with it, with
+    the environment, or with the platform's answers, after the platform was told.
     """
     kind = find(environ, adapter, target or "")
     if target in {known.argument for known in KNOWN.values()}:

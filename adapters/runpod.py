@@ -14,16 +14,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from zerowake.adapters.calls import body_of, encoded, json_of
-from zerowake.adapters.port import Capabilities
+from zerowake.adapters.port import AnswerTooLarge, Capabilities
 from zerowake.adapters.pull import Pull, number
 from zerowake.adapters.runpod_api import SPOKEN, Job, JobServer, JobServerError
 from zerowake.runtime.config import ServeConfig
-from zerowake.runtime.errors import (
-    BadRequest,
-    Draining,
-    FunctionFailed,
-    InvocationError,
-)
+from zerowake.runtime.errors import BadRequest, Draining, FunctionFailed
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.problems import describe
@@ -37,10 +32,6 @@ CONCURRENCY = "ZEROWAKE_RUNPOD_CONCURRENCY"
 INTERVAL = "RUNPOD_PING_INTERVAL"  # milliseconds
 HOSTNAME = "RUNPOD_POD_HOSTNAME"
 RESULT_NBYTES = 20 << 20
-
-
-class AnswerTooLarge(InvocationError):
-    status, code = 502, "answer_too_large"
 
 
 class RunPod(Pull):
@@ -168,9 +159,8 @@ class RunPod(Pull):
             if problem["code"] == Draining.code:
                 log.warning("job %s is left to another worker: this one is to end", job.id)
                 return
-            if (
-                problem["code"] == FunctionFailed.code
-            ):  # the jobs that wait are better off elsewhere
+            # The jobs that wait are better off elsewhere.
+            if problem["code"] == FunctionFailed.code:
                 self._failed = problem["detail"]
                 self.drain()
         self._jobs[job.id] = None

@@ -26,24 +26,24 @@ class Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self.closed = False
         self._data = bytearray()
-        self._answers: deque[asyncio.Future[Response]] = deque()  # those that are still to come
+        self._expected: deque[asyncio.Future[Response]] = deque()
         self._last: asyncio.Future[Response] | None = None
         self._writable = asyncio.Event()
         self._writable.set()
 
     def send(self, data: bytes) -> "asyncio.Future[Response]":
         """Send a request, or its beginning; the future is its response."""
-        answer = self._expect()
+        response = self._expect()
         self.write(data)
-        return answer
+        return response
 
     def send_both(
         self, first: bytes, second: bytes
     ) -> "tuple[asyncio.Future[Response], asyncio.Future[Response]]":
         """Send a request, and another one that need not wait for its response (RFC 9112, 9.3.2)."""
-        answers = self._expect(), self._expect()
+        responses = self._expect(), self._expect()
         self.write(first + second)
-        return answers
+        return responses
 
     def has_begun(self) -> bool:
         """Whether something of the last response is here, be it in the socket's buffer."""
@@ -82,11 +82,11 @@ class Wire(asyncio.Protocol):
                 del self._data[:nbytes]
                 if response.status < 200:  # 100 Continue, say: the response is still to come
                     continue
-                if not self._answers or (self._data and len(self._answers) == 1):
+                if not self._expected or (self._data and len(self._expected) == 1):
                     raise ValueError("it says more than it was asked for")
-                answer = self._answers.popleft()
-                if not answer.done():
-                    answer.set_result(response)
+                future = self._expected.popleft()
+                if not future.done():
+                    future.set_result(response)
                 if not response.keeps_alive:
                     self.close()
                     return
@@ -96,9 +96,9 @@ class Wire(asyncio.Protocol):
             self._fail(ConnectionError(f"no HTTP response: {error}"))
 
     def _expect(self) -> "asyncio.Future[Response]":
-        self._last = answer = asyncio.get_running_loop().create_future()
-        self._answers.append(answer)
-        return answer
+        self._last = future = asyncio.get_running_loop().create_future()
+        self._expected.append(future)
+        return future
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or ConnectionResetError("it has closed the connection"))
@@ -115,10 +115,10 @@ class Wire(asyncio.Protocol):
         self._transport.close()
         if not isinstance(error, OSError):
             error = ConnectionError(str(error))
-        while self._answers:
-            if not (answer := self._answers.popleft()).done():
-                answer.set_exception(error)
-                answer.exception()  # who does not ask for it any more need not be told
+        while self._expected:
+            if not (future := self._expected.popleft()).done():
+                future.set_exception(error)
+                future.exception()  # who does not ask for it any more need not be told
 
 
 def parse(data: bytearray, ended: bool) -> tuple[Response, int] | None:

@@ -154,9 +154,10 @@ def depth(text: str) -> Depth:
 
 
 def local(text: str, options: argparse.Namespace) -> str:
-    """What is named, or the folder in the cache of the snapshot whose URL it is."""
-    if "://" not in text:  # nothing is imported for it: what serves is to start first
-        return text
+    """What is named, or the folder in the cache of the snapshot whose URL it is.
+
+    Raises SnapshotError, StoreError.
+    """
     from zerowake.runtime.remote import localize
 
     return localize(text, options.open_store, os.environ)

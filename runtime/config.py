@@ -53,7 +53,7 @@ class InstanceSpec(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """How ``zerowake serve`` runs.
+    """How ``zerowake serve`` and ``zerowake run`` serve.
 
     host, port: where it listens; port 0 takes a free one. depth: where functions start and rest.
     idle_s: seconds without calls after which a function sinks one step towards it. drain_s: how

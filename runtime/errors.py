@@ -27,7 +27,8 @@ The tree below ``ZerowakeError``::
     ConfigError              422 bad_config             a setting that cannot be carried out
     TargetError              422 bad_target             path/app.py:Class or package.module:Class not found
 
-What only HTTP can do wrong (403 cross_origin, 404 not_found, 405, 415, 503 not_ready) is declared in ``gateway.problems``.
+What only HTTP can do wrong (403 cross_origin, 404 not_found, 405, 503 not_ready) is declared in
+``gateway.problems``, what one platform's protocol can beside its adapter.
 """
 
 import traceback
@@ -186,16 +187,21 @@ def to_problem(error: BaseException) -> dict[str, Any]:
         len(detail) > MAX_DETAIL_NCHARS
     ):  # an author's may hold its whole input, which no frame takes
         detail = f"{detail[:MAX_DETAIL_NCHARS]}... ({len(detail)} characters)"
-    problem: dict[str, Any] = {
-        "type": f"urn:zerowake:error:{code}",
-        "title": code.replace("_", " "),
-        "status": status,
-        "code": code,
-        "detail": detail,
-    }
+    problem = problem_of(status, code, detail)
     if isinstance(error, InvocationError):
         if error.retry_after_s is not None:
             problem["retry_after_s"] = error.retry_after_s
         if error.errors:
             problem["errors"] = error.errors
     return problem
+
+
+def problem_of(status: int, code: str, detail: str) -> dict[str, Any]:
+    """The RFC 9457 members that every problem has."""
+    return {
+        "type": f"urn:zerowake:error:{code}",
+        "title": code.replace("_", " "),
+        "status": status,
+        "code": code,
+        "detail": detail,
+    }

@@ -7,10 +7,9 @@ import base64
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from zerowake.runtime.errors import BadResult, RemoteError
+from zerowake.runtime.errors import BadResult, RemoteError, problem_of
 
 HOPS = frozenset(
     [
@@ -42,19 +41,10 @@ class HttpFailed(RemoteError):
     code = "http_failed"
 
     def __init__(self, detail: str, status: int) -> None:
-        super().__init__(
-            {
-                "type": f"urn:zerowake:error:{self.code}",
-                "title": self.code.replace("_", " "),
-                "status": status,
-                "code": self.code,
-                "detail": detail,
-            }
-        )
+        super().__init__(problem_of(status, self.code, detail))
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """What stands before a request's body.
 
     path: as in the URL, percent-encoded, beginning with "/". query: without its "?". headers: in
@@ -74,7 +64,7 @@ class RequestHead:
         return len(self.method) + len(self.path) + len(self.query) + _nchars(self.headers)
 
     def to_json(self) -> list[Any]:
-        return [self.method, self.path, self.query, self.headers, self.client, self.scheme]
+        return list(self)
 
     @classmethod
     def from_json(cls, told: Sequence[Any]) -> "RequestHead":
@@ -82,15 +72,14 @@ class RequestHead:
         return cls(method, path, query, _pairs(headers), client, scheme)
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyHead:
+class ReplyHead(NamedTuple):
     """What stands before a reply's body. headers: as those of a ``RequestHead``."""
 
     status: int
     headers: Pairs = ()
 
     def to_json(self) -> list[Any]:
-        return [self.status, self.headers]
+        return list(self)
 
     @classmethod
     def from_json(cls, told: Sequence[Any]) -> "ReplyHead":

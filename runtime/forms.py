@@ -34,6 +34,22 @@ class Chosen(NamedTuple):
         return self.name in (FormName.COMPILED, FormName.EAGER)
 
 
+def named_modules(snapshot: Snapshot, form: "Form | None") -> set[str]:
+    """The modules that an object of the snapshot is made of in this form, the author's own among them.
+
+    From the skeleton, so all others are on the allow-list. form: None for the eager one.
+    """
+    skeleton = snapshot.skeleton
+    if form is not None:
+        from zerowake.snapshot.form import prune
+
+        skeleton = prune(form, snapshot)
+    named = {name.partition(":")[0] for _kind, name in skeleton.names}
+    if any(node["t"] == "tokenizer" for node in skeleton.nodes):
+        named.add("tokenizers")
+    return named - {"builtins", ""}
+
+
 def choose(
     snapshot: Snapshot, trusted: Iterable[str], device: Device, *, loads: bool = False
 ) -> Chosen:

@@ -42,6 +42,11 @@ class Origin:
     tenant: str = ""
     client_context: str = ""
 
+    @property
+    def id(self) -> str:
+        """What a call may be given as its id; "" when the caller says nothing that could be one."""
+        return self.request_id or self.trace
+
     def told(self) -> dict[str, str]:
         """What is not empty, by name."""
         names = self.__slots__

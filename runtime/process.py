@@ -258,7 +258,8 @@ def reseed() -> None:
 def set_threads(count: int | None, sharers: int = 1) -> None:
     """Let torch, or libtorch without it, compute with ``count`` threads where it is loaded.
 
-    None: one for each core that it may keep busy, divided among the ``sharers`` processes that compute now.
+    None: one for each core that it may keep busy, divided among the ``sharers`` processes that
+    compute now.
     """
     torch, module = sys.modules.get("torch"), sys.modules.get("zerowake.snapshot.libtorch")
     if torch is None and module is None:
@@ -289,23 +290,23 @@ def spread_threads() -> Iterator[None]:
     Threads that have slept wake up where they were woken from, all on one core, and it takes the
     scheduler up to 20 ms to part them.
     """
-    usable = os.sched_getaffinity(0)
+    allowed = os.sched_getaffinity(0)
     here = ctypes.CDLL(None).sched_getcpu()
     others = [int(tid) for tid in os.listdir("/proc/self/task") if int(tid) != os.getpid()]
-    if usable == {here} or not others:
+    if allowed == {here} or not others:
         yield
         return
-    _bind(others, usable - {here})
+    _bind(others, allowed - {here})
     try:
         yield
     finally:
-        _bind(others, usable)
+        _bind(others, allowed)
 
 
-def _bind(tids: Iterable[int], cores: set[int]) -> None:
+def _bind(tids: Iterable[int], allowed: set[int]) -> None:
     for tid in tids:
         with contextlib.suppress(OSError):  # it has ended
-            os.sched_setaffinity(tid, cores)
+            os.sched_setaffinity(tid, allowed)
 
 
 def make_room(nbytes: int) -> None:

@@ -47,7 +47,7 @@ def localize(text: str, open_store: OpenStore, environ: Mapping[str, str]) -> st
 class Localizing:
     """The same in a process of its own, for one that serves afterwards.
 
-    What a store's client imports and allocates (50 MB with boto3) ends with it, and base zygotes can
+    What a store's client imports and allocates (58 MB with boto3) ends with it, and base zygotes can
     be started meanwhile. To be made while this process has one thread.
     """
 

@@ -51,7 +51,7 @@ class Settings:
 
     batch: None where ``predict`` takes one item. timeout_s: the longest that one ``predict`` may
     take. instances: fewest and most processes. threads: of the numeric libraries in an instance;
-    None is all cores. retry: whether an item may run again when its process died or its batch failed.
+    None: one for each core that it may keep busy, shared with those that compute beside it. retry: whether an item may run again when its process died or its batch failed.
     """
 
     name: str

@@ -2,17 +2,18 @@
 
 A frame is ``<u32 header length><u32 body length><header: JSON object><body: bytes>``, little-endian,
 over a connected ``AF_UNIX`` stream socket. The header's ``kind`` says what it is; payloads travel
-raw in the body, cut by the lengths in ``header["sizes"]``. This file only carries them:
+raw in the body, cut by the lengths in ``header["sizes"]``. ``call`` is a call's place in the running
+batch, times are milliseconds where they do not say otherwise. This file only carries them:
 
 ======================  ================================================================================
-gateway -> instance     ``batch`` {calls: [{id, timeout_s, and origin or head}], busy, sizes}, ``cancel`` {call},
-                        ``stop``,
-                        ``hook`` {moment} (what the author wants done before a snapshot or after a restore)
-instance -> gateway     ``ready`` {report}, ``failed`` {problem}, ``began`` (predict runs from now on; only of a
-                        function with retry=False), ``item`` {call, sizes} (one chunk of a stream), ``result``
-                        {call, predict_ms, and sizes or problem; head, of a reply}, ``again`` (predict runs anew on a part of the
-                        batch), ``settled``; ``call`` is the item's place in the running batch; ``hooked``
-                        {problem, if it failed}
+gateway -> instance     ``batch`` {calls: [{id, timeout_s; origin or head}], busy, sizes}: busy is how many
+                        instances of the function compute now; ``cancel`` {call}, ``stop``, ``hook`` {moment}
+                        (what the author wants done before a snapshot or after a restore)
+instance -> gateway     ``ready`` {report, form, reason}, ``failed`` {problem}, ``began`` (predict runs from now
+                        on; only of a function with retry=False), ``item`` {call, sizes} (one chunk of a
+                        stream), ``result`` {call, predict_ms; problem, or else sizes, not after items; head,
+                        of a reply}, ``again`` (predict runs anew on a part of the batch), ``settled``
+                        {eager_calls, if any}, ``hooked`` {problem, if it failed}
 gateway -> base         ``import`` {modules}, once, before anything else
 gateway -> zygote       ``fork`` {ticket, role, spec}, the child's socket comes with it as a descriptor
 zygote -> gateway       ``up`` {report}, ``failed`` {problem}, ``unforkable`` {reason, rehearsed}, then

@@ -34,7 +34,7 @@ _ALIKE, _ALIKE_LOWER = 1e-4, 2e-2
 
 @torch.no_grad()
 def compile_module(calls: Calls, out: Path, dtype: str | None) -> dict[str, Any]:
-    """Compile one module into ``out``; returns its entry in form.json.
+    """Compile one module into ``out``; returns its entry in form.json, and with it ``limits``, in words.
 
     Writes ``<path>.so``, and to CONSTANTS what the snapshot does not hold. dtype: of the weights and
     the arithmetic, by torch's name; None keeps them. Raises CannotCompile with what stands against it.

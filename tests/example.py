@@ -6,9 +6,8 @@
 import importlib.util
 from pathlib import Path
 
-from zerowake.adapters.deploy import needs as wanted
 from zerowake.adapters.deploy.commands import rendered
-from zerowake.adapters.deploy.needs import Needs
+from zerowake.adapters.deploy.needs import Needs, estimate
 from zerowake.adapters.deploy.platforms import Place
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.function import Function, function_of
@@ -33,7 +32,7 @@ def example() -> Function:
 
 def needs(*, gpu: bool = False) -> Needs:
     settings = example().settings
-    return wanted.of(
+    return estimate(
         settings, WEIGHTS_NBYTES, FormName.TORCH_FREE, name="embed", snapshot="embed", gpu=gpu
     )
 

@@ -14,12 +14,13 @@ from urllib.parse import unquote
 
 from zerowake.adapters.aws.events import HttpRequest
 from zerowake.runtime.errors import Cancelled
+from zerowake.runtime.exchange import HOPS
 from zerowake.runtime.gateway.asgi import ASGIApp, Message, Scope
 from zerowake.runtime.gateway.invoke import ORIGIN
 from zerowake.runtime.invocation import Origin
 
 PRELUDE_TYPE = "application/vnd.awslambda.http-integration-response"
-_HOPS = ("connection", "content-length", "transfer-encoding")  # the platform sets its own
+_ITS_OWN = HOPS | {"content-length"}  # the platform sets them
 
 
 def scope(request: HttpRequest, origin: Origin, *, whole: bool = False) -> Scope:
@@ -76,7 +77,7 @@ class Exchange:
         """The caller has left: the app gives its call up."""
         self._left.set()
 
-    async def whole(self) -> Reply:
+    async def complete(self) -> Reply:
         """The reply, once it is complete. Raises what the app raises in mid-stream."""
 
         async def send(message: Message) -> None:
@@ -123,7 +124,7 @@ class Exchange:
             self.reply.status = message["status"]
             pairs = message["headers"]
             told = [(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in pairs]
-            self.reply.headers = [pair for pair in told if pair[0] not in _HOPS]
+            self.reply.headers = [pair for pair in told if pair[0] not in _ITS_OWN]
         return b"" if self._request.method == "HEAD" else message.get("body", b"")
 
     async def _receive(self) -> Message:

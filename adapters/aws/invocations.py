@@ -19,11 +19,11 @@ from zerowake.adapters.aws.runtime_api import (
     RuntimeApiError,
     Stream,
 )
-from zerowake.adapters.calls import json_of
+from zerowake.adapters.calls import AT_ONCE, json_of
+from zerowake.adapters.port import AnswerTooLarge
 from zerowake.runtime.errors import (
     BadRequest,
     Cancelled,
-    InvocationError,
     PredictTimeout,
     QueueFull,
     RemoteError,
@@ -45,12 +45,7 @@ log = logging.getLogger("zerowake.adapters")
 JSON, RAW, NDJSON = "application/json", "application/octet-stream", "application/x-ndjson"
 END_S = 1.0  # for the trailers of a broken stream
 MARGIN_S = 0.1  # to answer before the platform ends the whole environment
-AT_ONCE = 256  # records of one event in the queue; it is shared with other invocations
 FULL_S = 0.02  # pause of a record that has found the queue full
-
-
-class AnswerTooLarge(InvocationError):
-    status, code = 502, "answer_too_large"
 
 
 class Invocations:
@@ -173,7 +168,7 @@ class Invocations:
             if request.problem:
                 raise BadRequest(request.problem)
             async with self._until(event):
-                reply = await self._exchange(request, event).whole()
+                reply = await self._exchange(request, event).complete()
             return _fitting(encode(reply, request.shape))
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
@@ -252,9 +247,9 @@ class Invocations:
         Returns the ids of those that failed, and where the source wants them all results, as JSON.
 
         Records of one group go one by one, and after the first that fails no more of it; of a shard
-        nothing after it is begun any more. What has not ended by the deadline has failed. Raises why, where the source does not take ids, and
-        where all have failed: the whole batch then comes again, even from an event source mapping
-        that was not told to ReportBatchItemFailures.
+        nothing after it is begun any more. What has not ended by the deadline has failed. Raises
+        why, where the source does not take ids, and where all have failed: the whole batch then
+        comes again, even from an event source mapping that was not told to ReportBatchItemFailures.
         """
         undone = dict.fromkeys(range(len(batch.items)))
         groups: dict[str, list[int]] = {}
@@ -313,7 +308,10 @@ class Invocations:
 
 
 class _Until:
-    """``asyncio.timeout`` that raises PredictTimeout. A class: each invocation enters one."""
+    """``asyncio.timeout`` that raises PredictTimeout.
+
+    left_s: seconds from now. A class and no generator, which would be one more for each invocation.
+    """
 
     __slots__ = ("_timeout",)
 

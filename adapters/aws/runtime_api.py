@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from zerowake.adapters.wire_http import Response, Wire, head
-from zerowake.runtime.gateway.links import mark_seen
 from zerowake.runtime.invocation import Origin
 from zerowake.snapshot.errors import ZerowakeError
 
@@ -123,7 +122,7 @@ class Line:
             raise RuntimeApiError(f"/next gives an invocation without {error}") from None
         return Event(id_, response.body, deadline_s, headers)
 
-    def answer(self, event: Event, body: bytes, content_type: str) -> "Answer":
+    def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""
         headers = {"Content-Type": content_type, **_echo(event)}
         return self._answer(f"/runtime/invocation/{event.id}/response", headers, body)
@@ -144,7 +143,7 @@ class Line:
         body = error_body(problem, request_id=event.id)
         await self.taken(self._answer(f"/runtime/invocation/{event.id}/error", headers, body))
 
-    async def taken(self, answer: "Answer") -> None:
+    async def taken(self, answer: Answer) -> None:
         """Wait until the API has taken it. Raises as ``respond``."""
         response = await self._request(answer.request, answer.sent)
         if response.status >= 300:
@@ -166,8 +165,8 @@ class Line:
             **_echo(event),
         }
         path = f"/{VERSION}/runtime/invocation/{event.id}/response"
-        answer = wire.send(head("POST", path, self._host, headers))
-        return Stream(self, event, wire, answer)
+        response = wire.send(head("POST", path, self._host, headers))
+        return Stream(self, event, wire, response)
 
     async def restore_next(self) -> None:
         """Returns when this process goes on after having been snapshotted and restored."""
@@ -204,7 +203,7 @@ class Line:
             self._wire.close()
             self._wire = None
 
-    def _answer(self, path: str, headers: dict[str, str], body: bytes) -> "Answer":
+    def _answer(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
         request, sent = self._post(path, headers, body), None
         if self._wire is not None and not self._wire.closed:
             if self.polls_on:
@@ -256,21 +255,20 @@ class Line:
 
 
 class Stream:
-    """An answer in chunks; ended by ``finish`` or ``fail``."""
+    """An answer in chunks; ended by ``finish`` or ``fail``. response: what the API says to it."""
 
     def __init__(
-        self, line: Line, event: Event, wire: Wire, answer: "asyncio.Future[Response]"
+        self, line: Line, event: Event, wire: Wire, response: "asyncio.Future[Response]"
     ) -> None:
-        answer.add_done_callback(mark_seen)  # a reset is noticed by the next write
         self._line = line
         self._event = event
         self._wire = wire
-        self._answer = answer
+        self._response = response
 
     @property
     def gone(self) -> "asyncio.Future[Response]":
         """Done when nobody takes chunks any more: the connection has broken off, or was answered."""
-        return self._answer
+        return self._response
 
     async def write(self, chunk: bytes) -> None:
         """One chunk; waits while the reader is slow. Raises Refused or OSError when it has left."""
@@ -292,14 +290,14 @@ class Stream:
         self._line.close()
 
     async def _send(self, data: bytes) -> None:
-        if self._answer.done():
-            raise _refusal(self._answer.result())  # or why the connection broke off
+        if self._response.done():
+            raise _refusal(self._response.result())  # or why the connection broke off
         self._wire.write(data)
         await self._wire.drained()
 
     async def _end(self, data: bytes) -> None:
         await self._send(data)
-        response = await self._answer
+        response = await self._response
         if response.status >= 300:
             raise _refusal(response)
 

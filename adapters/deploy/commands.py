@@ -7,8 +7,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from zerowake.adapters.deploy import bundle as bundles
-from zerowake.adapters.deploy import needs as wanted
-from zerowake.adapters.deploy.needs import Needs
+from zerowake.adapters.deploy.needs import Needs, estimate
 from zerowake.adapters.deploy.platforms import PLATFORMS, Place, values
 from zerowake.adapters.deploy.render import plain, render, template
 from zerowake.adapters.stores import open_store
@@ -106,7 +105,7 @@ def needs_of(
     nbytes = sum(segment.nbytes for segment in snapshot.manifest.segments)
     if form.compiled is not None and forms.CONSTANTS in form.compiled.files:
         nbytes += (form.compiled.path / forms.CONSTANTS).stat().st_size
-    return wanted.of(
+    return estimate(
         info.settings,
         nbytes,
         form.name,

@@ -54,7 +54,7 @@ class Needs:
         return math.ceil(self.weights_mb * 1.1) + 256
 
 
-def of(
+def estimate(
     settings: Settings,
     weights_nbytes: int,
     form: FormName,

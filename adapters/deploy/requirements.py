@@ -10,15 +10,14 @@ from collections.abc import Iterable, Iterator
 from importlib import metadata
 
 from zerowake.runtime.errors import ConfigError
-from zerowake.runtime.forms import Chosen, FormName
+from zerowake.runtime.forms import Chosen, FormName, named_modules
 from zerowake.snapshot import names
-from zerowake.snapshot.form import prune
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.store import read_file
 
 # What the processes of ``zerowake run`` import, by distribution; with HTTP in, and with tensors.
-GATEWAY = ("orjson", "jsonschema-rs", "uvloop", "prometheus-client", "fastapi")
-HTTP = ("uvicorn", "httptools")
+GATEWAY = ("orjson", "jsonschema-rs", "prometheus-client", "fastapi")
+HTTP = ("uvicorn", "httptools", "uvloop")
 TENSORS = ("torch", "numpy")
 # What reads a store, by the URL's scheme; with fsspec where no other package is named.
 STORES = {
@@ -64,13 +63,8 @@ def pinned(
 
 def modules(snapshot: Snapshot, form: Chosen) -> set[str]:
     """The top-level modules of other packages that an instance imports."""
-    skeleton = snapshot.skeleton
-    if form.compiled is not None:
-        skeleton = prune(form.compiled, snapshot)
-    named = {name.partition(":")[0] for _kind, name in skeleton.names}
+    named = named_modules(snapshot, form.compiled)
     own = names.own_modules(snapshot.manifest.code.files)
-    if any(node["t"] == "tokenizer" for node in skeleton.nodes):
-        named.add("tokenizers")
     sources = {_module(path): path for path in snapshot.manifest.code.files}
     todo = {_module(snapshot.manifest.code.entry)} | (named & own)
     seen: set[str] = set()
@@ -85,7 +79,7 @@ def modules(snapshot: Snapshot, form: Chosen) -> set[str]:
                 named.add(imported)
     tops = {name.partition(".")[0] for name in named - own}
     own_tops = {name.partition(".")[0] for name in own}
-    return tops - own_tops - set(sys.stdlib_module_names) - {"builtins", "zerowake", ""}
+    return tops - own_tops - set(sys.stdlib_module_names) - {"zerowake", ""}
 
 
 def _store(url: str) -> tuple[str, ...]:

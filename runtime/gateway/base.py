@@ -23,15 +23,14 @@ class Flavour(StrEnum):
 
 
 class BaseProcess:
-    """The process of one flavour; ``start`` starts it, and another one in place of a lost one.
+    """A base's process; ``start`` starts it, and another one in place of a lost one.
 
-    socket: our end of its control socket. started: whether there has been one. once: it does not
+    named: variables that functions may see beside the harmless ones of ``environ``. socket: our end of its control socket. started: whether there has been one. once: it does not
     fork, it becomes the first child that it is asked for.
     """
 
     def __init__(
         self,
-        flavour: Flavour,
         environ: Mapping[str, str],
         named: Iterable[str],
         *,
@@ -39,9 +38,8 @@ class BaseProcess:
     ) -> None:
         process.become_subreaper()
         process.raise_descriptor_limit()
-        self.flavour = flavour
         self.started = False
-        self.once = once
+        self._once = once
         self._modules: list[str] | None = None
         self._environment = process.function_environment(environ, named)
         # The read end is for zygotes and instances; our write end closes when this process ends,
@@ -57,7 +55,7 @@ class BaseProcess:
             # -P: no module is taken from the directory that the gateway was started in.
             command = [sys.executable, "-P", "-m", "zerowake.runtime.preload", *map(str, fds)]
             self._child = subprocess.Popen(
-                [*command, *(["libtorch"] if libtorch else []), *(["once"] if self.once else [])],
+                [*command, *(["libtorch"] if libtorch else []), *(["once"] if self._once else [])],
                 env=self._environment,
                 pass_fds=fds,
                 stdin=subprocess.DEVNULL,

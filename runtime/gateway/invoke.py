@@ -25,7 +25,7 @@ from zerowake.runtime.gateway.asgi import (
 )
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.reply import Reply
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import NOWHERE, Invocation, Origin
 from zerowake.runtime.logs import invocation_fields
 from zerowake.runtime.metrics import Outcome
@@ -64,7 +64,7 @@ class Invoke:
         headers = dict(scope["headers"])
         sink = Reply()
         origin = scope.get(ORIGIN) or _origin(headers)
-        call = self._caller.new(name, sink, origin.request_id or origin.trace, origin)
+        call = self._caller.new(name, sink, origin.id, origin)
         known_as = ""  # in the metrics: names that callers make up would be labels without end
         outcome, read, submitted = Outcome.CANCELLED, False, False
         try:
@@ -83,7 +83,7 @@ class Invoke:
             submitted = True
             watch = asyncio.create_task(_leave_on_disconnect(receive, sink))
             try:
-                if info.kind == "stream":
+                if info.kind is Kind.STREAM:
                     outcome = await self._stream(call, sink, info, headers, send)
                 else:
                     outcome = await self._unary(call, sink, info, send)

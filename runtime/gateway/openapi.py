@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from zerowake.runtime.gateway.problems import PROBLEM_SCHEMA
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.info import FunctionInfo, Kind
 
 Json = dict[str, Any]
 
@@ -95,7 +95,9 @@ def _operation(info: FunctionInfo, schemas: Json) -> Json:
         "requestBody": {"required": True, "content": _input(info, schemas)},
         "responses": {
             "200": {
-                "description": "A stream of results." if info.kind == "stream" else "The result.",
+                "description": "A stream of results."
+                if info.kind is Kind.STREAM
+                else "The result.",
                 "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in _HEADERS},
                 "content": _output(info, schemas),
             },
@@ -105,7 +107,7 @@ def _operation(info: FunctionInfo, schemas: Json) -> Json:
 
 
 def _input(info: FunctionInfo, schemas: Json) -> Json:
-    if info.kind == "http":  # whatever it takes; any method, and any path below this one
+    if info.kind is Kind.HTTP:  # whatever it takes; any method, and any path below this one
         return {"*/*": {}}
     if info.raw_input:
         return {"application/octet-stream": {}}
@@ -118,12 +120,12 @@ def _input(info: FunctionInfo, schemas: Json) -> Json:
 
 
 def _output(info: FunctionInfo, schemas: Json) -> Json:
-    if info.kind == "http":
+    if info.kind is Kind.HTTP:
         return {"*/*": {}}
     if info.raw_output:
         return {"application/octet-stream": {}}
     schema = _adopt(info.output_schema, f"{info.name}.output", schemas)
-    if info.kind != "stream":
+    if info.kind is not Kind.STREAM:
         return {"application/json": {"schema": schema}}
     # OpenAPI 3.1 cannot say "a sequence of": the schema is that of one line or event.
     return {"application/x-ndjson": {"schema": schema}, "text/event-stream": {"schema": schema}}

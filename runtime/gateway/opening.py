@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zerowake.runtime.config import ServeConfig
-from zerowake.runtime.forms import Chosen, choose
+from zerowake.runtime.forms import Chosen, choose, named_modules
 from zerowake.runtime.gateway.base import Flavour
 from zerowake.runtime.gateway.inputs import check_schemas
 from zerowake.runtime.info import FunctionInfo, Kind
@@ -100,16 +100,7 @@ def shared_modules(flavour: Flavour, functions: Iterable[Opened]) -> list[str]:
 
 
 def _modules(snapshot: Snapshot, form: "Form | None") -> list[str]:
-    """What an instance imports for its object, from the skeleton: allow-listed names only."""
-    skeleton = snapshot.skeleton
-    if form is not None:
-        from zerowake.snapshot.form import prune
-
-        skeleton = prune(form, snapshot)
+    """What an instance imports for its object and a base may: nothing of the author's."""
     own = names.own_modules(snapshot.manifest.code.files)
-    named = {name.partition(":")[0] for _kind, name in skeleton.names}
-    modules = [] if form is None else [LIBTORCH_MODULE]
-    modules += sorted(named - own - {"builtins", ""})
-    if any(node["t"] == "tokenizer" for node in skeleton.nodes):
-        modules.append("tokenizers")
-    return modules
+    libraries = sorted(named_modules(snapshot, form) - own)
+    return libraries if form is None else [LIBTORCH_MODULE, *libraries]

@@ -1,14 +1,13 @@
-"""``zerowake serve``: from targets on the command line to a running gateway.
+"""``zerowake serve`` and ``zerowake run``: from targets on the command line to a running gateway.
 
 The order is the point: open the ingress (early callers wait in the socket's backlog), start the base
 zygote, look at the snapshots while it loads, and import what serves while it still does.
 """
 
-import contextlib
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime import logs
 from zerowake.runtime.config import Device, ServeConfig, shows_gpu
@@ -19,13 +18,14 @@ from zerowake.snapshot.errors import DamagedSnapshot
 from zerowake.snapshot.mapping import read_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from zerowake.runtime.gateway.pool import Pool
     from zerowake.runtime.remote import Localizing, OpenStore
 
 log = logging.getLogger("zerowake.gateway")
 
 MOST_FORM_NBYTES = 16 << 20
-WATCH_AGAIN_S = 2.0  # when the watcher itself has failed, or its folder is gone
 
 
 def serve(
@@ -50,7 +50,7 @@ def serve(
     fetched = {text: _fetch(text, open_store) for text in targets if "://" in text}
     ingress.open()
     bases = {
-        flavour: BaseProcess(flavour, os.environ, config.environment, once=config.alone)
+        flavour: BaseProcess(os.environ, config.environment, once=config.alone)
         for flavour in Flavour
     }
     if all(text in fetched or _looks_torch_free(text) for text in targets):
@@ -86,8 +86,16 @@ def serve(
         check_schemas(each.info)
     from zerowake.runtime.gateway.server import run
 
-    watch = (lambda pool: _reload(sources, config, pool)) if reload else None
+    watch = _watching(sources, config) if reload else None
     run(opened, config, ingress, bases, watch)
+
+
+def _watching(
+    sources: list[str], config: ServeConfig
+) -> "Callable[[Pool], Coroutine[Any, Any, None]]":
+    from zerowake.runtime.gateway.reloading import keep_fresh  # nothing of it is needed otherwise
+
+    return lambda pool: keep_fresh(sources, config, pool)
 
 
 def _fetch(url: str, open_store: "OpenStore") -> "Localizing":
@@ -118,57 +126,3 @@ def check_device(device: Device, devices: Path = Path("/dev")) -> None:
             f"--device cuda, but there is no GPU here: no {devices}/nvidia0; check the driver "
             "(nvidia-smi), or take --device cpu or auto"
         )
-
-
-async def _reload(sources: list[str], config: ServeConfig, pool: "Pool") -> None:
-    """Freeze a source again whenever one of its files has changed, and put it in its place."""
-    import asyncio
-
-    from watchfiles import awatch
-
-    from zerowake.runtime.cache import stop_freezing
-    from zerowake.runtime.gateway.opening import open_target
-    from zerowake.runtime.target import parse_target
-    from zerowake.snapshot import code
-
-    async def watch(text: str) -> None:
-        target = parse_target(text)
-        files = {target.entry}
-
-        def is_source(_change: object, path: str) -> bool:
-            # Only the author's files: freezing itself may write below the same folder.
-            with contextlib.suppress(Exception):  # gone or unreadable now: those known still count
-                found = code.collect(target.entry, target.root).files
-                files.update(target.root / name for name in found)
-            return Path(path) in files or Path(path) == target.root
-
-        while True:
-            async for changes in awatch(target.root, watch_filter=is_source):
-                await refresh(text)
-                if any(Path(path) == target.root for _change, path in changes):
-                    break  # the folder is gone, or another one has its name: watched anew
-            while not target.root.is_dir():
-                await asyncio.sleep(WATCH_AGAIN_S)
-            await refresh(text)
-
-    async def refresh(text: str) -> None:
-        try:
-            opened = await asyncio.to_thread(open_target, text, config, reload=True)
-            if opened.snapshot.digest != pool.digest(opened.info.name):
-                log.info("%s has changed: %s", text, opened.snapshot.path.name)
-                pool.serve(opened)
-        except Exception as error:
-            log.error("%s: the old one stays: %s", text, error)
-
-    async def keep_watching(text: str) -> None:
-        while True:
-            try:
-                await watch(text)
-            except Exception as error:  # no inotify watch is left, say
-                log.error("%s: the old one stays, its source cannot be watched: %s", text, error)
-            await asyncio.sleep(WATCH_AGAIN_S)
-
-    try:
-        await asyncio.gather(*map(keep_watching, sources))
-    finally:
-        await asyncio.to_thread(stop_freezing)  # it may take a while to go

@@ -97,7 +97,7 @@ def test_what_only_load_imports_stays_out(frozen: Callable[[str], Path], tmp_pat
     assert modules(snapshot, form) == {"yaml"}
     found = names(pinned(snapshot, form, http=True, extra=("tqdm",)))
     assert {"pyyaml", "tqdm"} <= found and not found & {"torch", "numpy", "networkx"}
-    assert not names(pinned(snapshot, form, http=False)) & {"uvicorn", "httptools"}
+    assert not names(pinned(snapshot, form, http=False)) & {"uvicorn", "httptools", "uvloop"}
     with pytest.raises(ConfigError, match="no-such-package"):
         pinned(snapshot, form, http=True, extra=("no-such-package",))
 

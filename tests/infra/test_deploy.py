@@ -17,9 +17,8 @@ import yaml
 from support import ROOT, zerowake
 
 from zerowake.adapters import cli
-from zerowake.adapters.deploy import needs as wanted
 from zerowake.adapters.deploy.commands import notes, rendered
-from zerowake.adapters.deploy.needs import Needs
+from zerowake.adapters.deploy.needs import Needs, estimate
 from zerowake.adapters.deploy.platforms import PLATFORMS, Place, accelerator_gib
 from zerowake.adapters.deploy.render import render
 from zerowake.runtime.errors import ConfigError
@@ -35,7 +34,7 @@ def needs(weights_mb: float = 100, *, gpu: bool = False, **settings: Any) -> Nee
     known = Settings("embed", **settings)
     form = FormName.EAGER
     nbytes = int(weights_mb * 2**20)
-    return wanted.of(known, nbytes, form, name="embed", snapshot="embed-1", gpu=gpu)
+    return estimate(known, nbytes, form, name="embed", snapshot="embed-1", gpu=gpu)
 
 
 def test_the_examples_files_are_what_the_templates_give() -> None:
@@ -51,7 +50,7 @@ def test_the_command_knows_all_platforms() -> None:
 
 def test_a_function_of_requests_has_several_processes_in_a_container() -> None:
     form = FormName.PLAIN
-    found = wanted.of(Settings("hello"), 0, form, name="hello", snapshot="hello-1", processes=8)
+    found = estimate(Settings("hello"), 0, form, name="hello", snapshot="hello-1", processes=8)
     assert found.concurrency == 8 and found.memory_mb > needs(0).memory_mb / 2
 
 

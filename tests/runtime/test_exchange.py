@@ -26,7 +26,7 @@ def reply(status: int = 200, content_type: str = "") -> ReplyHead:
         ("application/json", b'{"a": 1}', {"a": 1}),
         ("application/problem+json; charset=utf-8", b"[]", []),
         ("application/json", b"NaN", {"b64": "TmFO"}),
-        ("application/json", b"[" * 100_000, None),
+        ("application/json", b"[" * 99_999, {"b64": "W1tb" * 33_333}),
         ("text/html; charset=utf-8", "é".encode(), "é"),
         ("text/plain", b"\xff", {"b64": "/w=="}),
         ("image/png", b"ab", {"b64": "YWI="}),
@@ -35,8 +35,7 @@ def reply(status: int = 200, content_type: str = "") -> ReplyHead:
     ],
 )
 def test_a_reply_as_a_result(content_type: str, body: bytes, result: Any) -> None:
-    found = json.loads(result_of(reply(200, content_type), body))
-    assert found == result or (len(body) == 100_000 and set(found) == {"b64"})
+    assert json.loads(result_of(reply(200, content_type), body)) == result
 
 
 def test_a_reply_that_tells_of_an_error_is_one() -> None:

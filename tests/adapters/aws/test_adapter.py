@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -398,6 +399,7 @@ def test_a_direct_call_needs_few_modules(frozen: Callable[[str], Path], tmp_path
             zerowake.snapshot.form
         """
         assert imported.isdisjoint(spared.split()), imported & set(spared.split())
+        assert all(map(find_spec, spared.split()))  # each name is still that of a module
 
     run(test)
 

@@ -91,10 +91,10 @@ async def chunks(exchange: Exchange) -> list[bytes]:
 
 def test_replies_whole_and_in_chunks() -> None:
     app = parts_of(b"a", b"b")
-    reply = asyncio.run(Exchange(app, request(), Origin("id")).whole())
+    reply = asyncio.run(Exchange(app, request(), Origin("id")).complete())
     assert reply == Reply(201, [("content-type", "text/plain")], b"ab")
     assert asyncio.run(chunks(Exchange(app, request(), Origin("id")))) == [b"a", b"b"]
-    reply = asyncio.run(Exchange(app, request("HEAD"), Origin("id")).whole())
+    reply = asyncio.run(Exchange(app, request("HEAD"), Origin("id")).complete())
     assert (reply.status, reply.body) == (201, b"")
     assert asyncio.run(chunks(Exchange(app, request("HEAD"), Origin("id")))) == []
 
@@ -110,7 +110,7 @@ def test_errors_come_after_what_was_before_them() -> None:
     app = parts_of(b"a", error=ValueError("over"))
     assert asyncio.run(until_error(Exchange(app, request(), Origin("id")))) == [b"", b"a"]
     with pytest.raises(ValueError, match="over"):
-        asyncio.run(Exchange(app, request(), Origin("id")).whole())
+        asyncio.run(Exchange(app, request(), Origin("id")).complete())
 
 
 def test_an_app_that_says_nothing() -> None:
@@ -118,7 +118,7 @@ def test_an_app_that_says_nothing() -> None:
         pass
 
     with pytest.raises(Cancelled):
-        asyncio.run(Exchange(silent, request(), Origin("id")).whole())
+        asyncio.run(Exchange(silent, request(), Origin("id")).complete())
     assert asyncio.run(chunks(Exchange(silent, request(), Origin("id")))) == []
 
 
