@@ -36,6 +36,9 @@ def test_an_adapter_can_be_named() -> None:
     assert find({}, "zerowake.adapters.knative:CloudRun") is CloudRun
     with pytest.raises(ConfigError, match=r"no adapter 'nothing'.*kserve"):
         find({}, "nothing")
+    for name, said in (("json:loads", "is no class"), ("json:JSONDecoder", "lacks capabilities")):
+        with pytest.raises(ConfigError, match=f"{name}' is no adapter: it {said}"):
+            find({}, name)
     for name in KNOWN:
         assert find({}, name).capabilities.platform
         assert name_of(find({}, name)) == name
