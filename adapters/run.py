@@ -19,6 +19,7 @@ from zerowake.runtime.errors import ConfigError
 log = logging.getLogger("zerowake.adapters")
 
 SNAPSHOT, TRUST = "ZEROWAKE_SNAPSHOT", "ZEROWAKE_TRUST"
+PORT = "the variable that the adapter takes its port from"  # unless it names one
 FUNCTION, SOURCE = "FUNCTION_TARGET", "FUNCTION_SOURCE"
 
 
@@ -34,7 +35,9 @@ def run(
     kind = find(environ, adapter, target or "")
     if target in {known.argument for known in KNOWN.values()}:
         target = None  # the platform's word, which names no model
-    config = kind.configure(environ, replace(config, alone=True, environment=tuple(environ)))
+    config = kind.configure(
+        environ, replace(config, alone=True, environment=tuple(environ), port_from=PORT)
+    )
     logs.configure(config.log_format)
     log.info("running on: %s (adapter %s)", kind.capabilities.platform, name_of(kind))
     ingress = kind(environ, config)

@@ -477,6 +477,9 @@ def test_help_teaches() -> None:
     assert "a JSON list, JSON lines, or the bytes" in " ".join(
         zerowake("freeze", "--help").stdout.split()
     )
+    run = zerowake("run", "--help").stdout
+    for named in ("PORT", "FUNCTION_TARGET", "FUNCTION_SOURCE", "ZEROWAKE_OBJECTS"):
+        assert named in run
     shown = zerowake("--help").stdout
     assert "zerowake serve examples/embed/app.py:Embed" in shown
     assert "prewarmed (a fork that has warmed" in " ".join(
