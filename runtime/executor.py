@@ -9,7 +9,6 @@ of sockets, queues or processes.
 
 import contextlib
 import sys
-import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,7 @@ from zerowake.runtime.exchange import POSTED, ReplyHead, RequestHead, check, res
 from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
+from zerowake.runtime.logs import print_exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Executor:
 
 def _failed(error: BaseException) -> Answer:
     if not isinstance(error, InvocationError):  # the author's: where, for the log
-        traceback.print_exception(error)
+        print_exception(error)
     return Answer(problem=to_problem(error), error=error)
 
 
