@@ -122,6 +122,11 @@ def test_paths_that_are_no_folders_of_snapshots(
     path = frozen("zoo.py:Add")
     above = zerowake("inspect", path.parent)
     assert above.returncode == 1 and f"name one of those below it: {path.parent}/" in above.stderr
+    source = zerowake("serve", "tiny.py", "--port", "0", cwd=APPS)
+    assert source.returncode == 1 and "name the function in it, tiny.py:Tiny; `" in source.stderr
+    incomplete = zerowake("inspect", "s3://")
+    assert incomplete.returncode == 1
+    assert "'s3://' is no address of a snapshot; wanted scheme://" in incomplete.stderr
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
         code, _, error = freeze(APPS / "zoo.py:Add", out)
