@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 ADAPTER = "ZEROWAKE_ADAPTER"  # names one, whatever else the environment says
 
+# What ``run`` asks of one; ``port.Adapter`` says what each is.
+_PARTS = (
+    "capabilities", "configure", "many_connections", "open", "serve", "drain", "close",
+    "report_init_error",
+)  # fmt: skip
+
 
 class Known(NamedTuple):
     """An adapter that ships with us: its class, and the variables that only its platform sets.
@@ -66,6 +72,13 @@ def find(
             f"there is no adapter {name!r}: {error}; ours are {', '.join(KNOWN)}, and one of your own "
             "is named package.module:Class"
         ) from error
+    lacking = [part for part in _PARTS if not hasattr(found, part)]
+    if not isinstance(found, type) or lacking:
+        what = f"lacks {', '.join(lacking)}" if isinstance(found, type) else "is no class"
+        raise ConfigError(
+            f"{name!r} is no adapter: it {what}; docs/adapters.md says how to write one, and ours "
+            f"are {', '.join(KNOWN)}"
+        )
     return found
 
 

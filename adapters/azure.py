@@ -7,13 +7,12 @@ under /api/. Whichever names function.json has, there is one function.
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
 from zerowake.adapters.calls import body_of, json_of
-from zerowake.adapters.port import Capabilities
-from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, port
+from zerowake.adapters.port import Capabilities, Port
+from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, listening
 from zerowake.adapters.routes import JSON, Passed, Request, Response, Route, answer_json
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest
@@ -24,6 +23,7 @@ from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
 from zerowake.runtime.jsontext import parse_json
 
+PORT = Port("FUNCTIONS_CUSTOMHANDLER_PORT", 8080)
 URL_CHARACTERS = ":/?#[]@!$&'()*+,;=%"  # beside letters, digits and -._~ (RFC 3986)
 
 
@@ -40,12 +40,12 @@ class Azure(Push):
         request_nbytes=100 << 20,
         timeout="the plan's; 230 s over HTTP",
         start_s=60.0,
+        port=PORT,
     )
 
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
-        listening = port(environ, "FUNCTIONS_CUSTOMHANDLER_PORT", 8080)
-        return replace(config, host="127.0.0.1", port=listening)  # the host is beside us
+        return listening(config, environ, PORT, host="127.0.0.1")  # the host is beside us
 
     def routes(self) -> list[Route]:
         return [

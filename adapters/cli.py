@@ -23,8 +23,10 @@ def add_verbs(verb: Verb) -> None:
         _run,
         "run one function on the platform that this is",
         "Finds out from the environment whether it is AWS Lambda, Cloud Run, SageMaker, ...; "
-        "ZEROWAKE_SNAPSHOT (or FUNCTION_TARGET and FUNCTION_SOURCE), ZEROWAKE_ADAPTER and "
-        "ZEROWAKE_TRUST (digests) stand in for what is not given here.",
+        "ZEROWAKE_SNAPSHOT, ZEROWAKE_ADAPTER and ZEROWAKE_TRUST (digests) stand in for what is not "
+        "given here, FUNCTION_TARGET in FUNCTION_SOURCE (main.py) for a function in source. The port "
+        "is PORT's (8080), or that of the platform's own variable (docs/adapters.md); ZEROWAKE_OBJECTS "
+        "names the buckets whose objects events may have fetched.",
     )
     run.add_argument(
         "target",

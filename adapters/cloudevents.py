@@ -27,6 +27,7 @@ from zerowake.snapshot.errors import ZerowakeError
 if TYPE_CHECKING:
     from cloudevents.core.base import BaseCloudEvent
 
+VERSION = "1.0"
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
 RESULT_TYPE = "dev.zerowake.result"
@@ -185,10 +186,15 @@ def _binary(info: FunctionInfo, headers: dict[str, str], body: bytes) -> Event:
 
 
 def _require(attributes: Mapping[str, Any], prefix: str) -> None:
-    """The SDK makes up an id and a version where there is none; an event must bring them."""
+    """The SDK makes up an id and a version where there is none; an event must bring them.
+
+    It also reads 0.3, whose data may be encoded otherwise, and to which no reply of ours would fit.
+    """
     for name in ("id", "specversion"):
         if f"{prefix}{name}" not in attributes:
             raise BadRequest(f"this is no CloudEvent: it has no {name}")
+    if (version := attributes[f"{prefix}specversion"]) != VERSION:
+        raise BadRequest(f"this event has specversion {version!r:.40}; wanted {VERSION}")
 
 
 def _read(info: FunctionInfo, event: "BaseCloudEvent", data: Any) -> Event:
@@ -229,7 +235,8 @@ def _sdk() -> Any:
         from cloudevents.core.bindings import http
     except ImportError as error:
         raise NotInstalled(
-            f"events need the CloudEvents SDK: pip install 'zerowake[events]' ({error})"
+            "events need the CloudEvents SDK: pip install 'zerowake[events]', or for an image "
+            f"zerowake bundle --with cloudevents ({error})"
         ) from None
     return http
 
@@ -275,7 +282,7 @@ def _reply(event: Event, info: FunctionInfo, chunks: list[bytes]) -> dict[str, A
     """The result as an event. The same event has the same reply, so that a repetition is known."""
     digest = hashlib.sha256(f"{event.source}\0{event.id}\0{info.name}".encode()).hexdigest()
     return {
-        "specversion": "1.0",
+        "specversion": VERSION,
         "id": digest[:32],
         "source": _source(info),
         "type": RESULT_TYPE,

@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 from zerowake.adapters.port import Capabilities
-from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push
+from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, PORT, STREAMING, Push
 
 
 class Container(Push):
@@ -15,4 +15,5 @@ class Container(Push):
         streaming=STREAMING,
         mid_stream_error=MID_STREAM,
         events=CLOUD_EVENTS,
+        port=PORT,
     )

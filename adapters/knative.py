@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from zerowake.adapters.port import Capabilities
-from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push
+from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, PORT, STREAMING, Push
 from zerowake.adapters.routes import Passed, Request, Response, Route
 from zerowake.runtime.config import ServeConfig
 
@@ -30,6 +30,7 @@ class Knative(Push):
         concurrency="containerConcurrency (0: as many as come)",
         timeout="300 s, at most 600 s",
         drain_s=30.0,
+        port=PORT,
     )
 
     def routes(self) -> list[Route]:
@@ -61,6 +62,7 @@ class CloudRun(Knative):
         timeout="300 s, at most 60 min",
         start_s=240.0,
         drain_s=10.0,
+        port=PORT,
     )
 
     @staticmethod

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from zerowake.adapters import inference_protocol
 from zerowake.adapters.calls import all_or_first_error, body_of, each, instances, json_of, value_of
 from zerowake.adapters.port import Capabilities
-from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push
+from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, PORT, STREAMING, Push
 from zerowake.adapters.routes import Request, Response, Route, answer_json
 from zerowake.runtime.errors import BadRequest, UnknownFunction
 from zerowake.runtime.info import FunctionInfo
@@ -34,6 +34,7 @@ class KServe(Push):
         concurrency="containerConcurrency (0: as many as come)",
         timeout="60 s",
         model="/mnt/models",
+        port=PORT,
     )
 
     def routes(self) -> list[Route]:

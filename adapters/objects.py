@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 from zerowake.adapters.stores import open_store
-from zerowake.runtime.errors import BadRequest, InvocationError, TooLarge
+from zerowake.runtime.errors import BadRequest, ConfigError, InvocationError, TooLarge
 from zerowake.snapshot.errors import StoreChanged, StoreError
 
 if TYPE_CHECKING:
@@ -134,9 +134,20 @@ class Objects:
 
 
 def allowed(environ: Mapping[str, str]) -> tuple[str, ...] | None:
-    """What ZEROWAKE_OBJECTS names, URLs apart by spaces or commas; None when it is not set."""
+    """What ZEROWAKE_OBJECTS names, URLs apart by spaces or commas; None when it is not set.
+
+    Raises ConfigError for what can be no object's URL: nothing would be fetched for it.
+    """
     text = environ.get(ALLOWED)
-    return None if text is None else tuple(text.replace(",", " ").split())
+    if text is None:
+        return None
+    urls = tuple(text.replace(",", " ").split())
+    if odd := [url for url in urls if not url.startswith(("s3://", "gs://"))]:
+        raise ConfigError(
+            f"{ALLOWED} names {odd[0]!r:.80}; wanted URLs of buckets or of folders in them, such as "
+            "s3://uploads gs://photos/in"
+        )
+    return urls
 
 
 def _below(url: str, prefix: str) -> bool:

@@ -12,6 +12,13 @@ from zerowake.runtime.gateway.port import Ingress
 from zerowake.snapshot.errors import ZerowakeError
 
 
+class Port(NamedTuple):
+    """Where an adapter listens: what ``variable`` says, ``default`` where it says nothing."""
+
+    variable: str
+    default: int
+
+
 class Capabilities(NamedTuple):
     """What a platform offers and demands; the table in docs/adapters.md is made of these.
 
@@ -23,7 +30,7 @@ class Capabilities(NamedTuple):
     it has none. timeout: how long a call may take, in words. start_s: seconds that a start may take.
     drain_s: seconds between the word that we are to end and the end. hooks: what the platform does
     with a started container beside calling it. model: where the platform lays the model, a folder or
-    the $VARIABLE that names one; taken when none is named.
+    the $VARIABLE that names one; taken when none is named. port: None where it does not listen.
     """
 
     platform: str
@@ -41,6 +48,7 @@ class Capabilities(NamedTuple):
     drain_s: float = 30.0
     hooks: str = ""
     model: str = ""
+    port: Port | None = None
 
 
 class AnswerTooLarge(InvocationError):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zerowake.adapters.port import Capabilities
+from zerowake.adapters.port import Capabilities, Port
 from zerowake.adapters.routes import Request, Response, Route, Table, problem_response
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STREAMING = "chunked NDJSON, or SSE where Accept asks for it"
 MID_STREAM = "SSE: an error event; else the connection is cut off"
 CLOUD_EVENTS = ("CloudEvents 1.0", "Pub/Sub push")
+PORT = Port("PORT", 8080)  # most platforms'
 
 
 class Push(HttpIngress):
@@ -33,7 +34,7 @@ class Push(HttpIngress):
 
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
-        return replace(config, host="0.0.0.0", port=port(environ, "PORT", 8080))
+        return listening(config, environ, PORT)
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:
         super().__init__(config)
@@ -78,9 +79,17 @@ class Push(HttpIngress):
         return self.functions.names()[0]
 
 
+def listening(
+    config: ServeConfig, environ: Mapping[str, str], where: Port, host: str = "0.0.0.0"
+) -> ServeConfig:
+    """``config`` with the address of a platform. Raises ConfigError for a port that is none."""
+    chosen = port(environ, where.variable, where.default)
+    return replace(config, host=host, port=chosen, port_from=where.variable)
+
+
 def port(environ: Mapping[str, str], name: str, default: int) -> int:
-    """The port that a variable names. Raises ConfigError."""
-    text = environ.get(name, str(default))
+    """The port that a variable names, where it is set and not empty. Raises ConfigError."""
+    text = environ.get(name) or str(default)
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
         raise ConfigError(f"{name} is {text!r:.40}; it must be a port number, 0 to 65535")
     return int(text)

@@ -4,6 +4,7 @@ The platform stops the whole container, so there is no zygote to keep and nothin
 and one instance start side by side, and the platform's own protocol brings the calls.
 """
 
+import argparse
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,12 +14,15 @@ from zerowake.adapters import KNOWN, find, name_of
 from zerowake.adapters.model import snapshot_in
 from zerowake.adapters.stores import open_store
 from zerowake.runtime import logs
+from zerowake.runtime.cli_options import digest
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
 
 log = logging.getLogger("zerowake.adapters")
 
 SNAPSHOT, TRUST = "ZEROWAKE_SNAPSHOT", "ZEROWAKE_TRUST"
+PORT = "the variable that the adapter takes its port from"  # unless it names one
+OBJECTS = "ZEROWAKE_OBJECTS"  # as ``objects.ALLOWED``, which a start does without
 FUNCTION, SOURCE = "FUNCTION_TARGET", "FUNCTION_SOURCE"
 
 
@@ -34,14 +38,20 @@ def run(
     kind = find(environ, adapter, target or "")
     if target in {known.argument for known in KNOWN.values()}:
         target = None  # the platform's word, which names no model
-    config = kind.configure(environ, replace(config, alone=True, environment=tuple(environ)))
+    config = kind.configure(
+        environ, replace(config, alone=True, environment=tuple(environ), port_from=PORT)
+    )
     logs.configure(config.log_format)
     log.info("running on: %s (adapter %s)", kind.capabilities.platform, name_of(kind))
     ingress = kind(environ, config)
     try:
         from zerowake.runtime.gateway.serve import serve
 
-        trusted = tuple(environ.get(TRUST, "").replace(",", " ").split())
+        trusted = _trusted(environ)
+        if OBJECTS in environ:
+            from zerowake.adapters.objects import allowed
+
+            allowed(environ)  # what is wrong with it is said now, not at the first event
         target = target or environ.get(SNAPSHOT) or _named_source(environ)
         target = target or _laid_out(kind.capabilities.model, environ)
         if not target and config.alone:  # else functions may come later
@@ -58,6 +68,14 @@ def run(
     except Exception as error:
         ingress.report_init_error(error)
         raise
+
+
+def _trusted(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The digests in ZEROWAKE_TRUST, apart by spaces or commas. Raises ConfigError."""
+    try:
+        return tuple(map(digest, environ.get(TRUST, "").replace(",", " ").split()))
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"{TRUST}: {error}") from None
 
 
 def _named_source(environ: Mapping[str, str]) -> str:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from zerowake.adapters.port import Capabilities
-from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, port
+from zerowake.adapters.port import Capabilities, Port
+from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, listening, port
 from zerowake.adapters.routes import Request, Response, Route
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.gateway.http import listen
 
-PORT = 80
+PORT = Port("PORT", 80)
+HEALTH_PORT = "PORT_HEALTH"
 
 
 class RunPodHttp(Push):
@@ -30,17 +31,18 @@ class RunPodHttp(Push):
         response_nbytes=30 << 20,
         timeout="330 s",
         start_s=120.0,
+        port=PORT,
     )
 
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
-        return replace(config, host="0.0.0.0", port=port(environ, "PORT", PORT))
+        return listening(config, environ, PORT)
 
     def open(self) -> None:
         super().open()
-        health = port(self.environ, "PORT_HEALTH", self.config.port)
+        health = port(self.environ, HEALTH_PORT, self.config.port)
         if health != self.config.port:
-            self._sockets.append(listen(replace(self.config, port=health)))
+            self._sockets.append(listen(replace(self.config, port=health, port_from=HEALTH_PORT)))
 
     def routes(self) -> list[Route]:
         path = self.environ.get("HEALTH_CHECK_PATH") or "/ping"

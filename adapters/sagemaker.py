@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from zerowake.adapters.model import snapshot_in
-from zerowake.adapters.port import Capabilities
-from zerowake.adapters.push import CLOUD_EVENTS, STREAMING, Push, port
+from zerowake.adapters.port import Capabilities, Port
+from zerowake.adapters.push import CLOUD_EVENTS, STREAMING, Push, listening
 from zerowake.adapters.routes import Passed, Request, Response, Route, answer_json
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
@@ -24,6 +24,7 @@ from zerowake.runtime.memory import available_nbytes
 
 log = logging.getLogger("zerowake.adapters")
 
+PORT = Port("SAGEMAKER_BIND_TO_PORT", 8080)
 MULTI = "SAGEMAKER_MULTI_MODEL"
 PREFIX = "x-amzn-sagemaker-"
 RESERVE_NBYTES = 256 << 20  # left free when a model is loaded: its calls need memory as well
@@ -53,11 +54,12 @@ class SageMaker(Push):
         start_s=3600.0,
         hooks="loads and unloads models of multi-model endpoints",
         model="/opt/ml/model",
+        port=PORT,
     )
 
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
-        config = replace(config, host="0.0.0.0", port=port(environ, "SAGEMAKER_BIND_TO_PORT", 8080))
+        config = listening(config, environ, PORT)
         if _is_multi(environ):  # models come and go, and are forks of what they share
             config = replace(config, alone=False, depth=Depth.HOT)
         return config

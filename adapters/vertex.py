@@ -5,15 +5,16 @@ streamRawPredict send to the same route goes to the function as it is.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 from zerowake.adapters.calls import all_or_first_error, body_of, each, instances, json_of
-from zerowake.adapters.port import Capabilities
-from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, port
+from zerowake.adapters.port import Capabilities, Port
+from zerowake.adapters.push import CLOUD_EVENTS, MID_STREAM, STREAMING, Push, listening
 from zerowake.adapters.routes import Passed, Request, Response, Route
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.jsontext import parse_json
+
+PORT = Port("AIP_HTTP_PORT", 8080)
 
 
 class Vertex(Push):
@@ -29,11 +30,12 @@ class Vertex(Push):
         response_nbytes=1_500_000,
         timeout="60 s",
         model="$AIP_STORAGE_URI",
+        port=PORT,
     )
 
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
-        return replace(config, host="0.0.0.0", port=port(environ, "AIP_HTTP_PORT", 8080))
+        return listening(config, environ, PORT)
 
     def routes(self) -> list[Route]:
         health = self.environ.get("AIP_HEALTH_ROUTE") or "/health"

@@ -15,7 +15,9 @@ def render() -> str:
     calls = [
         ["adapter", "platform", "chosen by", "calls", "events", "streams", "error in mid-stream"]
     ]
-    limits = [["adapter", "at a time", "request", "timeout", "start", "drain", "model at", "more"]]
+    limits = [
+        ["adapter", "at a time", "request", "timeout", "start", "drain", "port", "model at", "more"]
+    ]
     for name, can in known.items():
         events = ", ".join(can.events) or "-"
         called = f"`{name}`"
@@ -45,7 +47,8 @@ def _limits(can: Capabilities) -> list[str]:
     more = [can.hooks, "" if can.cancel else "is not told of callers that leave"]
     more.append("items of a batch fail alone" if can.partial_batch else "")
     model = f"`{can.model}`" if can.model else "-"
-    told = [can.concurrency, size, can.timeout or "-", start, f"{can.drain_s:g} s", model]
+    port = f"`{can.port.variable}`, else {can.port.default}" if can.port else "-"
+    told = [can.concurrency, size, can.timeout or "-", start, f"{can.drain_s:g} s", port, model]
     return [*told, "; ".join(filter(None, more)) or "-"]
 
 

@@ -3,6 +3,7 @@
 A target is frozen by a process of its own, so that the gateway stays free of torch.
 """
 
+import ast
 import hashlib
 import importlib.metadata
 import json
@@ -60,8 +61,7 @@ def ensure_snapshot(text: str, cache: Path, *, compiled: bool = True) -> Path:
         return path
     except (OSError, ZerowakeError):
         pass
-    more = ", and its modules are compiled for this machine (half a minute or more)"
-    log.info("%s is frozen first: load runs%s", text, more if compiled else "")
+    log.info("%s is frozen first: %s", text, _what_runs(target, compiled))
     out = cache / "snapshots"
     command = [sys.executable, "-P", "-m", "zerowake", "freeze", text, "--out", str(out)]
     command += [] if compiled else ["--no-compile"]
@@ -77,6 +77,18 @@ def ensure_snapshot(text: str, cache: Path, *, compiled: bool = True) -> Path:
     index.parent.mkdir(parents=True, exist_ok=True)
     index.write_bytes(os.fsencode(path))
     return path
+
+
+def _what_runs(target: Target, compiled: bool) -> str:
+    """What freezing does, in words. Of a plain function there is nothing to load or to compile."""
+    try:
+        nodes = ast.parse(target.entry.read_bytes()).body
+    except (OSError, SyntaxError, ValueError):  # the freeze says it
+        nodes = []
+    if any(isinstance(n, ast.FunctionDef) and n.name == target.attribute for n in nodes):
+        return "its module is imported"
+    more = ", and its modules are compiled for this machine (half a minute or more)"
+    return f"load runs{more if compiled else ''}"
 
 
 def cache_directory(environ: Mapping[str, str]) -> Path:

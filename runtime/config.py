@@ -55,7 +55,8 @@ class InstanceSpec(NamedTuple):
 class ServeConfig:
     """How ``zerowake serve`` and ``zerowake run`` serve.
 
-    host, port: where it listens; port 0 takes a free one. depth: where functions start and rest.
+    host, port: where it listens; port 0 takes a free one. port_from: the option or the variable that
+    chooses the port, for messages. depth: where functions start and rest.
     idle_s: seconds without calls after which a function sinks one step towards it. drain_s: how
     long calls may go on after SIGTERM. device: where weights go; auto takes a GPU if there is one.
     trusted: snapshot digests whose code the operator vouched for. code_dir: take the code from
@@ -70,6 +71,7 @@ class ServeConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
+    port_from: str = "--port"
     depth: Depth = Depth.PREWARMED
     idle_s: float = 60.0
     drain_s: float = 30.0

@@ -10,7 +10,6 @@ of sockets, queues or processes.
 import contextlib
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +34,7 @@ from zerowake.runtime.exchange import (
 from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
+from zerowake.runtime.logs import print_exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ class Executor:
 
 def _failed(error: BaseException) -> Answer:
     if not isinstance(error, InvocationError):  # the author's: where, for the log
-        traceback.print_exception(error)
+        print_exception(error)
     return Answer(problem=to_problem(error), error=error)
 
 

@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 PACKAGE = "functions_framework"
 SIGNATURE = "FUNCTION_SIGNATURE_TYPE"  # its setting for a function without a decorator
 SOURCE = Path(os.path.realpath(__file__)).with_name("framework_source.py")
+INSTALL = "pip install functions-framework"
 HINT = (
     f"or a decorator of {PACKAGE}, or set {SIGNATURE} to http, cloudevent or event (these need "
-    "pip install functions-framework)"
+    f"{INSTALL})"
 )
+SIGNATURES = ("http", "cloudevent", "event", "typed")  # typed: it sets this itself
 
 
 class _Wanted(NamedTuple):
@@ -55,15 +57,22 @@ def looks_like_one(module: str, environ: Mapping[str, str]) -> bool:
 
 def is_registered(attribute: str) -> bool:
     """Whether one of its decorators was on a function of this name. It tells nobody in public."""
+    return attribute in registered()
+
+
+def registered() -> Collection[str]:
+    """The names of all functions that have one of its decorators, in any module."""
     registry: Any = sys.modules.get(f"{PACKAGE}._function_registry")
-    return attribute in getattr(registry, "REGISTRY_MAP", ())
+    names: Collection[str] = getattr(registry, "REGISTRY_MAP", ())
+    return names
 
 
 def load(module: str, attribute: str) -> "WSGIApp | None":
     """Import ``module`` and have an app made of its function; None where it is none, or cannot be one
     because the package is not installed.
 
-    Raises what the import of the module raises, and DeclarationError for an async function.
+    Raises what the import of the module raises, and DeclarationError for an async function and for
+    a signature type that there is not.
     """
     try:
         framework = importlib.import_module(PACKAGE)
@@ -95,6 +104,12 @@ def hand_over(namespace: dict[str, Any]) -> None:
         or not (is_registered(attribute) or SIGNATURE in os.environ)
     ):
         raise _NotOne
+    # It looks at the variable only where there is no decorator; a mistake in it is one everywhere.
+    if (signature := os.environ.get(SIGNATURE)) and signature not in SIGNATURES:
+        raise DeclarationError(
+            f"{SIGNATURE} is {signature!r:.40}; it is one of {', '.join(SIGNATURES)}, and a function "
+            "with a decorator does without"
+        )
     if inspect.iscoroutinefunction(inspect.unwrap(found)):
         raise DeclarationError(
             f"{attribute} is an async function; write `def {attribute}` and take the decorator from "

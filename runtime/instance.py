@@ -9,7 +9,6 @@ import logging
 import os
 import select
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from zerowake.runtime.hooks import Moment
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import Origin
-from zerowake.runtime.logs import FunctionOutput
+from zerowake.runtime.logs import FunctionOutput, print_exception
 from zerowake.runtime.wire import Connection, Frame, encode
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
 from zerowake.snapshot.restore import Restored, wake_up
@@ -122,7 +121,7 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     try:
         kit, executor, report_ms = _start(connection, spec, kit, output)
     except BaseException as error:
-        traceback.print_exception(error.__cause__ or error)  # the author's, where there is one
+        print_exception(error.__cause__ or error)  # the author's, where there is one
         connection.send({"kind": "failed", "problem": to_problem(error)})
         return
     report_ms["total"] = 1e3 * (time.perf_counter() - started)
@@ -199,7 +198,7 @@ class Loop:
             with self._output.during(moment):
                 hooks.run(moment)
         except BaseException as error:
-            traceback.print_exception(error)
+            print_exception(error)
             header["problem"] = to_problem(error)
         self._connection.send(header)
 
@@ -267,7 +266,7 @@ class Loop:
                     break
         except BaseException as error:
             if not isinstance(error, InvocationError):
-                traceback.print_exception(error)
+                print_exception(error)
             header["problem"] = to_problem(error)
         finally:
             chunks.close()

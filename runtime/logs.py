@@ -1,7 +1,8 @@
 """Log lines, as JSON or text: the gateway's own, and what functions print.
 
 What a function prints is split into lines and tagged with the function's name and the ids of the
-invocations that run at that moment. Lines go to file descriptor 2 in one write each, so lines of
+invocations that run at that moment; the traceback of an error is one line of JSON, and of text as
+many as it has, tagged at its end. Lines go to file descriptor 2 in one write each, so lines of
 many processes do not mix. Knows nothing of processes or invocations beyond their names.
 """
 
@@ -13,6 +14,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -68,10 +70,18 @@ def configure(log_format: LogFormat, level: int = logging.INFO) -> None:
     logger.propagate = False
 
 
-class _Lines(io.TextIOBase):
-    """A text stream whose every finished line becomes one log line."""
+def print_exception(error: BaseException) -> None:
+    """As ``traceback.print_exception``; where a function's output goes to the log, in one record."""
+    if isinstance(sys.stderr, _Lines):
+        sys.stderr.record("ERROR", "".join(traceback.format_exception(error)).rstrip("\n"))
+    else:
+        traceback.print_exception(error)
 
-    def __init__(self, stream: str, write: Callable[[str, str], None]) -> None:
+
+class _Lines(io.TextIOBase):
+    """A text stream whose every finished line becomes one log line: ``write(stream, level, line)``."""
+
+    def __init__(self, stream: str, write: Callable[[str, str, str], None]) -> None:
         self._stream = stream
         self._write = write
         self._rest: list[str] = []  # the parts of a line that has no end yet
@@ -90,11 +100,16 @@ class _Lines(io.TextIOBase):
     def write(self, text: str) -> int:
         *lines, rest = text.replace("\r", "\n").split("\n")  # a progress bar writes lines too
         for line in lines:
-            self._write(self._stream, "".join((*self._rest, line)))
+            self._write(self._stream, "PRINT", "".join((*self._rest, line)))
             self._rest.clear()
         if rest:
             self._rest.append(rest)
         return len(text)
+
+    def record(self, level: str, text: str) -> None:
+        """What is one thing, whatever lines it has."""
+        self.finish()
+        self._write(self._stream, level, text)
 
     def finish(self) -> None:
         if self._rest:
@@ -149,14 +164,14 @@ class FunctionOutput:
         self.flush()
         self.invocations = ()
 
-    def _write(self, stream: str, line: str) -> None:
+    def _write(self, stream: str, level: str, line: str) -> None:
         fields: dict[str, object] = {
             "function": self._function,
             "stream": stream,
             "pid": os.getpid(),
         }
         fields |= invocation_fields(self.invocations)
-        text = _format(self._log_format, "PRINT", line, fields) + "\n"
+        text = _format(self._log_format, level, line, fields) + "\n"
         # Nobody may be reading the log any more: the function must not fail for it.
         with contextlib.suppress(OSError):
             os.write(2, text.encode("utf-8", "replace"))

@@ -3,9 +3,11 @@
 Knows no store: ``open_store`` of a higher floor opens one by its URL.
 """
 
+import logging
 import os
 import pickle
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +20,8 @@ from zerowake.snapshot import remote
 from zerowake.snapshot.errors import StoreError, ZerowakeError
 from zerowake.snapshot.remote import is_remote, parse_url
 from zerowake.snapshot.storage import Store
+
+log = logging.getLogger("zerowake.remote")
 
 OpenStore = Callable[[str], Store]
 
@@ -33,14 +37,24 @@ def localize(text: str, open_store: OpenStore, environ: Mapping[str, str]) -> st
     cache = cache_directory(environ)
     if (path := remote.cached(wanted, cache)) is not None:
         return str(path)
+    began_s: list[float] = []  # once there is something to fetch
+
+    def progress(stage: str, done: int, total: int) -> None:
+        if not began_s:  # for whoever serves: where there is no terminal, there is no bar
+            began_s.append(time.monotonic())
+            log.info("fetching %.1f MB from %s", total / 1e6, wanted.url)
+        bar.update(stage, done, total)
+
     with ProgressBar() as bar:
         path = remote.fetch(
             wanted,
             open_store(wanted.url),
             cache,
-            progress=bar.update,
+            progress=progress,
             note=lambda said: bar.note(f"note: {said}"),
         )
+    if began_s:
+        log.info("fetched %s in %.1f s", wanted.url, time.monotonic() - began_s[0])
     return str(path)
 
 
@@ -65,8 +79,12 @@ class Localizing:
 
     def path(self) -> str:
         """Waits for it. Raises as ``localize``."""
-        with open(self._read, "rb") as file:
-            said = file.read()
+        try:
+            with open(self._read, "rb") as file:
+                said = file.read()
+        except KeyboardInterrupt:  # SIGTERM as well; the process that fetches ends with us
+            log.info("told to stop while %s was fetched; the next start fetches it", self._text)
+            raise
         _, status = os.waitpid(self._pid, 0)
         process.AWAITED.discard(self._pid)
         if not said:

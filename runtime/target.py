@@ -133,10 +133,19 @@ def load_function(qualified: str) -> "Function":
     except BaseException as error:  # SystemExit included: an app file may call sys.exit()
         if isinstance(error, KeyboardInterrupt):
             raise
-        raise TargetError(f"module {module_name} cannot be imported: {in_words(error)}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == framework.PACKAGE
+        remedy = f"; {framework.INSTALL}" if missing else ""
+        raise TargetError(
+            f"module {module_name} cannot be imported: {in_words(error)}{remedy}"
+        ) from error
     found = getattr(module, attribute, None)
     if found is None:
-        names = sorted(n for n, v in vars(module).items() if hasattr(v, "__zerowake__"))
+        known = framework.registered()
+        names = sorted(
+            name
+            for name, value in vars(module).items()
+            if hasattr(value, "__zerowake__") or name in known
+        )
         raise TargetError(
             f"{module_name} has no {attribute}; its functions: {', '.join(names) or 'none'}"
         )

@@ -24,7 +24,7 @@ from zerowake.runtime import instance, process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import FunctionFailed, to_problem
 from zerowake.runtime.instance import Kit
-from zerowake.runtime.logs import FunctionOutput
+from zerowake.runtime.logs import FunctionOutput, print_exception
 from zerowake.runtime.wire import Connection
 from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.fingerprint import fingerprint_id
@@ -138,7 +138,7 @@ def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> No
         if rehearsed:
             reason = process.unforkable_reason("a call of predict", sockets_before)
     except BaseException as error:
-        traceback.print_exception(error.__cause__ or error)
+        print_exception(error.__cause__ or error)
         control.send({"kind": "failed", "problem": to_problem(error)})
         return
     if reason is not None:

@@ -65,12 +65,9 @@ class CompiledModule:
         bound = form.signature.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        try:
-            self._check_others(given)
-            arrays = [self._take(each, given[each.name]) for each in form.inputs]
-            self._check(arrays)
-        except NotTaken as misfit:
-            return self._ask_original(misfit)(*args, **kwargs)
+        arrays = self._taken(given)
+        if isinstance(arrays, NotTaken):
+            return self._ask_original(arrays)(*args, **kwargs)
         results = self._library.run(arrays)
         if form.lookups:
             for line, wrong in zip(form.lookups, give(results[-1], Kind.LIST), strict=True):
@@ -92,6 +89,19 @@ class CompiledModule:
             f"the compiled form of a module can only be called; {self._form.path}.{name} needs the "
             "module itself: read it in load and keep it on self, or freeze with --no-compile"
         )
+
+    def _taken(self, given: Mapping[str, Any]) -> list[Array] | NotTaken:
+        """The inputs as the library takes them, or why it does not.
+
+        That is returned: were it raised, what the original raises would come "during handling" of it.
+        """
+        try:
+            self._check_others(given)
+            arrays = [self._take(each, given[each.name]) for each in self._form.inputs]
+            self._check(arrays)
+        except NotTaken as misfit:
+            return misfit
+        return arrays
 
     def _ask_original(self, misfit: NotTaken) -> Module:
         """The module itself, restored at the first such call, which then takes seconds."""

@@ -48,6 +48,7 @@ from zerowake.snapshot.store import (
 )
 
 _SPARE_NBYTES = 1 << 20  # directories and the manifest, when judging free space
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^#]+")
 _PINNED = re.compile(r"(?P<url>[^#]*)#(?P<digest>sha256:[0-9a-f]{64})")
 
@@ -63,8 +64,8 @@ class Remote:
 
 
 def is_remote(text: str) -> bool:
-    """Whether ``text`` names something in a store: ``scheme://...``."""
-    return _URL.match(text) is not None
+    """Whether ``text`` is meant to name something in a store: ``scheme://...``, complete or not."""
+    return _SCHEME.match(text) is not None
 
 
 def parse_url(text: str) -> Remote:

@@ -156,6 +156,7 @@ def download(
     stop, lock, done = threading.Event(), threading.Lock(), 0
     wait = pause or stop.wait
     total = sum(found.nbytes for found in files.values())
+    progress("fetch", 0, total)
     for name, found in files.items():
         (into / name).parent.mkdir(parents=True, exist_ok=True)
         with open(into / name, "xb") as file:

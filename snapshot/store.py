@@ -40,15 +40,7 @@ def open_snapshot(path: Path, *, checked: str = "") -> Snapshot:
     Raises SnapshotNotFound, UnsupportedVersion, DamagedSnapshot or ForbiddenClass.
     """
     if not (path / MANIFEST_FILE).exists():
-        below = sorted(str(found.parent) for found in path.glob(f"*/{MANIFEST_FILE}"))[:5]
-        raise SnapshotNotFound(
-            f"there is no snapshot at {path}: no {MANIFEST_FILE}; "
-            + (
-                f"name one of those below it: {', '.join(below)}"
-                if below
-                else "`zerowake freeze` makes one"
-            )
-        )
+        raise _not_found(path)
     path = path.resolve()
     data = mapping.read_file(path / MANIFEST_FILE, manifest.MAX_JSON_NBYTES)
     digest = manifest.digest_of(data)
@@ -202,6 +194,36 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
                 yield from _walk(root, relative + "/")
             else:
                 yield relative, found
+
+
+def _not_found(path: Path) -> SnapshotNotFound:
+    if path.suffix == ".py" and path.is_file():
+        first, *others = _declared(path)[:6] or ["Class"]
+        more = f" (or {', '.join(others)})" if others else ""
+        return SnapshotNotFound(
+            f"{path} is a source file and no snapshot; name the function in it, {path}:{first}{more}; "
+            "`zerowake freeze` makes a snapshot of it"
+        )
+    below = sorted(str(found.parent) for found in path.glob(f"*/{MANIFEST_FILE}"))[:5]
+    remedy = (
+        f"name one of those below it: {', '.join(below)}"
+        if below
+        else "`zerowake freeze` makes one"
+    )
+    return SnapshotNotFound(f"there is no snapshot at {path}: no {MANIFEST_FILE}; {remedy}")
+
+
+def _declared(source: Path) -> list[str]:
+    """What looks like a function of ours, or of functions-framework, in a source file: a guess."""
+    import ast
+
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return []
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    nodes = [node for node in tree.body if isinstance(node, kinds)]
+    return [n.name for n in nodes if any("function" in ast.unparse(d) for d in n.decorator_list)]
 
 
 def _check_files(path: Path, found: manifest.Manifest) -> None:

@@ -60,9 +60,9 @@ class S3Store:
         try:
             # How often a read is tried is decided in ``storage``; the parts of an upload are boto3's.
             client = _client(tries=1)
-        except BotoCoreError as error:  # no region, a profile that is not there
+        except (BotoCoreError, ValueError) as error:  # no such profile; an endpoint that is no URL
             raise StoreError(
-                f"{url}: {error}; check boto3's settings (AWS_PROFILE, ...)"
+                f"{url}: {error}; check boto3's settings (AWS_PROFILE, AWS_ENDPOINT_URL_S3, ...)"
             ) from error
         return cls(bucket, f"{prefix}/" if prefix else "", client, lambda: _client(tries=5))
 

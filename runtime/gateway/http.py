@@ -114,7 +114,7 @@ def listen(config: ServeConfig) -> socket.socket:
         ) from error
     except OSError as error:
         sock.close()
-        another = "--port (0 takes a free one)"
+        another = f"{config.port_from} (0 takes a free one)"
         if error.errno == errno.EADDRNOTAVAIL:
             another = "--host (127.0.0.1, or 0.0.0.0 for all addresses of this machine)"
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -16,6 +17,8 @@ from cloudevents.core.bindings.http import (
 from cloudevents.core.v1.event import CloudEvent
 from platforms import PUSH, PushContainer, event
 from support import Reply
+
+from zerowake.adapters import cloudevents
 
 CONTAINER = PUSH[0]
 On = Callable[..., PushContainer]
@@ -124,6 +127,8 @@ NO_ID = {"specversion": "1.0", "source": "/s", "type": "t", "data": {"do": "ok"}
         ("application/cloudevents+json", json.dumps({**NO_ID, "id": 7}).encode()),
         ("application/cloudevents+json", json.dumps({**NO_ID, "id": ""}).encode()),
         ("application/cloudevents+json", json.dumps(event(1, specversion="7.0")).encode()),
+        ("application/cloudevents+json", json.dumps(event(1, specversion="0.3")).encode()),
+        ("application/cloudevents+json", json.dumps(event(1, specversion=1.0)).encode()),
         ("application/cloudevents+json", json.dumps(event(1, time="yesterday")).encode()),
         ("application/cloudevents+json", json.dumps(event(1, BAD_NAME="x")).encode()),
         (
@@ -149,6 +154,22 @@ def test_headers_without_a_required_attribute_are_no_event(on: On, missing: str)
     del headers[missing]
     reply = on(CONTAINER, "zoo.py:Batched").request("POST", "/", b'{"do": "ok"}', headers)
     assert reply.status == 400 and missing.removeprefix("ce-") in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("version", ["0.3", "1.1"])
+def test_headers_of_another_version_are_refused(on: On, version: str) -> None:
+    headers = {"ce-specversion": version, "ce-id": "1", "ce-source": "/s", "ce-type": "t"}
+    reply = on(CONTAINER, "zoo.py:Batched").request("POST", "/", b'{"do": "ok"}', headers)
+    assert reply.status == 400
+    assert f"specversion '{version}'; wanted 1.0" in reply.json()["detail"]
+
+
+def test_without_the_sdk_both_ways_to_get_it_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudevents.core.bindings", None)
+    with pytest.raises(cloudevents.NotInstalled) as missing:
+        cloudevents._sdk()
+    for remedy in ("pip install 'zerowake[events]'", "zerowake bundle --with cloudevents"):
+        assert remedy in str(missing.value)
 
 
 def test_a_sender_that_asks_is_told_that_its_events_are_welcome(on: On) -> None:

@@ -249,17 +249,24 @@ def test_what_cannot_be_one(command: Any, tmp_path: Path) -> None:
         "@functions_framework.aio.http\nasync def later(request): pass\n"
         "def plain(request): pass\n"
     )
+    (tmp_path / "two.py").write_text(
+        "import functions_framework\nimport zerowake\n"
+        "@functions_framework.http\ndef hello(request): pass\n"
+        "@zerowake.function\ndef add(x: int) -> int: return x\n"
+    )
     (tmp_path / "through.py").write_text("from other import later")
     for target, said in [
         ("other.py:later", "not from functions_framework.aio"),
         ("through.py:later", "not from functions_framework.aio"),
         ("other.py:plain", "FUNCTION_SIGNATURE_TYPE"),
-        ("other.py:nothing", "has no nothing"),
+        ("other.py:nothing", "has no nothing; its functions: later"),
+        ("two.py:nope", "has no nope; its functions: add, hello"),
     ]:
         refused = command("freeze", target, "--out", "snapshots")
         assert refused.returncode == 1 and said in refused.stderr, refused.stderr
-    refused = command("freeze", "other.py:plain", "--out", "x", FUNCTION_SIGNATURE_TYPE="htp")
-    assert refused.returncode == 1 and "htp" in refused.stderr, refused.stderr
+    for target in ("other.py:plain", "two.py:hello"):
+        refused = command("freeze", target, "--out", "x", FUNCTION_SIGNATURE_TYPE="htp")
+        assert "FUNCTION_SIGNATURE_TYPE is 'htp'; it is one of http, " in refused.stderr
 
 
 def test_beside_others_it_has_a_path_of_its_own(start: Start) -> None:

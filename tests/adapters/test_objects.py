@@ -23,7 +23,7 @@ from zerowake.adapters.objects import (
     of_s3_detail,
     of_s3_record,
 )
-from zerowake.runtime.errors import BadRequest, TooLarge
+from zerowake.runtime.errors import BadRequest, ConfigError, TooLarge
 from zerowake.snapshot.errors import NotInStore, StoreChanged, StoreDenied
 
 MB = 1_000_000
@@ -100,6 +100,9 @@ def test_cloud_events_and_pubsub_messages() -> None:
 def test_what_may_be_fetched_is_named() -> None:
     assert allowed({}) is None
     assert allowed({"ZEROWAKE_OBJECTS": "s3://a, gs://b/in"}) == ("s3://a", "gs://b/in")
+    for wrong in ("uploads", "s3://a nonsense", "S3://a", "s3:/a"):
+        with pytest.raises(ConfigError, match=r"ZEROWAKE_OBJECTS names .* wanted URLs of buckets"):
+            allowed({"ZEROWAKE_OBJECTS": wrong})
     for url in ("s3://ab", "s3://a", "gs://b/other"):
         store, _, key = url.rpartition("/")
         with pytest.raises(ObjectNotAllowed, match="ZEROWAKE_OBJECTS"):

@@ -1,6 +1,7 @@
 """What single platforms want beside what all do: which adapter it is, ports, probes, shapes of bodies."""
 
 import json
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from support import free_ports
 from zerowake.adapters import KNOWN, azure, detect, find, name_of
 from zerowake.adapters.container import Container
 from zerowake.adapters.knative import CloudRun
+from zerowake.adapters.vertex import Vertex
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest, ConfigError
 
@@ -36,6 +38,9 @@ def test_an_adapter_can_be_named() -> None:
     assert find({}, "zerowake.adapters.knative:CloudRun") is CloudRun
     with pytest.raises(ConfigError, match=r"no adapter 'nothing'.*kserve"):
         find({}, "nothing")
+    for name, said in (("json:loads", "is no class"), ("json:JSONDecoder", "lacks capabilities")):
+        with pytest.raises(ConfigError, match=f"{name}' is no adapter: it {said}"):
+            find({}, name)
     for name in KNOWN:
         assert find({}, name).capabilities.platform
         assert name_of(find({}, name)) == name
@@ -52,10 +57,27 @@ def test_an_adapter_can_be_named() -> None:
         ("sagemaker", "SAGEMAKER_BIND_TO_PORT"),
     ],
 )
-@pytest.mark.parametrize("text", ["", "eighty", "-1", "70000", "²"])
+@pytest.mark.parametrize("text", ["eighty", "-1", "70000", "²"])
 def test_a_port_that_is_none_is_named(name: str, variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=variable):
         find({}, name).configure({variable: text}, ServeConfig())
+
+
+def test_a_port_is_chosen_by_the_variable_that_the_table_names() -> None:
+    for name in KNOWN:
+        where = find({}, name).capabilities.port
+        if where is not None:
+            for text, wanted in (("", where.default), ("0", 0)):
+                config = find({}, name).configure({where.variable: text}, ServeConfig())
+                assert (config.port, config.port_from) == (wanted, where.variable)
+
+
+def test_a_port_that_is_taken_is_told_with_what_chooses_another() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as taken:
+        environ = {"AIP_HTTP_PORT": str(taken.getsockname()[1])}
+        config = Vertex.configure(environ, ServeConfig())
+        with pytest.raises(ConfigError, match="choose another with AIP_HTTP_PORT"):
+            Vertex(environ, config).open()
 
 
 def test_cloud_run_drains_within_its_ten_seconds() -> None:

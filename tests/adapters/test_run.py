@@ -31,3 +31,19 @@ def test_what_is_served(
     else:
         run(None, "container", ServeConfig(), environ)
         assert served == [target]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ZEROWAKE_TRUST", "foo"),
+        ("ZEROWAKE_TRUST", f"sha256:{'0' * 64} sha256:0"),
+        ("ZEROWAKE_OBJECTS", "nonsense"),
+    ],
+)
+def test_a_variable_that_makes_no_sense_is_named_before_anything_is_opened(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setattr("zerowake.runtime.gateway.serve.serve", None)
+    with pytest.raises(ConfigError, match=rf"^{name}\b.*{value.split()[-1]}"):
+        run("/snapshot", "container", ServeConfig(), {name: value})

@@ -122,6 +122,11 @@ def test_paths_that_are_no_folders_of_snapshots(
     path = frozen("zoo.py:Add")
     above = zerowake("inspect", path.parent)
     assert above.returncode == 1 and f"name one of those below it: {path.parent}/" in above.stderr
+    source = zerowake("serve", "tiny.py", "--port", "0", cwd=APPS)
+    assert source.returncode == 1 and "name the function in it, tiny.py:Tiny; `" in source.stderr
+    incomplete = zerowake("inspect", "s3://")
+    assert incomplete.returncode == 1
+    assert "'s3://' is no address of a snapshot; wanted scheme://" in incomplete.stderr
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
         code, _, error = freeze(APPS / "zoo.py:Add", out)
@@ -477,6 +482,9 @@ def test_help_teaches() -> None:
     assert "a JSON list, JSON lines, or the bytes" in " ".join(
         zerowake("freeze", "--help").stdout.split()
     )
+    run = zerowake("run", "--help").stdout
+    for named in ("PORT", "FUNCTION_TARGET", "FUNCTION_SOURCE", "ZEROWAKE_OBJECTS"):
+        assert named in run
     shown = zerowake("--help").stdout
     assert "zerowake serve examples/embed/app.py:Embed" in shown
     assert "prewarmed (a fork that has warmed" in " ".join(

@@ -11,7 +11,7 @@ import pytest
 
 from zerowake.runtime import logs
 from zerowake.runtime.config import LogFormat
-from zerowake.runtime.logs import FunctionOutput
+from zerowake.runtime.logs import FunctionOutput, print_exception
 
 
 @pytest.fixture(autouse=True)
@@ -171,8 +171,38 @@ def test_an_exception_comes_with_its_traceback(
 
 def test_a_line_in_many_parts_is_one_and_a_progress_bar_is_many() -> None:
     lines: list[str] = []
-    stream = logs._Lines("stdout", lambda _stream, line: lines.append(line))
+    stream = logs._Lines("stdout", lambda _stream, _level, line: lines.append(line))
     for part in ("a", "b", "\n", "10 %\r", "20 %\r", "end"):
         stream.write(part)
     stream.finish()
     assert lines == ["ab", "10 %", "20 %", "end"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_an_error_of_the_author_is_one_record(
+    capfd: pytest.CaptureFixture[str], log_format: LogFormat
+) -> None:
+    with output(log_format).during("a1"):
+        print("before", end="", file=sys.stderr)
+        try:
+            raise ValueError("broken\nin two")
+        except ValueError as error:
+            print_exception(error)
+    before, *rest = capfd.readouterr().err.splitlines()
+    assert "before" in before
+    if log_format == "json":
+        (record,) = map(json.loads, rest)
+        assert (record["level"], record["stream"], record["invocations"]) == (
+            "ERROR",
+            "stderr",
+            ["a1"],
+        )
+        rest = record["message"].splitlines()
+    assert rest[0].endswith("Traceback (most recent call last):")
+    assert rest[-2] == "ValueError: broken" and rest[-1].startswith("in two")
+    assert log_format == "json" or rest[-1].endswith(f" pid={os.getpid()} invocations=a1]")
+
+
+def test_elsewhere_an_error_is_printed_as_ever(capsys: pytest.CaptureFixture[str]) -> None:
+    print_exception(ValueError("broken"))
+    assert capsys.readouterr().err == "ValueError: broken\n"

@@ -1,19 +1,32 @@
 """``zerowake.runtime.remote.Localizing``: a snapshot that another process brings here."""
 
+import logging
 import os
+import re
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from zerowake.runtime import logs
 from zerowake.runtime.remote import Localizing
 from zerowake.snapshot.errors import NotInStore, SnapshotNotFound, StoreDenied, StoreError
 from zerowake.snapshot.storage import Found, Store
 
 URL = "test://store/add"
+
+
+@pytest.fixture(autouse=True)
+def logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is as it was afterwards."""
+    found = logging.getLogger("zerowake")
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(found, name, getattr(found, name))
 
 
 class Folder:
@@ -40,14 +53,19 @@ def localizing(open_store: Callable[[str], Store], cache: Path) -> Localizing:
 
 
 def test_it_is_brought_here_and_what_that_takes_is_not(
-    frozen: Callable[[str], Path], tmp_path: Path
+    frozen: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def open_store(url: str) -> Store:
         assert url == URL
         sys.modules["a_client_of_50_mb"] = sys
         return Folder(frozen("zoo.py:Add"))
 
+    logs.configure("text")
     path = Path(localizing(open_store, tmp_path).path())
+    assert localizing(open_store, tmp_path).path() == str(path)
+    fetching, fetched = capfd.readouterr().err.splitlines()  # once: then it is there
+    assert re.search(rf" INFO    fetching 0\.0 MB from {URL}$", fetching)
+    assert re.search(rf" INFO    fetched {URL} in \d+\.\d s$", fetched)
     assert path.is_relative_to(tmp_path) and (path / "manifest.json").is_file()
     assert "a_client_of_50_mb" not in sys.modules
 
@@ -77,3 +95,18 @@ def test_its_end_is_an_error(tmp_path: Path, end: Callable[[], None], said: str)
 
     with pytest.raises(StoreError, match=f"the process that fetched it ended: {said}"):
         localizing(open_store, tmp_path).path()
+
+
+def test_a_signal_meanwhile_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logs.configure("text")
+    fetch = localizing(lambda url: time.sleep(3600), tmp_path)  # type: ignore[arg-type, return-value]
+    main = threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fetch.path()
+    finally:
+        os.kill(fetch._pid, signal.SIGKILL)
+        os.waitpid(fetch._pid, 0)
+    assert f"told to stop while {URL} was fetched" in capfd.readouterr().err

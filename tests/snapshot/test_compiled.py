@@ -117,6 +117,8 @@ def said_of_shapes(compiled: Callable[[str], Path]) -> "subprocess.CompletedProc
                     told[name + suffix] = call(module)
                 except Exception as error:
                     told[name + suffix] = f"{type(error).__name__}: {error}"
+                    if name == "fails" and not suffix:
+                        told["context"] = repr(error.__context__)
         import numpy, torch
         found = target.branches(numpy.ones((2, 4), "float32"))
         told["numpy"] = [type(found).__name__, found.tolist()]
@@ -168,6 +170,7 @@ def test_what_it_raises_goes_to_the_caller(told: dict[str, Any]) -> None:
         "TypeError: branches: x"
     )
     assert told["fails"].startswith("RuntimeError: The size of tensor")
+    assert told["context"] == "None"  # else the log would show both
     assert "division by zero" in told["not here"] and "add an example" in told["not here"]
     assert told["not here"].startswith("couples: x: more than 2 dimensions; wanted 2; the original")
 

@@ -197,6 +197,17 @@ def test_without_the_right(
         fetch(uploaded, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("AWS_ENDPOINT_URL_S3", "nonsense"), ("AWS_PROFILE", "nobody")]
+)
+def test_settings_that_make_no_client(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match=rf"^s3://b/x: .*{value}.*; check boto3's settings"):
+        open_store("s3://b/x")
+
+
 def command(*arguments: object, cache: Path, **options: Any) -> "subprocess.Popen[str]":
     environ = {**os.environ, "XDG_CACHE_HOME": str(cache), **options.pop("env", {})}
     return subprocess.Popen(
