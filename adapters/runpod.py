@@ -67,7 +67,7 @@ class RunPod(Pull):
 
     async def serve(self, functions: Functions, metrics: Metrics) -> None:
         (self._name,) = functions.names()
-        self._caller = Caller(functions, metrics)
+        self._caller = Caller(functions, metrics, checks=False)
         await self._until_up(functions, self._name)  # until then others may have the jobs
         if self._draining:
             return

@@ -125,7 +125,7 @@ class Lambda(Pull):
             version = zerowake.__version__
             return create_app(functions, metrics, max_body_nbytes=limit_nbytes, version=version)
 
-        caller = Caller(functions, metrics)
+        caller = Caller(functions, metrics, checks=False)
 
         def objects() -> "Objects":
             from zerowake.adapters.objects import Objects, allowed

@@ -22,18 +22,24 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Caller:
-    """Brings calls to ``functions``. ``clock`` gives monotonic seconds."""
+    """Brings calls to ``functions``. ``clock`` gives monotonic seconds.
+
+    checks: hold bodies against the function's schema before they wait in its queue. The instance
+    does it as well, so where calls are few, the 14 ms that a start takes for it are left out.
+    """
 
     def __init__(
         self,
         functions: Functions,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        checks: bool = True,
     ) -> None:
         self.functions = functions
         self.clock = clock
         self._metrics = metrics
-        self._inputs = Inputs()
+        self._inputs = Inputs() if checks else None
         self._given_ids: WeakValueDictionary[str, Reply] = WeakValueDictionary()
 
     async def call(
@@ -113,7 +119,8 @@ class Caller:
             raise HeadersTooLarge(
                 f"the request's headers have {nchars} bytes; this server takes {MAX_HEAD_NCHARS} at most"
             )
-        self._inputs.check(info, call.body)
+        if self._inputs is not None:
+            self._inputs.check(info, call.body)
         self.functions.submit(call)
 
     def end(self, call: Invocation, sink: Reply) -> None:

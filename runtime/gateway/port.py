@@ -105,7 +105,8 @@ def takes_requests(functions: Functions, name: str) -> bool:
 class Ingress(Protocol):
     """Where calls come from: an HTTP server, or a platform that is asked for them.
 
-    many_connections: whether calls come on many of them, each with its own.
+    many_connections: whether calls come on many of them, each with its own. Then what a start can do
+    for their speed is done, and bodies are checked before they wait in the queue.
     """
 
     many_connections: ClassVar[bool]

@@ -56,7 +56,6 @@ def serve(
     if all(text in fetched or _looks_torch_free(text) for text in targets):
         bases[Flavour.LIGHT].start(libtorch=True)
     targets = [fetched[text].path() if text in fetched else text for text in targets]
-    from zerowake.runtime.gateway.inputs import check_schemas
     from zerowake.runtime.gateway.opening import open_target, shared_modules
     from zerowake.runtime.target import is_target
 
@@ -82,8 +81,11 @@ def serve(
         base.share(shared_modules(flavour, functions))
         if functions and not base.started:
             base.start()
-    for each in opened:  # where there is a schema 14 ms, beside the base, which imports now
-        check_schemas(each.info)
+    if ingress.many_connections:
+        from zerowake.runtime.gateway.inputs import check_schemas
+
+        for each in opened:  # where there is a schema 14 ms, beside the base, which imports now
+            check_schemas(each.info)
     from zerowake.runtime.gateway.server import run
 
     watch = _watching(sources, config) if reload else None
