@@ -92,13 +92,14 @@ def main() -> None:
     args = parser.parse_args()
     echo = ours.freeze_target("bench/echo/app.py:echo", "echo", ["--no-compile"])
     before = machine()
-    modules = imported(emulator.our_command(echo))
+    snapshots = {"echo": echo, "MiniLM": ours.freeze("zerowake")}
+    modules = {name: imported(emulator.our_command(path)) for name, path in snapshots.items()}
     if args.list:
-        print("\n".join(modules))
+        print("\n".join(modules["MiniLM"]))
     commands = {
         "bare": [PYTHON, "-c", "pass"],
         "asyncio": [PYTHON, "-c", LOAD, "asyncio"],
-        "zerowake run": [PYTHON, "-c", LOAD, *modules],
+        **{f"zerowake run, {name}": [PYTHON, "-c", LOAD, *of] for name, of in modules.items()},
     }
     took: dict[str, list[float]] = {name: [] for name in commands}
     for run in range(args.runs + 1):  # the first compiles bytecode
@@ -111,7 +112,9 @@ def main() -> None:
         [name, *(f"{how(runs):.1f} ({how(runs) - bare[how]:+.1f})" for how in bare)]
         for name, runs in took.items()
     ]
-    print(f"machine: {before}\n{sys.version.split()[0]}, {len(modules)} modules")
+    print(
+        f"machine: {before}\n{sys.version.split()[0]}, {' and '.join(str(len(of)) for of in modules.values())} modules"
+    )
     print(table(["CPU time of imports, ms (over bare)", "median", "least"], rows))
     write_json(args.json, {"machine": before, "modules": modules, "cpu_ms": took})
 
