@@ -132,6 +132,8 @@ class Processes:
     async def ensure_zygote(self) -> None:
         """Have the function's zygote. Raises Unforkable, or why it does not start."""
         limit_s = self._config.start_timeout_s
+        if not self._checked.done():  # hashing has no limit: what is on a slow disk takes as long
+            await asyncio.wait([self._checked])
         try:
             async with asyncio.timeout(limit_s):
                 if self._zygote is None:
@@ -153,7 +155,7 @@ class Processes:
 
     async def _fork_zygote(self) -> ZygoteLink:
         try:
-            await asyncio.shield(self._checked)
+            self._checked.result()
             base = await self._base()
             forked = await base.fork("zygote", self._spec(warm=self._rehearse))
         except (ZerowakeError, OSError) as error:
