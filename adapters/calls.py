@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zerowake.runtime.errors import BadRequest, BadResult, RemoteError
+from zerowake.runtime.exchange import encoded
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.problems import describe
 from zerowake.runtime.info import FunctionInfo, Kind
@@ -18,8 +19,6 @@ from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.jsontext import encode_json, parse_json
 
 AT_ONCE = 256  # calls of one request or event in the queue, which is shared with others
-# {"b64": text} stands for bytes, as in the protocols of TensorFlow Serving and KServe.
-BYTES = "b64"
 
 
 async def each(
@@ -100,11 +99,6 @@ def json_of(info: FunctionInfo, chunks: list[bytes]) -> bytes:
     if info.kind is Kind.STREAM:
         return b"[" + b",".join(chunks) + b"]"
     return b"".join(chunks)
-
-
-def encoded(data: bytes) -> dict[str, str]:
-    """Bytes as a value of JSON."""
-    return {BYTES: base64.b64encode(data).decode()}
 
 
 def value_of(info: FunctionInfo, chunks: list[bytes]) -> Any:

@@ -13,12 +13,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from zerowake.adapters.calls import body_of, encoded, json_of
+from zerowake.adapters.calls import body_of, json_of
 from zerowake.adapters.port import AnswerTooLarge, Capabilities
 from zerowake.adapters.pull import Pull, number
 from zerowake.adapters.runpod_api import SPOKEN, Job, JobServer, JobServerError
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import BadRequest, Draining, FunctionFailed
+from zerowake.runtime.exchange import encoded
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.problems import describe

@@ -116,7 +116,12 @@ def result_of(head: ReplyHead, body: bytes) -> bytes:
             return json.dumps(body.decode()).encode()
     except (RecursionError, ValueError):  # it is not what it says
         pass
-    return json.dumps({"b64": base64.b64encode(body).decode()}).encode()
+    return json.dumps(encoded(body)).encode()
+
+
+def encoded(data: bytes) -> dict[str, str]:
+    """Bytes as a value of JSON, as in the protocols of TensorFlow Serving and KServe."""
+    return {"b64": base64.b64encode(data).decode()}
 
 
 def check(head: ReplyHead) -> None:

@@ -25,8 +25,9 @@ class Flavour(StrEnum):
 class BaseProcess:
     """A base's process; ``start`` starts it, and another one in place of a lost one.
 
-    named: variables that functions may see beside the harmless ones of ``environ``. socket: our end of its control socket. started: whether there has been one. once: it does not
-    fork, it becomes the first child that it is asked for.
+    named: variables that functions may see beside the harmless ones of ``environ``. once: it does
+    not fork, it becomes the first child that it is asked for. socket: our end of its control
+    socket. started: whether there has been one.
     """
 
     def __init__(

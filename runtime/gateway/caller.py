@@ -56,12 +56,8 @@ class Caller:
         Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
         UnknownFunction, FunctionFailed, or RemoteError with what became of it.
         """
-        result: list[bytes] = []
         with _Calling(self, name, Reply(then), given_id, origin) as calling:
-            calling.submit(body)
-            while chunks := await calling.sink.read():
-                result += chunks
-        return result
+            return await calling.result(body)
 
     async def stream(
         self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
@@ -81,12 +77,9 @@ class Caller:
         origin: Origin = NOWHERE,
     ) -> tuple[ReplyHead, bytes]:
         """One request to a function that takes requests whole, and its reply; raises as ``call``."""
-        reply: list[bytes] = []
         with _Calling(self, name, Reply(), given_id, origin) as calling:
             calling.call.head = head
-            calling.submit(body)
-            while chunks := await calling.sink.read():
-                reply += chunks
+            reply = await calling.result(body)
         if (told := calling.call.reply) is None:  # another function has taken its name meanwhile
             told = ReplyHead(200, (("content-type", "application/json"),))
         return told, b"".join(reply)
@@ -160,6 +153,14 @@ class _Calling:
         self._known_as, self.call.body = info.name, body
         self._caller.submit(info, self.call)
         self._submitted = True
+
+    async def result(self, body: bytes) -> list[bytes]:
+        """Submit it; all its chunks, once it has ended. Raises as ``Caller.call``."""
+        self.submit(body)
+        result: list[bytes] = []
+        while chunks := await self.sink.read():
+            result += chunks
+        return result
 
     def __enter__(self) -> "_Calling":
         return self

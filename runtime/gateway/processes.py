@@ -132,8 +132,7 @@ class Processes:
     async def ensure_zygote(self) -> None:
         """Have the function's zygote. Raises Unforkable, or why it does not start."""
         limit_s = self._config.start_timeout_s
-        if not self._checked.done():  # hashing has no limit: what is on a slow disk takes as long
-            await asyncio.wait([self._checked])
+        await self._hashed()
         try:
             async with asyncio.timeout(limit_s):
                 if self._zygote is None:
@@ -260,7 +259,6 @@ class Processes:
                 self._spawn(self._watch(instance))
                 with self._slow_told("wake() or an import"):
                     await instance.restored.wait()
-            # Hashing has no limit: what is on a slow disk takes as long as it takes.
             report_ms = await asyncio.shield(instance.ready)
         except TimeoutError:
             limit_s = self._config.start_timeout_s
@@ -310,8 +308,7 @@ class Processes:
 
     async def _on_ready(self, instance: Instance, frame: Frame) -> None:
         instance.restored.set()
-        if not self._checked.done():
-            await asyncio.wait([self._checked])
+        await self._hashed()
         if instance.ready.done() or self._checked.cancelled():  # nobody waits for it any more
             return
         if (error := self._checked.exception()) is not None:
@@ -396,6 +393,11 @@ class Processes:
         else:
             self.health.start_failed(self._clock(), str(error))
         return error
+
+    async def _hashed(self) -> None:
+        """Until the snapshot is, well or not; without a limit: a slow disk takes as long as it takes."""
+        if not self._checked.done():
+            await asyncio.wait([self._checked])
 
     async def _await_base(self) -> None:
         """Until the base is up nothing can start; calls that come before then are served first."""

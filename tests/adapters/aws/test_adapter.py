@@ -139,14 +139,23 @@ def test_one_slot_that_finds_the_api_broken_ends_them_all() -> None:
     run(test)
 
 
+def gate_behind(
+    began: asyncio.Event, gate: asyncio.Event
+) -> Callable[[Invocation], Awaitable[None]]:
+    """A function that gives its input back once ``gate`` is set."""
+
+    async def gated(call: Invocation) -> None:
+        began.set()
+        await gate.wait()
+        await call.sink.item(call.body)
+
+    return gated
+
+
 def test_a_drain_answers_what_a_poll_has_brought_that_went_with_an_answer() -> None:
     async def test(api: FakeApi) -> None:
         began, gate = asyncio.Event(), asyncio.Event()
-
-        async def gated(call: Invocation) -> None:
-            began.set()
-            await gate.wait()
-            await call.sink.item(call.body)
+        gated = gate_behind(began, gate)
 
         async with serving(api, FakeFunctions(gated)) as (served, task):
             first, second = api.invoke(1), api.invoke(2)
@@ -165,11 +174,7 @@ def test_a_drain_answers_what_a_poll_has_brought_that_went_with_an_answer() -> N
 def test_a_drain_answers_what_is_held_and_ends_idle_polls() -> None:
     async def test(api: FakeApi) -> None:
         began, gate = asyncio.Event(), asyncio.Event()
-
-        async def gated(call: Invocation) -> None:
-            began.set()
-            await gate.wait()
-            await call.sink.item(call.body)
+        gated = gate_behind(began, gate)
 
         async with serving(api, FakeFunctions(gated), AWS_LAMBDA_MAX_CONCURRENCY="3") as (
             served,

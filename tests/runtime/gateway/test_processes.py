@@ -211,18 +211,24 @@ async def test_a_damaged_snapshot_is_quarantined_before_anything_starts(world: W
     assert world.base.asked == 0
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-async def test_a_snapshot_is_hashed_beside_the_restore_and_used_only_after(
-    world: World, monkeypatch: pytest.MonkeyPatch, damaged: bool
-) -> None:
+def hashing(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> asyncio.Event:
+    """Hashing ends when this is set, well or with ``error``."""
     hashed = asyncio.Event()
 
     async def check(_check_digests: object, snapshot: Snapshot) -> None:
         await hashed.wait()
-        if damaged:
-            raise DamagedSnapshot("block 0 is damaged")
+        if error is not None:
+            raise error
 
     monkeypatch.setattr(asyncio, "to_thread", check)
+    return hashed
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+async def test_a_snapshot_is_hashed_beside_the_restore_and_used_only_after(
+    world: World, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    hashed = hashing(monkeypatch, DamagedSnapshot("block 0 is damaged") if damaged else None)
     made, _notes = processes(world)
     starting = made.start(hot=True, warm=False)
     scripted = await world.base.instance()
@@ -244,12 +250,7 @@ async def test_a_snapshot_is_hashed_beside_the_restore_and_used_only_after(
 async def test_hashing_is_no_part_of_a_start_that_is_limited(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hashed = asyncio.Event()
-
-    async def check(_check_digests: object, snapshot: Snapshot) -> None:
-        await hashed.wait()
-
-    monkeypatch.setattr(asyncio, "to_thread", check)
+    hashed = hashing(monkeypatch)
     made, _notes = processes(world)
     starting = made.start(hot=True, warm=False)
     scripted = await world.base.instance()
