@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-from zerowake.adapters.wire_http import Response, Wire, head
+from zerowake.adapters.http1 import Response, head
+from zerowake.adapters.wire_http import Wire
 from zerowake.runtime.errors import ConfigError
 from zerowake.snapshot.errors import ZerowakeError
 

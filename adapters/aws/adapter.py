@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
-from zerowake.adapters.aws.runtime_api import Event, Line, RuntimeApiError
+from zerowake.adapters.aws.messages import Event
+from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
 from zerowake.adapters.port import Capabilities, PlatformExit
 from zerowake.adapters.pull import Pull, number
 from zerowake.runtime.config import ServeConfig

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from zerowake.adapters.aws.messages import JSON, MARGIN_S, RAW, RESPONSE_NBYTES, Event
 from zerowake.adapters.aws.runtime_api import (
-    RESPONSE_NBYTES,
     Answer,
-    Event,
     Line,
     Refused,
     RuntimeApiError,
@@ -42,9 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowake.adapters")
 
-JSON, RAW, NDJSON = "application/json", "application/octet-stream", "application/x-ndjson"
 END_S = 1.0  # for the trailers of a broken stream
-MARGIN_S = 0.1  # to answer before the platform ends the whole environment
 FULL_S = 0.02  # pause of a record that has found the queue full
 
 
@@ -95,7 +92,7 @@ class Invocations:
             await self._fail(line, event, error)
 
     async def _answer(self, line: Line, event: Event) -> None:
-        if is_direct(event.body):
+        if event.is_direct:
             await self._direct(line, event)
             return
         from zerowake.adapters.aws import events  # with what HTTP needs 7 ms, of the first such one
@@ -328,19 +325,6 @@ class _Until:
             raise PredictTimeout(
                 "the invocation's deadline has come; give the function more time, or fewer records"
             ) from None
-
-
-def is_direct(body: bytes) -> bool:
-    """Whether an event can only be the function's input, as most direct calls show at once.
-
-    They are not parsed here, and those of AWS's services all have one of these members.
-    """
-    return not (
-        b'"requestContext"' in body
-        or b'"Records"' in body
-        or b'"records"' in body
-        or b'"detail-type"' in body
-    )
 
 
 def _whole(chunks: list[bytes], info: FunctionInfo) -> bytes:

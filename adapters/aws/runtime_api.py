@@ -1,6 +1,6 @@
-"""AWS Lambda's Runtime API (2018-06-01), spoken over asyncio.
+"""AWS Lambda's Runtime API, spoken over asyncio.
 
-https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. Each ``Line`` is one connection that is
+Each ``Line`` is one connection that is
 kept open: a slot polls on its own and answers on it. Many lines in one process are what Lambda wants
 of a multi-concurrent runtime, and what lets their calls share a batch. Knows no function and no event.
 
@@ -15,16 +15,27 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from zerowake.adapters.wire_http import Response, Wire, head
-from zerowake.runtime.invocation import Origin
+from zerowake.adapters.aws.messages import (
+    ERROR_BODY,
+    ERROR_TYPE,
+    Event,
+    address_of,
+    echo,
+    error_body,
+    error_headers,
+    error_request,
+    error_type,
+    get,
+    next_request,
+    post,
+    response_request,
+    versioned,
+)
+from zerowake.adapters.http1 import Response, head
+from zerowake.adapters.wire_http import Wire
 from zerowake.snapshot.errors import ZerowakeError
 
-VERSION = "2018-06-01"
-RESPONSE_NBYTES = 6 * 1024 * 1024 + 100  # the largest answer in one piece
 RETRIES_S = (0.0, 0.05, 0.2, 1.0)  # pauses before a request is sent again on a new connection
-ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
-ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
-NO_HEADERS: Mapping[str, str] = {}
 
 
 class RuntimeApiError(ZerowakeError):
@@ -46,36 +57,6 @@ class Refused(ZerowakeError):
         self.http_status = http_status
 
 
-class Event(NamedTuple):
-    """One invocation as ``/next`` gives it. deadline_s: unix seconds; headers: with lower-case names."""
-
-    id: str
-    body: bytes
-    deadline_s: float
-    headers: Mapping[str, str]
-
-    @property
-    def invocation_id(self) -> str:
-        """Only where several invocations run at a time; goes back with the answer."""
-        return self.headers.get("lambda-runtime-invocation-id", "")
-
-    @property
-    def origin(self) -> Origin:
-        """What the platform says of it, for the function."""
-
-        def said(name: str) -> str:
-            """Its text is UTF-8, whatever HTTP says of headers."""
-            text = self.headers.get(name, "")
-            return text if text.isascii() else text.encode("latin-1").decode("utf-8", "replace")
-
-        return Origin(
-            request_id=self.id,
-            trace=said("lambda-runtime-trace-id"),
-            tenant=said("lambda-runtime-aws-tenant-id"),
-            client_context=said("lambda-runtime-client-context"),
-        )
-
-
 class Answer(NamedTuple):
     """An answer on its way. sent: None while there is no connection to send it on."""
 
@@ -91,11 +72,10 @@ class Line:
 
     def __init__(self, address: str) -> None:
         self._host = address
-        host, _, port = address.rpartition(":")
-        self._address = (host or address, int(port) if port.isdecimal() and host else 80)
+        self._address = address_of(address)
         self._wire: Wire | None = None
         self._poll: asyncio.Future[Response] | None = None  # that was sent with an answer
-        self._poll_request = self._head("GET", "/runtime/invocation/next")
+        self._poll_request = next_request(address)
         self.polls_on = False
 
     @property
@@ -114,18 +94,14 @@ class Line:
         response = await self._request(self._poll_request, poll)
         if response.status != 200:
             raise RuntimeApiError(f"/next answers {response.status}: {_said(response)}")
-        headers = response.headers
         try:
-            deadline_s = int(headers["lambda-runtime-deadline-ms"]) / 1e3
-            id_ = headers["lambda-runtime-aws-request-id"]
-        except (KeyError, ValueError) as error:
-            raise RuntimeApiError(f"/next gives an invocation without {error}") from None
-        return Event(id_, response.body, deadline_s, headers)
+            return Event.of(response)
+        except ValueError as error:
+            raise RuntimeApiError(f"/next gives {error}") from None
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""
-        headers = {"Content-Type": content_type, **_echo(event)}
-        return self._answer(f"/runtime/invocation/{event.id}/response", headers, body)
+        return self._answer(response_request(self._host, event, body, content_type))
 
     async def respond(self, event: Event, body: bytes, content_type: str) -> None:
         """Answer. Raises Refused (413: too large) or RuntimeApiError."""
@@ -139,9 +115,7 @@ class Line:
                 return await line.fail(event, problem)
             finally:
                 line.close()
-        headers = {**_error_headers(problem), **_echo(event)}
-        body = error_body(problem, request_id=event.id)
-        await self.taken(self._answer(f"/runtime/invocation/{event.id}/error", headers, body))
+        await self.taken(self._answer(error_request(self._host, event, problem)))
 
     async def taken(self, answer: Answer) -> None:
         """Wait until the API has taken it. Raises as ``respond``."""
@@ -162,15 +136,15 @@ class Line:
             "Lambda-Runtime-Function-Response-Mode": "streaming",
             "Transfer-Encoding": "chunked",
             "Trailer": f"{ERROR_TYPE}, {ERROR_BODY}",
-            **_echo(event),
+            **echo(event),
         }
-        path = f"/{VERSION}/runtime/invocation/{event.id}/response"
+        path = versioned(f"/runtime/invocation/{event.id}/response")
         response = wire.send(head("POST", path, self._host, headers))
         return Stream(self, event, wire, response)
 
     async def restore_next(self) -> None:
         """Returns when this process goes on after having been snapshotted and restored."""
-        response = await self._request(self._head("GET", "/runtime/restore/next"))
+        response = await self._request(get(self._host, "/runtime/restore/next"))
         if response.status != 200:
             raise RuntimeApiError(f"/restore/next answers {response.status}: {_said(response)}")
 
@@ -180,14 +154,14 @@ class Line:
         type_: ``Category.Reason`` where the platform has one of its own for this. What it answers
         makes no difference: 403 says that somebody else of this environment has told it already.
         """
-        headers = _error_headers(problem) | ({ERROR_TYPE: type_} if type_ else {})
-        await self._request(self._post(path, headers, error_body(problem, type_)))
+        headers = error_headers(problem) | ({ERROR_TYPE: type_} if type_ else {})
+        await self._request(post(self._host, path, headers, error_body(problem, type_)))
 
     async def register_extension(self, name: str) -> str:
         """Register an internal extension, which is why SIGTERM reaches us; returns its id."""
         headers = {"Lambda-Extension-Name": name, "Content-Type": "application/json"}
         path = "/2020-01-01/extension/register"
-        response = await self._request(self._post(path, headers, b'{"events":[]}'))
+        response = await self._request(post(self._host, path, headers, b'{"events":[]}'))
         if response.status != 200:
             raise RuntimeApiError(f"/extension/register answers {response.status}")
         return response.headers.get("lambda-extension-identifier", "")
@@ -195,7 +169,7 @@ class Line:
     async def extension_next(self, identifier: str) -> None:
         """Say that the extension is ready; it has asked for no events, so this never returns."""
         headers = {"Lambda-Extension-Identifier": identifier}
-        await self._request(self._head("GET", "/2020-01-01/extension/event/next", headers))
+        await self._request(get(self._host, "/2020-01-01/extension/event/next", headers))
 
     def close(self) -> None:
         self._poll = None
@@ -203,21 +177,14 @@ class Line:
             self._wire.close()
             self._wire = None
 
-    def _answer(self, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        request, sent = self._post(path, headers, body), None
+    def _answer(self, request: bytes) -> Answer:
+        sent = None
         if self._wire is not None and not self._wire.closed:
             if self.polls_on:
                 sent, self._poll = self._wire.send_both(request, self._poll_request)
             else:
                 sent = self._wire.send(request)
         return Answer(request, sent)
-
-    def _post(self, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        return self._head("POST", path, {**headers, "Content-Length": str(len(body))}) + body
-
-    def _head(self, method: str, path: str, headers: Mapping[str, str] = NO_HEADERS) -> bytes:
-        path = path if path.startswith("/20") else f"/{VERSION}{path}"
-        return head(method, path, self._host, headers)
 
     async def _request(
         self, request: bytes, sent: "asyncio.Future[Response] | None" = None
@@ -300,32 +267,6 @@ class Stream:
         response = await self._response
         if response.status >= 300:
             raise _refusal(response)
-
-
-def _echo(event: Event) -> dict[str, str]:
-    given = event.invocation_id
-    return {"Lambda-Runtime-Invocation-Id": given} if given else {}
-
-
-def error_type(problem: Mapping[str, Any]) -> str:
-    """``Category.Reason``, as Lambda wants it: ``Function.HandlerFailed``."""
-    words = str(problem["code"]).split("_")
-    return f"Function.{''.join(word.capitalize() for word in words)}"
-
-
-def error_body(problem: Mapping[str, Any], type_: str = "", request_id: str = "") -> bytes:
-    """An error as Lambda tells it to the caller; what else we know stands in ``problem``."""
-    told = {
-        "errorMessage": problem["detail"],
-        "errorType": type_ or error_type(problem),
-        "requestId": request_id,
-        "stackTrace": [],  # the author's stands in the log
-    }
-    return json.dumps({**told, "problem": problem}).encode()
-
-
-def _error_headers(problem: Mapping[str, Any]) -> dict[str, str]:
-    return {ERROR_TYPE: error_type(problem), "Content-Type": "application/json"}
 
 
 def _refusal(response: Response) -> Refused | RuntimeApiError:

@@ -12,7 +12,8 @@ import pytest
 from fake_api import LOST, RESET, FakeApi
 
 from zerowake.adapters.aws import runtime_api
-from zerowake.adapters.aws.runtime_api import Event, Line, Refused, RuntimeApiError
+from zerowake.adapters.aws.messages import Event
+from zerowake.adapters.aws.runtime_api import Line, Refused, RuntimeApiError
 from zerowake.runtime.errors import HandlerFailed, to_problem
 
 PROBLEM = to_problem(HandlerFailed("it went wrong"))
