@@ -5,31 +5,35 @@ function's object (a ``Kit``), says ``ready`` on its socket and then answers bat
 gateway says ``stop`` or is gone. Knows nothing of queues, depths or other instances.
 """
 
+import contextlib
 import logging
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zerowake.runtime import hooks, process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.exchange import RequestHead
-from zerowake.runtime.executor import Executor, Work
+from zerowake.runtime.executor import Answer, Executor, Work
 from zerowake.runtime.forms import Chosen, FormName, choose
 from zerowake.runtime.function import Function
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.info import Kind
-from zerowake.runtime.invocation import Origin
+from zerowake.runtime.invocation import Invocation, Origin
 from zerowake.runtime.logs import FunctionOutput, print_exception
 from zerowake.runtime.wire import Connection, Frame, encode
 from zerowake.snapshot.errors import SnapshotError, UnusableForm
 from zerowake.snapshot.restore import Restored, wake_up
 from zerowake.snapshot.store import open_snapshot
+
+if TYPE_CHECKING:
+    from zerowake.runtime.feed import Feed, Slot
 
 RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
 ROOM_NBYTES = 8 << 20  # for what a restore makes
@@ -180,14 +184,32 @@ class Loop:
         self._eager_calls = eager_calls
         self._told_eager = eager_calls()
         self._settled_s = 0.0
+        self._feed: Feed | None = None  # once it has been lent something
         self._waiting: list[Frame] = []  # frames that arrived while a stream was looked after
 
     def run(self) -> None:
-        while (frame := self._next()) is not None and frame.kind != "stop":
-            if frame.kind == "batch":  # a cancel that finds no stream running came too late
-                self._batch(frame)
-            elif frame.kind == "hook":
-                self._hook(Moment(frame.header["moment"]))
+        """Until the gateway says ``stop``, or is gone; what was lent is given back before."""
+        stopping = False
+        while not stopping or self._feed:
+            if self._feed and not self._waiting and not self._connection.pending():
+                if batch := self._feed.next():
+                    self._fed(batch)
+                    continue
+                if not self._feed:  # all has been given back
+                    continue
+            if (frame := self._next()) is None:
+                return
+            match frame.kind:
+                case "batch":  # a cancel that finds no stream running came too late
+                    self._batch(frame)
+                case "hook":
+                    self._hook(Moment(frame.header["moment"]))
+                case "lend":
+                    self._lend(frame)
+                case "recall" | "stop":
+                    stopping = frame.kind == "stop"
+                    if self._feed is not None:
+                        self._feed.recall()
 
     def _next(self) -> Frame | None:
         return self._waiting.pop(0) if self._waiting else self._connection.receive()
@@ -202,6 +224,14 @@ class Loop:
             header["problem"] = to_problem(error)
         self._connection.send(header)
 
+    def _lend(self, frame: Frame) -> None:
+        from zerowake.runtime.feed import Feed  # most instances do without it
+
+        told = frame.header
+        if self._feed is None:
+            self._feed = Feed(self._connection, self._function.settings.batch_rule())
+        self._feed.lend(told["slot"], told["by"], told["with"])
+
     def _batch(self, frame: Frame) -> None:
         now = time.monotonic()
         works = [
@@ -214,41 +244,68 @@ class Loop:
             )
             for call, body in zip(frame.header["calls"], frame.parts(), strict=True)
         ]
-        process.set_threads(self._function.settings.threads, sharers=frame.header["busy"])
         if not self._function.settings.retry:
             self._connection.send({"kind": "began"})
-        if now - self._settled_s > RESTED_S:
-            with process.spread_threads():
-                self._answer(works)
-        else:
-            self._answer(works)
-        self._settled_s = time.monotonic()
-
-    def _answer(self, works: list[Work]) -> None:
-        with self._output.during(*[work.id for work in works]):
+        with self._at_work(works, frame.header["busy"]):
             if self._function.kind is Kind.STREAM:
                 for index, work in enumerate(works):
                     self._stream(index, work)
                 self._connection.send(self._settled())
             else:
-                self._unary(works)
+                answers, predict_ms = self._run(works)
+                header = {"kind": "result", "predict_ms": predict_ms}
+                self._tell(
+                    _result({**header, "call": index}, answer)
+                    for index, answer in enumerate(answers)
+                )
 
-    def _unary(self, works: list[Work]) -> None:
+    def _fed(self, calls: tuple[Invocation, ...]) -> None:
+        """A batch that came past the gateway. It has each call as it came, should this process end."""
+        assert self._feed is not None
+        slots = [cast("Slot", call.sink) for call in calls]
+        numbers = [slot.number for slot in slots]
+        self._connection.send({"kind": "fed", "slots": numbers}, *[slot.event for slot in slots])
+        deadline_s = time.monotonic() + self._function.settings.timeout_s
+        works = [Work(call.id, call.body, deadline_s, call.origin) for call in calls]
+        with self._at_work(works, 1):
+            answers, predict_ms = self._run(works)
+            frames = []
+            for call, slot, answer in zip(calls, slots, answers, strict=True):
+                if answer.problem is not None:
+                    call.fail(answer.problem)
+                else:
+                    call.finish(answer.result)
+                header = {"kind": "result", "call": -slot.number, "predict_ms": predict_ms}
+                if not slot.event:
+                    header["answered"] = True
+                    answer = Answer(problem=answer.problem)
+                frames.append(_result(header, answer))
+            self._tell(frames)
+        self._feed.answered(calls)
+
+    @contextlib.contextmanager
+    def _at_work(self, works: list[Work], sharers: int) -> Iterator[None]:
+        """Compute with all threads, as one of ``sharers`` instances; what is printed is of ``works``."""
+        process.set_threads(self._function.settings.threads, sharers=sharers)
+        rested = time.monotonic() - self._settled_s > RESTED_S
+        with (
+            process.spread_threads() if rested else contextlib.nullcontext(),
+            self._output.during(*[work.id for work in works]),
+        ):
+            yield
+        self._settled_s = time.monotonic()
+
+    def _run(self, works: list[Work]) -> tuple[list[Answer], float]:
+        """Answers, and the milliseconds that they took."""
         started = time.perf_counter()
         answers = self._executor.run(works)
         predict_ms = 1e3 * (time.perf_counter() - started)
-        frames = []
-        for index, answer in enumerate(answers):
-            header: dict[str, Any] = {"kind": "result", "call": index, "predict_ms": predict_ms}
-            if answer.head is not None:
-                header["head"] = answer.head.to_json()
-            if answer.problem is not None:
-                frames.append(encode({**header, "problem": answer.problem}))
-            else:
-                frames.append(encode(header, answer.result))
         self._output.flush()
-        # One write for the whole batch: the gateway answers all callers in one turn of its loop.
-        self._connection.socket.sendall(b"".join((*frames, encode(self._settled()))))
+        return answers, predict_ms
+
+    def _tell(self, results: Iterable[bytes]) -> None:
+        """One write for the whole batch: the gateway answers all callers in one turn of its loop."""
+        self._connection.socket.sendall(b"".join((*results, encode(self._settled()))))
 
     def _settled(self) -> dict[str, Any]:
         before, self._told_eager = self._told_eager, self._eager_calls()
@@ -283,3 +340,12 @@ class Loop:
                 return True
             self._waiting.append(frame)
         return False
+
+
+def _result(header: dict[str, Any], answer: Answer) -> bytes:
+    """The frame that tells it; an empty result is one too."""
+    if answer.head is not None:
+        header["head"] = answer.head.to_json()
+    if answer.problem is not None:
+        return encode({**header, "problem": answer.problem})
+    return encode(header) if "answered" in header else encode(header, answer.result)

@@ -6,11 +6,15 @@ Knows no classes, annotations or processes. Travels as plain JSON in the snapsho
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from zerowake.runtime.policy.batching import BatchRule
 
 MAX_WINDOW_MS = 10_000  # who waits longer than that for company has mixed up the units
 DEFAULT_WINDOW_MS = 5.0
@@ -83,6 +87,14 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "instances": list(self.instances)}
+
+    def batch_rule(self, max_queued: int = sys.maxsize) -> "BatchRule":
+        """What decides which calls run together. max_queued: calls that may wait."""
+        from zerowake.runtime.policy.batching import BatchRule  # those that declare do without it
+
+        if self.batch is None:
+            return BatchRule(max_queued=max_queued)
+        return BatchRule(self.batch.max_size, (self.batch.window_ms or 0.0) / 1e3, max_queued)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Settings":

@@ -8,6 +8,7 @@ from support import function_info
 
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import to_problem
+from zerowake.runtime.gateway.port import Lease
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
@@ -62,6 +63,12 @@ class FakeFunctions:
         self.moments.append(moment)
         if moment in self.broken:
             raise self.broken[moment]
+
+    def lend(self, name: str, lease: Lease) -> bool:
+        return False
+
+    def recall(self, name: str) -> None:
+        pass
 
     def describe(self) -> list[dict[str, Any]]:
         return []

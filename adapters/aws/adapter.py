@@ -8,8 +8,9 @@ as batches of one model (the official Python client forks a process for each slo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zerowake.adapters.aws.invocations import Invocations
@@ -22,6 +23,7 @@ from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.hooks import Moment
+from zerowake.runtime.info import Kind
 from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ SNAP_START = "snap-start"
 MODE = "ZEROWAKE_LAMBDA_INVOKE_MODE"  # as the function URL's InvokeMode, which no event tells
 LOG_LEVEL = "AWS_LAMBDA_LOG_LEVEL"
 LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
+LEND_AFTER = 4  # direct invocations
 INIT_S = 9.0  # of the 10 s that an on-demand start may take; after them the first call pays
 
 
@@ -114,6 +117,9 @@ class Lambda(Pull):
         self._environ = environ
         self._extension: asyncio.Task[None] | None = None
         self._lines: list[Line] = []
+        self._directly = 0  # how many direct invocations there have been since one of another kind
+        self._lend: Callable[[Line], Awaitable[Event | None]] | None = None
+        self._recall: Callable[[], None] = lambda: None
 
     async def serve(self, functions: Functions, metrics: "Metrics") -> None:
         (name,) = functions.names()
@@ -145,6 +151,19 @@ class Lambda(Pull):
         if self._draining:
             return
         log.info("serving %s on AWS Lambda, %d at a time", name, self._slots)
+        info = functions.find(name)
+
+        async def lend(line: Line) -> Event | None:
+            from zerowake.adapters.aws.lent import Lent  # not of a start
+
+            lent = Lent(caller, invocations, info, self._address)
+            if not functions.lend(name, lent):
+                return None
+            await lent.back
+            return await lent.rest(line)
+
+        if info.kind not in (Kind.STREAM, Kind.HTTP):
+            self._lend, self._recall = lend, partial(functions.recall, name)
         slots = [asyncio.create_task(self._slot(invocations)) for _ in range(self._slots)]
         try:
             await asyncio.gather(*slots)
@@ -156,6 +175,7 @@ class Lambda(Pull):
         for line in self._lines:
             line.polls_on = False
         super().drain()
+        self._recall()
 
     def close(self) -> None:
         super().close()
@@ -218,12 +238,28 @@ class Lambda(Pull):
     async def _slot(self, invocations: Invocations) -> None:
         line = Line(self._address)
         self._lines.append(line)
-        line.polls_on = not self._draining
+        event: Event | None = None
         try:
-            while (event := await self._poll(line)) is not None:
+            while event := event or await self._poll(line):
+                lend = self._lend if self._lends_after(event) else None
+                line.polls_on = lend is None and not self._draining
                 await invocations.answer(line, event)
+                event = await lend(line) if lend is not None and not self._draining else None
         finally:
             line.close()
+
+    def _lends_after(self, event: Event) -> bool:
+        """Whether the function's own process is to poll in this slot's place, once it is answered.
+
+        It can answer direct invocations only, and while it runs one nothing else that it brings is
+        looked at. So all of them have to be direct ones.
+        """
+        if event.is_direct:
+            self._directly += 1
+        else:
+            self._directly = 0
+            self._recall()
+        return self._directly > LEND_AFTER
 
     async def _poll(self, line: Line) -> Event | None:
         return await self._unless_drained(line.next(), line, begun=line.brings)

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from zerowake.runtime.errors import (
     RemoteError,
 )
 from zerowake.runtime.gateway import problems
-from zerowake.runtime.gateway.caller import Caller
+from zerowake.runtime.gateway.caller import Caller, Calling
 from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import Origin
@@ -78,18 +78,30 @@ class Invocations:
     def _objects(self) -> "Objects":
         return self._make_objects()
 
+    @cached_property
+    def content_type(self) -> str:
+        """Of results."""
+        return RAW if self._caller.functions.find(self._name).raw_output else JSON
+
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""
+        await self._once(line, event, self._answer(line, event))
+
+    async def complete(self, line: Line, event: Event, calling: Calling) -> None:
+        """Answer a call that a process of the function has taken itself. Raises RuntimeApiError."""
+        await self._once(line, event, self._complete(line, event, calling))
+
+    async def _once(self, line: Line, event: Event, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._answer(line, event)
+            await work
         except Refused as error:  # our answer: too large, or there is one already
             log.error("invocation %s: %s", event.id, error)
             if error.http_status == 413:
-                await self._fail(line, event, AnswerTooLarge(str(error)))
+                await self.fail(line, event, AnswerTooLarge(str(error)))
         except RuntimeApiError:
             raise
         except Exception as error:
-            await self._fail(line, event, error)
+            await self.fail(line, event, error)
 
     async def _answer(self, line: Line, event: Event) -> None:
         if event.is_direct:
@@ -115,7 +127,8 @@ class Invocations:
             case events.Direct():
                 await self._direct(line, event)
 
-    async def _fail(self, line: Line, event: Event, error: Exception) -> None:
+    async def fail(self, line: Line, event: Event, error: Exception) -> None:
+        """Answer with an error. Raises RuntimeApiError."""
         problem = problems.describe(error, f"{self._name} {event.id}")
         try:
             await line.fail(event, problem)
@@ -130,14 +143,13 @@ class Invocations:
 
             await self._stream(line, event, HttpRequest("", "POST", "/", "", (), event.body))
             return
-        content_type = RAW if info.raw_output else JSON
         answer: Answer | None = None
 
         def respond(chunks: list[bytes]) -> None:
             """Not by way of the task that waits for the chunks: 40 us before the caller has them."""
             nonlocal answer
             with contextlib.suppress(Exception):  # whatever it is, it is raised again below
-                answer = line.answer(event, _fitting(_whole(chunks, info)), content_type)
+                answer = line.answer(event, _fitting(_whole(chunks, info)), self.content_type)
 
         then = None if info.kind is Kind.STREAM else respond
         try:
@@ -148,8 +160,15 @@ class Invocations:
             if answer is None:
                 raise
         if answer is None:
-            answer = line.answer(event, _fitting(_whole(chunks, info)), content_type)
+            answer = line.answer(event, _fitting(_whole(chunks, info)), self.content_type)
         await line.taken(answer)
+
+    async def _complete(self, line: Line, event: Event, calling: Calling) -> None:
+        info = self._caller.functions.find(self._name)
+        with calling:
+            async with self._until(event):
+                chunks = await calling.rest()
+        await line.respond(event, _fitting(_whole(chunks, info)), self.content_type)
 
     def _until(self, event: Event) -> "_Until":
         """Give up shortly before the event's deadline. Raises PredictTimeout."""
@@ -322,9 +341,13 @@ class _Until:
         try:
             await self._timeout.__aexit__(*raised)
         except TimeoutError:
-            raise PredictTimeout(
-                "the invocation's deadline has come; give the function more time, or fewer records"
-            ) from None
+            raise past_deadline() from None
+
+
+def past_deadline() -> PredictTimeout:
+    return PredictTimeout(
+        "the invocation's deadline has come; give the function more time, or fewer records"
+    )
 
 
 def _whole(chunks: list[bytes], info: FunctionInfo) -> bytes:

@@ -4,6 +4,7 @@ https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. Pure: ``Line`` s
 gateway, ``Slot`` over a blocking socket in an instance, which is to import nothing else for it.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -13,7 +14,9 @@ from zerowake.runtime.invocation import Origin
 
 VERSION = "2018-06-01"
 RESPONSE_NBYTES = 6 * 1024 * 1024 + 100  # the largest answer in one piece
-MARGIN_S = 0.1  # before an invocation's deadline, to answer before the platform ends the whole environment
+MARGIN_S = (
+    0.1  # before an invocation's deadline, to answer before the platform ends the whole environment
+)
 ERROR_TYPE = "Lambda-Runtime-Function-Error-Type"
 ERROR_BODY = "Lambda-Runtime-Function-Error-Body"
 JSON, RAW = "application/json", "application/octet-stream"
@@ -138,3 +141,10 @@ def error_body(problem: Mapping[str, Any], type_: str = "", request_id: str = ""
         "stackTrace": [],  # the author's stands in the log
     }
     return json.dumps({**told, "problem": problem}).encode()
+
+
+def said(response: Response) -> str:
+    """What the API says of a request that it has not taken."""
+    with contextlib.suppress(ValueError, AttributeError):
+        return str(json.loads(response.body).get("errorMessage", ""))[:300]
+    return response.body[:300].decode(errors="replace")

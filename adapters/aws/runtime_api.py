@@ -9,8 +9,6 @@ both, so a poll that waited until the answer was acknowledged cost each invocati
 """
 
 import asyncio
-import contextlib
-import json
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -29,6 +27,7 @@ from zerowake.adapters.aws.messages import (
     next_request,
     post,
     response_request,
+    said,
     versioned,
 )
 from zerowake.adapters.http1 import Response, head
@@ -92,12 +91,7 @@ class Line:
         """Wait for an invocation, for as long as it takes. Raises RuntimeApiError."""
         poll, self._poll = self._poll, None
         response = await self._request(self._poll_request, poll)
-        if response.status != 200:
-            raise RuntimeApiError(f"/next answers {response.status}: {_said(response)}")
-        try:
-            return Event.of(response)
-        except ValueError as error:
-            raise RuntimeApiError(f"/next gives {error}") from None
+        return event_of(response)
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""
@@ -146,7 +140,7 @@ class Line:
         """Returns when this process goes on after having been snapshotted and restored."""
         response = await self._request(get(self._host, "/runtime/restore/next"))
         if response.status != 200:
-            raise RuntimeApiError(f"/restore/next answers {response.status}: {_said(response)}")
+            raise RuntimeApiError(f"/restore/next answers {response.status}: {said(response)}")
 
     async def post_error(self, path: str, problem: Mapping[str, Any], type_: str = "") -> None:
         """``/runtime/init/error`` or ``/runtime/restore/error``; raises RuntimeApiError.
@@ -269,15 +263,19 @@ class Stream:
             raise _refusal(response)
 
 
+def event_of(response: Response) -> Event:
+    """What ``/next`` gives. Raises RuntimeApiError when that is no invocation."""
+    if response.status != 200:
+        raise RuntimeApiError(f"/next answers {response.status}: {said(response)}")
+    try:
+        return Event.of(response)
+    except ValueError as error:
+        raise RuntimeApiError(f"/next gives {error}") from None
+
+
 def _refusal(response: Response) -> Refused | RuntimeApiError:
     """What an answer that was not taken means: 500 and above is the end of this environment."""
-    message = f"the Runtime API answers {response.status}: {_said(response)}"
+    message = f"the Runtime API answers {response.status}: {said(response)}"
     if response.status >= 500:
         return RuntimeApiError(message)
     return Refused(message, response.status)
-
-
-def _said(response: Response) -> str:
-    with contextlib.suppress(ValueError, AttributeError):
-        return str(json.loads(response.body).get("errorMessage", ""))[:300]
-    return response.body[:300].decode(errors="replace")

@@ -6,6 +6,7 @@ Knows no HTTP and no platform: the invoke endpoint and the adapters' events come
 import re
 import time
 from collections.abc import AsyncGenerator, Callable
+from typing import Any
 from weakref import WeakValueDictionary
 
 from zerowake.runtime.errors import HeadersTooLarge
@@ -56,14 +57,14 @@ class Caller:
         Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
         UnknownFunction, FunctionFailed, or RemoteError with what became of it.
         """
-        with _Calling(self, name, Reply(then), given_id, origin) as calling:
+        with Calling(self, name, Reply(then), given_id, origin) as calling:
             return await calling.result(body)
 
     async def stream(
         self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
     ) -> AsyncGenerator[list[bytes], None]:
         """One call, its chunks as they come; raises as ``call``. Closing it cancels the call."""
-        with _Calling(self, name, Reply(), given_id, origin) as calling:
+        with Calling(self, name, Reply(), given_id, origin) as calling:
             calling.submit(body)
             while chunks := await calling.sink.read():
                 yield chunks
@@ -77,12 +78,16 @@ class Caller:
         origin: Origin = NOWHERE,
     ) -> tuple[ReplyHead, bytes]:
         """One request to a function that takes requests whole, and its reply; raises as ``call``."""
-        with _Calling(self, name, Reply(), given_id, origin) as calling:
+        with Calling(self, name, Reply(), given_id, origin) as calling:
             calling.call.head = head
             reply = await calling.result(body)
         if (told := calling.call.reply) is None:  # another function has taken its name meanwhile
             told = ReplyHead(200, (("content-type", "application/json"),))
         return told, b"".join(reply)
+
+    def calling(self, name: str, given_id: str, origin: Origin) -> "Calling":
+        """One call, step by step."""
+        return Calling(self, name, Reply(), given_id, origin)
 
     def new(
         self, name: str, sink: Reply, given_id: str = "", origin: Origin = NOWHERE
@@ -134,7 +139,7 @@ class Caller:
         )
 
 
-class _Calling:
+class Calling:
     """One call, given up and counted when it is left."""
 
     __slots__ = ("_caller", "_known_as", "_submitted", "call", "sink")
@@ -157,12 +162,28 @@ class _Calling:
     async def result(self, body: bytes) -> list[bytes]:
         """Submit it; all its chunks, once it has ended. Raises as ``Caller.call``."""
         self.submit(body)
-        result: list[bytes] = []
-        while chunks := await self.sink.read():
-            result += chunks
-        return result
+        return await self.rest()
 
-    def __enter__(self) -> "_Calling":
+    async def rest(self) -> list[bytes]:
+        """The unread chunks, once it has ended. Raises RemoteError."""
+        rest: list[bytes] = []
+        while chunks := await self.sink.read():
+            rest += chunks
+        return rest
+
+    def taken(self, body: bytes) -> None:
+        """A process of the function has it already. Raises UnknownFunction."""
+        info = self._caller.functions.find(self.call.function)
+        self._known_as, self.call.body = info.name, body
+        self._submitted = True
+
+    def answered(self, problem: dict[str, Any] | None) -> None:
+        """The process that had it ``taken`` has told its caller; ``problem``: of an error."""
+        self.sink.ended = True
+        outcome = Outcome.OK if problem is None else Outcome.of(problem)
+        self._caller.observe(self._known_as, self.call, outcome)
+
+    def __enter__(self) -> "Calling":
         return self
 
     def __exit__(

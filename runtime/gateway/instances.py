@@ -8,6 +8,7 @@ from typing import Any
 
 from zerowake.runtime.errors import RemoteError
 from zerowake.runtime.gateway.links import Forked, InstanceLink, mark_seen
+from zerowake.runtime.gateway.port import Lease
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.logs import invocation_fields
@@ -56,6 +57,7 @@ class Instance:
         self.ready.add_done_callback(mark_seen)
         self.restored = asyncio.Event()
         self.ready.add_done_callback(lambda _ready: self.restored.set())
+        self.lent: dict[int, Lease] = {}
         self._hooked: asyncio.Future[None] | None = None
 
     @property
@@ -71,6 +73,45 @@ class Instance:
         self.begun = begun
         self.poisoned = len(batch) == 1 and batch[0].attempts > 0
         self.restore_ms = {}
+
+    def lend(self, number: int, lease: Lease) -> None:
+        """Have it take calls from a platform itself."""
+        self.lent[number] = lease
+        self.link.send({"kind": "lend", "slot": number, "by": lease.by, "with": lease.told})
+
+    def recall(self) -> None:
+        """Have it give back what it was lent."""
+        if self.lent:
+            self.link.send({"kind": "recall"})
+
+    def fed(self, frame: Frame, *, retry: bool) -> list[Invocation]:
+        """It has begun with calls that it has taken itself; they come before what it was given."""
+        numbers = frame.header["slots"]
+        calls = {
+            -number: self.lent[number].taken(event)
+            for number, event in zip(numbers, frame.parts(), strict=True)
+        }
+        if self.state is State.IDLE:
+            self.state = State.BUSY
+        self.hot = self.begun = True
+        self.batch |= calls
+        self.batch_size = len(self.batch)
+        self.poisoned = not retry and self.batch_size == 1
+        self.restore_ms = {}
+        return list(calls.values())
+
+    def slot_told(self, frame: Frame) -> None:
+        """It says something of a connection that it was lent."""
+        header = frame.header
+        if frame.kind == "refused":
+            self.lent[header["slot"]].refused(header["status"], header["said"])
+        else:
+            self.lent.pop(header["slot"]).handed(*frame.parts())
+
+    def lose(self) -> None:
+        """It has ended, and with it the connections."""
+        while self.lent:
+            self.lent.popitem()[1].lost()
 
     async def hook(self, moment: Moment) -> None:
         """Have the author's hooks run. Raises RemoteError with what went wrong."""

@@ -14,6 +14,7 @@ from zerowake.runtime.errors import Draining, UnknownFunction
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.links import ZygoteLink, adopt
 from zerowake.runtime.gateway.opening import Opened, open_target
+from zerowake.runtime.gateway.port import Lease
 from zerowake.runtime.gateway.served import Served
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import FunctionInfo
@@ -136,6 +137,12 @@ class Pool:
 
     async def hook(self, name: str, moment: Moment) -> None:
         await self._find(name).hook(moment)
+
+    def lend(self, name: str, lease: Lease) -> bool:
+        return not self.draining and self._find(name).lend(lease)
+
+    def recall(self, name: str) -> None:
+        self._find(name).recall()
 
     def digest(self, name: str) -> str:
         """The snapshot that is served under ``name``."""

@@ -85,6 +85,16 @@ class Functions(Protocol):
         or RemoteError with what went wrong.
         """
 
+    def lend(self, name: str, lease: "Lease") -> bool:
+        """Let the function's process take calls itself, by the connection that ``lease`` tells of.
+
+        False where it cannot: it yields, takes requests whole, or is not up.
+        """
+        ...
+
+    def recall(self, name: str) -> None:
+        """Have everything that was lent given back: what is idle now, the rest once it has answered."""
+
     def describe(self) -> list[dict[str, Any]]:
         """One JSON-ready object a function, for ``GET /functions`` and ``zerowake ps``.
 
@@ -100,6 +110,39 @@ def takes_requests(functions: Functions, name: str) -> bool:
         return functions.find(name).kind is Kind.HTTP
     except UnknownFunction:
         return False
+
+
+class Lease(Protocol):
+    """A connection to a platform in the hands of a function's process, seen from the gateway.
+
+    It ends with ``handed`` or ``lost``. by: ``module:Class`` of the ``runtime.feed.Slot`` that the
+    process makes of it. told: what it is made with, as JSON.
+    """
+
+    by: str
+    told: dict[str, Any]
+
+    def taken(self, event: bytes) -> Invocation:
+        """The process runs this call from now on, which the connection has brought as ``event``.
+
+        The call's sink is answered only where the process has not answered the platform.
+        """
+        ...
+
+    def answered(self, call: Invocation, problem: dict[str, Any] | None) -> None:
+        """It has; ``problem``: with an error."""
+
+    def refused(self, status: int, said: str) -> None:
+        """The platform does not take the last answer."""
+
+    def handed(self, event: bytes, unacknowledged: bytes) -> None:
+        """The process gives the connection back, and what it has brought if that was not ``taken``.
+
+        unacknowledged: an answer that may not have arrived, to be sent again.
+        """
+
+    def lost(self) -> None:
+        """The process has ended."""
 
 
 class Ingress(Protocol):

@@ -30,16 +30,19 @@ from zerowake.runtime.gateway.depths import Depths
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
 from zerowake.runtime.gateway.opening import Opened
+from zerowake.runtime.gateway.port import Lease
 from zerowake.runtime.gateway.processes import Processes
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import FunctionGauges, Metrics
-from zerowake.runtime.policy.batching import Batcher, BatchRule
+from zerowake.runtime.policy.batching import Batcher
 from zerowake.runtime.policy.lifecycle import instances_wanted
 from zerowake.runtime.wire import Frame
 
 log = logging.getLogger("zerowake.gateway")
+
+THAW_S = 0.02  # for what has come while a platform had frozen us
 
 
 class Served:
@@ -65,13 +68,9 @@ class Served:
         self._clock = clock
         self._processes = Processes(snapshot, config, base, metrics, self, clock)
         self._depths = Depths(self.info, config, self._processes, self, clock)
-        batch = self._settings.batch
-        self._rule = BatchRule(
-            max_size=batch.max_size if batch else 1,
-            window_s=(batch.window_ms or 0.0) / 1e3 if batch else 0.0,
-            max_queued=config.max_queued,
-        )
+        self._rule = self._settings.batch_rule(config.max_queued)
         self._queue = Batcher(self._rule)
+        self._numbers = itertools.count(1)  # of what is lent
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._change: asyncio.Future[None] | None = None  # where somebody waits for one
         self._closed = False
@@ -108,12 +107,30 @@ class Served:
     def cancel(self, call: Invocation) -> None:
         """The caller has left: drop the call if it waits, stop it if it streams."""
         call.fail(to_problem(Cancelled("the caller has left")))
-        if not self._queue.cancel(call) and self.info.kind is Kind.STREAM:
+        if not self._queue.cancel(call):
             for instance in self._processes.instances:
                 for place, running in instance.batch.items():
-                    if running is call:
+                    if running is not call:
+                        continue
+                    if self.info.kind is Kind.STREAM:
                         instance.link.send({"kind": "cancel", "call": place})
+                    elif place < 0 and all(each.done for each in instance.batch.values()):
+                        # Nobody but it itself could take the next call from the platform.
+                        self._end(instance, "predict runs past the end of its invocation")
         self._advance()
+
+    def lend(self, lease: Lease) -> bool:
+        """As ``Functions.lend``."""
+        ready = self._processes.ready
+        if len(ready) != 1 or self.info.kind in (Kind.STREAM, Kind.HTTP):
+            return False
+        ready[0].lend(next(self._numbers), lease)
+        return True
+
+    def recall(self) -> None:
+        """As ``Functions.recall``."""
+        for instance in self._processes.instances:
+            instance.recall()
 
     async def bring_to(self, depth: Depth) -> None:
         """Sink or rise to ``depth``; returns when the function is there.
@@ -297,7 +314,11 @@ class Served:
             case "result":
                 call = instance.batch.pop(header["call"])
                 call.timings_ms["predict"] = header["predict_ms"]
-                if problem := header.get("problem"):
+                problem = header.get("problem")
+                if "answered" in header:
+                    call.done = True
+                    instance.lent[-header["call"]].answered(call, problem)
+                elif problem:
                     call.fail(problem)
                 else:  # without a body where its items came before
                     if "head" in header:
@@ -308,6 +329,15 @@ class Served:
                 self._settle(instance)
             case "item":
                 return self._deliver(instance, header["call"], frame.body)
+            case "fed":
+                for call in instance.fed(frame, retry=self._settings.retry):
+                    call.depth = self.depth
+                    self._metrics.observe_wake(self.name, call.depth)
+                self._depths.call_came()
+                self._watch_time(instance)
+                self._metrics.observe_batch(self.name, len(header["slots"]))
+            case "handed" | "refused":
+                instance.slot_told(frame)
             case "began":
                 instance.begun = True
                 # It is not tried again: if its process ends now, that is put down to the call.
@@ -346,6 +376,7 @@ class Served:
                 call.fail(to_problem(error))
         instance.batch.clear()
         self._queue.retry(again)
+        instance.lose()
         self._advance()
 
     async def _deliver(self, instance: Instance, place: int, chunk: bytes) -> None:
@@ -374,7 +405,12 @@ class Served:
         self._queue.settle(instance.batch_size, now)
         self._processes.health.settled_well()
         self._depths.calls_ended(now)
-        instance.state = State.IDLE
+        if instance.batch:  # what it was given while it was busy with what it has taken itself
+            instance.begun, instance.batch_size = self._settings.retry, len(instance.batch)
+            self._watch_time(instance)
+            return
+        if instance.state is State.BUSY:
+            instance.state = State.IDLE
         if instance.retiring:
             self._processes.retire_later(instance)
         if len(self._queue):
@@ -383,19 +419,26 @@ class Served:
             asyncio.get_running_loop().call_soon(self._advance)
 
     def _watch_time(self, instance: Instance) -> None:
-        """Count ``timeout_s`` from now on."""
+        """Count ``timeout_s`` from now on.
+
+        When they are over, what has come meanwhile is looked at first: all of us may have been frozen.
+        """
         instance.stop_timer()
         loop = asyncio.get_running_loop()
-        instance.timer = loop.call_later(self._settings.timeout_s, self._time_out, instance)
+
+        def over() -> None:
+            instance.timer = loop.call_later(THAW_S, self._time_out, instance)
+
+        instance.timer = loop.call_later(self._settings.timeout_s, over)
 
     def _time_out(self, instance: Instance) -> None:
+        limit_s = self._settings.timeout_s
+        self._end(instance, f"predict has run for more than timeout_s={limit_s:g} s")
+
+    def _end(self, instance: Instance, why: str) -> None:
         """A ``predict`` cannot be interrupted from outside: its process goes."""
-        log.warning(
-            "%s: predict has run for more than timeout_s=%g s; its instance is replaced",
-            self.name,
-            self._settings.timeout_s,
-            extra=instance.log_fields(self.name),
-        )
+        fields = instance.log_fields(self.name)
+        log.warning("%s: %s; its instance is replaced", self.name, why, extra=fields)
         instance.timed_out = True
         instance.link.kill()
 

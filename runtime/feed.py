@@ -1,0 +1,139 @@
+"""Calls that an instance takes from its platform itself, instead of by way of the gateway.
+
+Where a platform is polled, the way of a call from it through the gateway to the instance, and back, took
+half as long again as AWS's own client takes for all of an empty invocation. So the gateway lends its
+connections, as ``Slot``s: the instance polls them, tells of each call before it runs, answers it, and
+tells that too. Who watches the time, counts, and answers when this process has ended is the gateway, as
+with any other call; and it gets back what is not for the function as it is, or does not go as it should.
+"""
+
+import importlib
+import math
+import select
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from zerowake.runtime.invocation import Invocation, Sink
+from zerowake.runtime.policy.batching import Batcher, BatchRule
+from zerowake.runtime.wire import Connection
+
+
+class Slot(Sink, Protocol):
+    """One connection to a platform: it brings a call, as whose sink it takes the answer, then the next.
+
+    An adapter's class, made in the instance with ``number`` and what the adapter tells beside it.
+
+    number: what the gateway calls it. polls_on: ask for the next call with each answer. event: the
+    call that it has brought, as it came, until it is answered; b"" before and after. unacknowledged:
+    an answer that was sent, and may have to be sent again. refused: what the platform says of an
+    answer that it has not taken, until it is told. over: it is to be given back.
+    """
+
+    number: int
+    polls_on: bool
+    event: bytes
+    unacknowledged: bytes
+    refused: dict[str, Any] | None
+    over: bool
+
+    def fileno(self) -> int: ...
+
+    def read(self) -> Invocation | None:
+        """Take what has arrived; a call, once all of one is here. Raises nothing: then it is over."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a call, of which nothing has arrived."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Feed:
+    """The slots that this instance has been lent, and the calls that they have brought.
+
+    rule: which of the calls run together; each slot brings one at a time, so there is no limit to them.
+    """
+
+    def __init__(self, connection: Connection, rule: BatchRule) -> None:
+        self._connection = connection
+        self._queue = Batcher(rule)
+        self._slots: dict[int, Slot] = {}  # by descriptor
+        self._ready = select.poll()
+        self._ready.register(connection, select.POLLIN)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def lend(self, number: int, by: str, told: dict[str, Any]) -> None:
+        """Poll one more. by: ``module:Class`` of a ``Slot``, made with ``told``."""
+        module, _, name = by.partition(":")
+        try:
+            slot: Slot = getattr(importlib.import_module(module), name)(number, **told)
+        except OSError:  # whoever asks next finds out what it is
+            self._connection.send({"kind": "handed", "slot": number}, b"", b"")
+            return
+        self._slots[slot.fileno()] = slot
+        self._ready.register(slot, select.POLLIN)
+
+    def recall(self) -> None:
+        """Give back all of them: at once what is idle or waits here, the others once they have answered."""
+        waiting = _slots_of(self._queue.take_all())
+        for slot in self._slots.values():
+            slot.polls_on = False
+            slot.over |= slot.idle or slot in waiting
+        self._listen(waiting)
+
+    def next(self) -> tuple[Invocation, ...]:
+        """The next batch; () when the gateway says something first, or when there is no slot left."""
+        hold_ms: int | None = 0 if self._queue else None
+        while self._slots:
+            is_told = False
+            for descriptor, _ in self._ready.poll(hold_ms):
+                if (slot := self._slots.get(descriptor)) is None:
+                    is_told = True
+                    continue
+                call = slot.read()
+                if slot.over or slot.refused is not None:
+                    self._settle()
+                if call is not None:
+                    self._ready.unregister(descriptor)  # it has no more to say until it is answered
+                    self._queue.submit(call, call.arrived_s)
+            if is_told:
+                break
+            now = time.monotonic()
+            plan = self._queue.plan(now, 1)
+            if plan.batches:
+                return plan.batches[0]
+            wake_at_s = plan.wake_at_s
+            hold_ms = None if wake_at_s is None else math.ceil(1e3 * max(0.0, wake_at_s - now))
+        return ()
+
+    def answered(self, batch: Sequence[Invocation]) -> None:
+        """A batch has been, or its calls are the gateway's to answer."""
+        self._queue.settle(len(batch), time.monotonic())
+        self._listen(_slots_of(batch))
+
+    def _listen(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
+            self._ready.register(slot, select.POLLIN)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tell what the platform has refused, and give back the slots that are over."""
+        for descriptor, slot in list(self._slots.items()):
+            if slot.refused is not None:
+                self._connection.send({"kind": "refused", "slot": slot.number, **slot.refused})
+                slot.refused = None
+            if slot.over:
+                self._ready.unregister(descriptor)
+                del self._slots[descriptor]
+                slot.close()
+                header = {"kind": "handed", "slot": slot.number}
+                self._connection.send(header, slot.event, slot.unacknowledged)
+
+
+def _slots_of(calls: Sequence[Invocation]) -> list[Slot]:
+    """The slots that have brought ``calls``."""
+    return [call.sink for call in calls]  # type: ignore[misc]
