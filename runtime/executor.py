@@ -11,9 +11,8 @@ import contextlib
 import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from zerowake.runtime.call import call_batch, call_one, in_mode, inference_mode
 from zerowake.runtime.errors import (
@@ -37,8 +36,7 @@ from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.logs import print_exception
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One item to run: the invocation's id, the encoded body, monotonic deadline in seconds.
 
     head: of the request that the body came in, for a function of requests.
@@ -51,8 +49,7 @@ class Work:
     head: RequestHead | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of one item: an encoded result, or the members of a problem and its exception.
 
     head: where the result is the body of a reply.

@@ -10,7 +10,8 @@ import logging
 import os
 import select
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
 ROOM_NBYTES = 8 << 20  # for what a restore makes
+AS_THEY_ARE = contextlib.nullcontext()  # the threads
 WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
 
 
@@ -246,7 +248,8 @@ class Loop:
         ]
         if not self._function.settings.retry:
             self._connection.send({"kind": "began"})
-        with self._at_work(works, frame.header["busy"]):
+        ids = [work.id for work in works]
+        with self._spread(frame.header["busy"]), self._output.during(*ids):
             if self._function.kind is Kind.STREAM:
                 for index, work in enumerate(works):
                     self._stream(index, work)
@@ -258,6 +261,7 @@ class Loop:
                     _result({**header, "call": index}, answer)
                     for index, answer in enumerate(answers)
                 )
+        self._settled_s = time.monotonic()
 
     def _fed(self, calls: tuple[Invocation, ...]) -> None:
         """A batch that came past the gateway. It has each call as it came, should this process end."""
@@ -267,7 +271,7 @@ class Loop:
         self._connection.send({"kind": "fed", "slots": numbers}, *[slot.event for slot in slots])
         deadline_s = time.monotonic() + self._function.settings.timeout_s
         works = [Work(call.id, call.body, deadline_s, call.origin) for call in calls]
-        with self._at_work(works, 1):
+        with self._spread(1), self._output.during(*[work.id for work in works]):
             answers, predict_ms = self._run(works)
             frames = []
             for call, slot, answer in zip(calls, slots, answers, strict=True):
@@ -281,19 +285,14 @@ class Loop:
                     answer = Answer(problem=answer.problem)
                 frames.append(_result(header, answer))
             self._tell(frames)
+        self._settled_s = time.monotonic()
         self._feed.answered(calls)
 
-    @contextlib.contextmanager
-    def _at_work(self, works: list[Work], sharers: int) -> Iterator[None]:
-        """Compute with all threads, as one of ``sharers`` instances; what is printed is of ``works``."""
+    def _spread(self, sharers: int) -> AbstractContextManager[None]:
+        """Before something is computed, with all threads, as one of ``sharers`` instances."""
         process.set_threads(self._function.settings.threads, sharers=sharers)
         rested = time.monotonic() - self._settled_s > RESTED_S
-        with (
-            process.spread_threads() if rested else contextlib.nullcontext(),
-            self._output.during(*[work.id for work in works]),
-        ):
-            yield
-        self._settled_s = time.monotonic()
+        return process.spread_threads() if rested else AS_THEY_ARE
 
     def _run(self, works: list[Work]) -> tuple[list[Answer], float]:
         """Answers, and the milliseconds that they took."""

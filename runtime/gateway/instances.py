@@ -94,6 +94,8 @@ class Instance:
         if self.state is State.IDLE:
             self.state = State.BUSY
         self.hot = self.begun = True
+        if not self.batch:  # else somebody waits for what comes next
+            self.link.rest()
         self.batch |= calls
         self.batch_size = len(self.batch)
         self.poisoned = not retry and self.batch_size == 1

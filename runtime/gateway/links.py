@@ -21,6 +21,8 @@ from zerowake.runtime.wire import READ_NBYTES, Decoder, Frame, encode
 
 log = logging.getLogger("zerowake.gateway")
 
+REST_S = 0.01
+
 
 class Forked(NamedTuple):
     """A child of a zygote: its pid, our end of its socket, its wait status once it has ended.
@@ -217,11 +219,13 @@ class InstanceLink(asyncio.Protocol):
         self._early: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._lost = False
+        self._rest: asyncio.TimerHandle | None = None
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._opening = asyncio.create_task(self._open(forked.socket))
 
     def send(self, header: dict[str, Any], *parts: bytes) -> None:
         """Queue a frame; an instance that is gone is noticed by its exit, not here."""
+        self._attend()
         data = encode(header, *parts)
         if self._transport is None:
             self._early.append(data)
@@ -232,8 +236,27 @@ class InstanceLink(asyncio.Protocol):
         """End the process now."""
         _kill(self.pid, self.exited)
 
+    def rest(self) -> None:
+        """Look at nothing that comes for a moment, unless something is sent.
+
+        A write that wakes somebody costs its writer as much as the rest of an empty call. What comes
+        meanwhile is read in one go; when nothing has, the next frame wakes us as always.
+        """
+        if self._rest is None and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._rest = asyncio.get_running_loop().call_later(REST_S, self._attend)
+
+    def _attend(self) -> None:
+        if self._rest is None:
+            return
+        self._rest.cancel()
+        self._rest = None
+        if self._handling is None and self._transport is not None:
+            self._transport.resume_reading()
+
     async def drained(self, limit_s: float) -> None:
         """Wait until what the instance has sent is handled: until its socket's end, or the limit."""
+        self._attend()
         await asyncio.wait([self._over], timeout=limit_s)
 
     async def _open(self, sock: socket.socket) -> None:
