@@ -12,7 +12,7 @@ import math
 import select
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from zerowake.runtime.invocation import Invocation, Sink
 from zerowake.runtime.policy.batching import Batcher, BatchRule
@@ -78,12 +78,11 @@ class Feed:
         self._ready.register(slot, select.POLLIN)
 
     def recall(self) -> None:
-        """Give back all of them: at once what is idle or waits here, the others once they have answered."""
-        waiting = _slots_of(self._queue.take_all())
+        """Give back all of them: at once what is idle, the others once they have answered."""
         for slot in self._slots.values():
             slot.polls_on = False
-            slot.over |= slot.idle or slot in waiting
-        self._listen(waiting)
+            slot.over |= slot.idle
+        self._settle()
 
     def next(self) -> tuple[Invocation, ...]:
         """The next batch; () when the gateway says something first, or when there is no slot left."""
@@ -113,11 +112,8 @@ class Feed:
     def answered(self, batch: Sequence[Invocation]) -> None:
         """A batch has been, or its calls are the gateway's to answer."""
         self._queue.settle(len(batch), time.monotonic())
-        self._listen(_slots_of(batch))
-
-    def _listen(self, slots: Sequence[Slot]) -> None:
-        for slot in slots:
-            self._ready.register(slot, select.POLLIN)
+        for call in batch:
+            self._ready.register(cast(Slot, call.sink), select.POLLIN)
         self._settle()
 
     def _settle(self) -> None:
@@ -132,8 +128,3 @@ class Feed:
                 slot.close()
                 header = {"kind": "handed", "slot": slot.number}
                 self._connection.send(header, slot.event, slot.unacknowledged)
-
-
-def _slots_of(calls: Sequence[Invocation]) -> list[Slot]:
-    """The slots that have brought ``calls``."""
-    return [call.sink for call in calls]  # type: ignore[misc]

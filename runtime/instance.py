@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
 ROOM_NBYTES = 8 << 20  # for what a restore makes
+RECALLS = ("recall", "stop")
 AS_THEY_ARE = contextlib.nullcontext()  # the threads
 WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
 
@@ -187,7 +188,7 @@ class Loop:
         self._told_eager = eager_calls()
         self._settled_s = 0.0
         self._feed: Feed | None = None  # once it has been lent something
-        self._waiting: list[Frame] = []  # frames that arrived while a stream was looked after
+        self._waiting: list[Frame] = []  # frames that arrived while something else was looked after
 
     def run(self) -> None:
         """Until the gateway says ``stop``, or is gone; what was lent is given back before."""
@@ -208,7 +209,7 @@ class Loop:
                     self._hook(Moment(frame.header["moment"]))
                 case "lend":
                     self._lend(frame)
-                case "recall" | "stop":
+                case kind if kind in RECALLS:
                     stopping = frame.kind == "stop"
                     if self._feed is not None:
                         self._feed.recall()
@@ -273,6 +274,9 @@ class Loop:
         works = [Work(call.id, call.body, deadline_s, call.origin) for call in calls]
         with self._spread(1), self._output.during(*[work.id for work in works]):
             answers, predict_ms = self._run(works)
+            if any(frame.kind in RECALLS for frame in self._looked_at()):
+                for slot in slots:
+                    slot.polls_on = False
             frames = []
             for call, slot, answer in zip(calls, slots, answers, strict=True):
                 if answer.problem is not None:
@@ -331,14 +335,18 @@ class Loop:
 
     def _cancelled(self, index: int) -> bool:
         """Whether the caller of the running stream has left; other frames wait for their turn."""
+        return any(
+            frame.kind == "cancel" and frame.header["call"] == index for frame in self._looked_at()
+        )
+
+    def _looked_at(self) -> list[Frame]:
+        """The frames that are here, and wait for their turn."""
         while self._connection.pending() or select.select([self._connection], [], [], 0)[0]:
             frame = self._connection.receive()
             if frame is None:  # the gateway is gone: nobody is left to answer
                 os._exit(0)
-            if frame.kind == "cancel" and frame.header["call"] == index:
-                return True
             self._waiting.append(frame)
-        return False
+        return self._waiting
 
 
 def _result(header: dict[str, Any], answer: Answer) -> bytes:

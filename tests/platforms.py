@@ -355,11 +355,15 @@ class LambdaCaller:
 
 @dataclass
 class PullPlatform:
-    """A platform that is asked for calls. cancels: whether it tells of calls that nobody wants."""
+    """A platform that is asked for calls. cancels: whether it tells of calls that nobody wants.
+
+    warm: malformed calls before the first one, so many that the function's process polls itself.
+    """
 
     name: str
     caller: Callable[[], Any]
     cancels: bool = False
+    warm: int = 0
 
     def start(self, snapshot: object, *options: str, **environ: str) -> "PullContainer":
         return self.with_caller(self.caller(), snapshot, *options, **environ)
@@ -397,6 +401,7 @@ class PullContainer(Process):
             return state == "ready"
 
         self.until(ready)
+        self.many([None] * self.platform.warm)
         return self
 
     def until_said(self, text: str, count: int = 1) -> None:
@@ -405,5 +410,6 @@ class PullContainer(Process):
 
 PULL = [
     PullPlatform("lambda", LambdaCaller),
+    PullPlatform("lambda-warm", LambdaCaller, warm=100),
     PullPlatform("runpod", RunPodCaller, cancels=True),
 ]

@@ -146,8 +146,9 @@ class Served:
             raise refusal
 
     async def quiet(self) -> None:
-        """Wait until no call runs or waits."""
-        while self.in_use:
+        """Wait until no call runs or waits, and nothing is lent that could bring one."""
+        self.recall()
+        while self.in_use or any(instance.lent for instance in self._processes.instances):
             await self.next_change()
 
     async def next_change(self) -> None:
@@ -338,6 +339,7 @@ class Served:
                 self._metrics.observe_batch(self.name, len(header["slots"]))
             case "handed" | "refused":
                 instance.slot_told(frame)
+                self._advance()
             case "began":
                 instance.begun = True
                 # It is not tried again: if its process ends now, that is put down to the call.
@@ -419,15 +421,15 @@ class Served:
             asyncio.get_running_loop().call_soon(self._advance)
 
     def _watch_time(self, instance: Instance) -> None:
-        """Count ``timeout_s`` from now on.
-
-        When they are over, what has come meanwhile is looked at first: all of us may have been frozen.
-        """
+        """Count ``timeout_s`` from now on."""
         instance.stop_timer()
         loop = asyncio.get_running_loop()
 
         def over() -> None:
-            instance.timer = loop.call_later(THAW_S, self._time_out, instance)
+            if instance.lent:  # we may all have been frozen since: what it has said is read first
+                instance.timer = loop.call_later(THAW_S, self._time_out, instance)
+            else:
+                self._time_out(instance)
 
         instance.timer = loop.call_later(self._settings.timeout_s, over)
 
