@@ -167,7 +167,10 @@ class Served:
         for timer in self._timers.values():
             timer.cancel()
         self._depths.close()
+        instances = list(self._processes.instances)
         await self._processes.close()
+        for instance in instances:
+            instance.lose()
 
     def describe(self) -> dict[str, Any]:
         """The JSON of ``GET /functions``."""

@@ -1,0 +1,345 @@
+"""Slots in the hands of the function's own process: the whole of ``zerowake run`` on a scripted API."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from emulator import children
+from fake_api import LOST, RESET, FakeApi
+from platforms import Answer, LambdaCaller, PullContainer, PullPlatform
+
+WARM = [None] * 20  # malformed, so that any function answers it
+
+
+class Lambda(LambdaCaller):
+    """One at a time, unless ``environ`` says more, and in one piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.environ["AWS_LAMBDA_MAX_CONCURRENCY"] = "1"
+        self.environ["ZEROWAKE_LAMBDA_INVOKE_MODE"] = "BUFFERED"
+
+
+Begin = Callable[..., PullContainer]
+
+
+@pytest.fixture
+def begin(frozen: Callable[[str], Path]) -> Iterator[Begin]:
+    """``begin("zoo.py:Add", slots=4)``: one whose process has been lent a slot."""
+    running: list[PullContainer] = []
+
+    def start(target: str, *options: str, slots: int = 1, **environ: str) -> PullContainer:
+        platform = PullPlatform("lambda", Lambda)
+        told = {"AWS_LAMBDA_MAX_CONCURRENCY": str(slots), **environ}
+        container = platform.start(frozen(target), *options, **told)
+        running.append(container)
+        container.until_ready()
+        container.many(WARM * slots)
+        container.until(lambda: lent(container) == slots)
+        return container
+
+    yield start
+    for container in running:
+        container.process.kill()
+        container.process.wait()
+        container.caller.close()
+
+
+def api(container: PullContainer) -> FakeApi:
+    server: FakeApi = container.caller.api.server
+    return server
+
+
+def instance(container: PullContainer) -> int:
+    (pid,) = children(container.process.pid)
+    return pid
+
+
+def lent(container: PullContainer) -> int:
+    """How many connections over TCP the function's process has."""
+    pids = children(container.process.pid)
+    return sum(map(_connections, pids))
+
+
+def _connections(pid: int) -> int:
+    found = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.add(os.readlink(f"/proc/{pid}/fd/{fd}").removeprefix("socket:[").rstrip("]"))
+        except OSError:
+            continue
+    with open(f"/proc/{pid}/net/tcp") as file:
+        return sum(line.split()[9] in found for line in list(file)[1:])
+
+
+def fault(container: PullContainer, verb: str, *faults: int | str) -> None:
+    api(container).faults[verb] = [*faults]
+
+
+def answered(container: PullContainer, ids: list[str]) -> list[Answer]:
+    return [container.caller.answer(id_) for id_ in ids]
+
+
+SQS = {"Records": [{"messageId": "m", "eventSource": "aws:sqs", "body": '{"do": "ok"}'}]}
+
+
+def test_calls_go_past_the_gateway_and_are_counted_there(begin: Begin) -> None:
+    container = begin("zoo.py:Batched")
+    before = api(container).connections
+    answers = container.many([{"do": str(place)} for place in range(50)])
+    assert [answer.value["did"] for answer in answers] == [str(place) for place in range(50)]
+    assert api(container).connections == before  # none is made for a call
+    (id_,) = container.caller.call([_request("GET", "/metrics")])
+    body = container.caller.answer(id_).value["body"]
+    assert 'zerowake_invocations_total{function="batched",outcome="ok"} 50' in body
+    assert api(container).refused == []
+
+
+def _request(method: str, path: str) -> dict[str, Any]:
+    context = {"http": {"method": method, "path": path, "sourceIp": "192.0.2.1"}}
+    return {"version": "2.0", "rawPath": path, "headers": {}, "requestContext": context}
+
+
+def test_what_is_no_direct_invocation_is_the_gateways(begin: Begin) -> None:
+    container = begin("zoo.py:Batched")
+    assert container.call(SQS) == Answer(200, {"batchItemFailures": []})
+    container.until(lambda: lent(container) == 0)
+    assert container.call(SQS) == Answer(200, {"batchItemFailures": []})
+    container.many(WARM)
+    container.until(lambda: lent(container) == 1)
+    assert container.call({"do": "ok"}) == Answer(200, {"did": "ok", "batch": 1})
+    assert api(container).refused == []
+
+
+def test_concurrent_calls_are_batches(begin: Begin, tmp_path: Path) -> None:
+    container = begin("zoo.py:Batched", slots=8)
+    gate = tmp_path / "gate"
+    (held,) = container.caller.call([{"do": f"gate:{gate}"}])
+    container.until_said("waits for")
+    others = container.caller.call([{"do": "ok"}] * 4)
+    container.until(lambda: not api(container).waiting)
+    gate.touch()
+    assert container.caller.answer(held).value["batch"] == 1
+    assert [answer.value["batch"] for answer in answered(container, others)] == [4] * 4
+
+
+@pytest.mark.parametrize("how", ["die", "exit", "segv"])
+def test_a_call_that_ends_its_process_has_two_tries_and_takes_no_other_along(
+    begin: Begin, tmp_path: Path, how: str
+) -> None:
+    container = begin("zoo.py:Batched", slots=4)
+    gate = tmp_path / "gate"
+    held = container.caller.call([{"do": f"gate:{gate}"}])
+    container.until_said("waits for")
+    ids = container.caller.call([{"do": "ok"}, {"do": how}, {"do": "also"}])
+    container.until(lambda: not api(container).waiting)
+    gate.touch()
+    (first,) = answered(container, held)
+    good, bad, also = answered(container, ids)
+    assert (first.status, good.value["did"], also.value["did"]) == (200, "ok", "also")
+    assert bad.status == (500 if how == "exit" else 502)
+    assert api(container).refused == []
+    container.many(WARM * 4)
+    container.until(lambda: lent(container) == 4)
+
+
+def test_a_killed_process_leaves_nothing_unanswered(begin: Begin, tmp_path: Path) -> None:
+    container = begin("zoo.py:Batched")
+    gate = tmp_path / "gate"
+    (id_,) = container.caller.call([{"do": f"gate:{gate}"}])
+    container.until_said("waits for")
+    os.kill(instance(container), signal.SIGKILL)
+    container.until_said("waits for", 2)
+    gate.touch()
+    assert container.caller.answer(id_).value["batch"] == 1
+    assert container.call({"do": "ok"}).status == 200
+    assert api(container).refused == []
+
+
+def test_an_idle_process_that_is_killed_loses_no_call(begin: Begin) -> None:
+    container = begin("zoo.py:Batched")
+    os.kill(instance(container), signal.SIGKILL)
+    container.until(lambda: lent(container) == 0)
+    container.until(lambda: api(container).polling)
+    assert container.call({"do": "ok"}) == Answer(200, {"did": "ok", "batch": 1})
+
+
+def test_without_retry_a_death_is_the_answer(begin: Begin, tmp_path: Path) -> None:
+    container = begin("zoo.py:Once")
+    log = tmp_path / "log"
+    answer = container.call({"do": "die", "log": str(log)})
+    assert answer.status == 502 and "SIGKILL" in answer.error
+    assert log.read_text().split() == ["die"]
+    assert container.call({"do": "next"}) == Answer(200, "next")
+
+
+def test_too_slow_for_its_function(begin: Begin) -> None:
+    container = begin("zoo.py:Once")
+    answer = container.call({"do": "hang"})
+    assert answer.status == 504 and "timeout_s=2" in answer.error
+    assert container.call({"do": "next"}) == Answer(200, "next")
+    assert api(container).refused == []
+
+
+def test_too_slow_for_its_platform(begin: Begin) -> None:
+    """Answered in time, and its process goes, which alone could take the next call."""
+    container = begin("zoo.py:Batched")
+    before = instance(container)
+
+    async def invoke() -> str:
+        return api(container).invoke({"do": "hang"}, left_s=1.0)
+
+    answer = container.caller.answer(container.caller.api.do(invoke()))
+    assert answer.status == 504 and "deadline" in answer.error
+    assert container.call({"do": "ok"}) == Answer(200, {"did": "ok", "batch": 1})
+    assert instance(container) != before
+    assert api(container).refused == []
+
+
+def test_one_that_is_too_slow_leaves_the_others_theirs(begin: Begin) -> None:
+    """Of a batch: the process goes on for those who have time."""
+    container = begin("zoo.py:Batched", slots=2)
+    before = instance(container)
+
+    async def invoke() -> list[str]:
+        return [
+            api(container).invoke({"do": "slow"}),
+            api(container).invoke({"do": "slow"}, left_s=1.0),
+        ]
+
+    patient, hasty = answered(container, container.caller.api.do(invoke()))
+    assert patient.status == 200 and hasty.status == 504
+    assert instance(container) == before
+    assert container.call({"do": "ok"}).status == 200
+
+
+def test_an_answer_beyond_the_limit(begin: Begin) -> None:
+    container = begin("zoo.py:Echo")
+    answer = container.call({"value": "x" * (7 << 20)})
+    assert answer.status == 502 and "7340" in answer.error
+    assert container.call({"value": 1}) == Answer(200, {"echo": 1})
+    large = "x" * (5 << 20)
+    assert container.call({"value": large}) == Answer(200, {"echo": large})
+
+
+@pytest.mark.parametrize("status", [400, 403, 413])
+def test_an_answer_that_is_not_taken(begin: Begin, status: int) -> None:
+    """Nobody hears it; one that is too large for the platform is told as an error."""
+    container = begin("zoo.py:Echo")
+    fault(container, "response", status)
+    (id_,) = container.caller.call([{"value": 1}])
+    container.until_said(f"answers {status}")
+    if status == 413:
+        assert container.caller.answer(id_).status == 502
+    assert container.call({"value": 2}) == Answer(200, {"echo": 2})
+
+
+def test_an_api_that_breaks_is_the_end(begin: Begin) -> None:
+    container = begin("zoo.py:Echo")
+    fault(container, "response", 500)
+    container.caller.call([{"value": 1}])
+    assert container.process.wait(60) == 1
+
+
+@pytest.mark.parametrize("how", [RESET, LOST])
+@pytest.mark.parametrize("verb", ["response", "error"])
+def test_an_answer_whose_connection_breaks_off_is_sent_again(
+    begin: Begin, verb: str, how: str
+) -> None:
+    container = begin("zoo.py:Batched")
+    fault(container, verb, how)
+    answer = container.call({"do": "ok" if verb == "response" else "raise"})
+    assert answer.status == (200 if verb == "response" else 500)
+    assert container.call({"do": "ok"}).status == 200
+    assert len(api(container).refused) == (how == LOST)  # the same answer, a second time
+
+
+def test_polls_that_break_off(begin: Begin) -> None:
+    container = begin("zoo.py:Batched", slots=4)
+
+    async def cut() -> None:
+        api(container).cut()
+
+    container.caller.api.do(cut())
+    answers = container.many([{"do": "ok"}] * 20)
+    assert {answer.status for answer in answers} == {200}
+    assert api(container).refused == []
+
+
+@pytest.mark.parametrize("event", ["refused", "malformed"])
+def test_a_poll_that_brings_nothing_is_the_end(begin: Begin, event: str) -> None:
+    container = begin("zoo.py:Batched")
+    if event == "refused":
+        fault(container, "next", 403)
+        container.caller.call([{"do": "ok"}])
+    else:
+
+        async def invoke() -> str:
+            return api(container).invoke({"do": "ok"}, **{"Deadline-Ms": "soon"})
+
+        container.caller.api.do(invoke())
+    assert container.process.wait(60) == 1
+
+
+def test_a_drain_gives_idle_slots_back_and_answers_what_runs(begin: Begin, tmp_path: Path) -> None:
+    container = begin("zoo.py:Batched", slots=4)
+    gate = tmp_path / "gate"
+    (held,) = container.caller.call([{"do": f"gate:{gate}"}])
+    container.until_said("waits for")
+    container.process.send_signal(signal.SIGTERM)
+    container.until_said("draining")
+    gate.touch()
+    assert container.caller.answer(held).status == 200
+    assert container.process.wait(60) == 0
+    assert api(container).polling == 0
+
+
+def test_an_idle_drain(begin: Begin) -> None:
+    container = begin("zoo.py:Batched", slots=4)
+    container.process.send_signal(signal.SIGTERM)
+    assert container.process.wait(60) == 0
+
+
+def test_a_process_that_does_not_end_is_ended_with_the_drain(begin: Begin) -> None:
+    container = begin("zoo.py:Batched", "--drain-s", "1")
+    (id_,) = container.caller.call([{"do": "hang"}])
+    container.until(lambda: not api(container).waiting)
+    container.process.send_signal(signal.SIGTERM)
+    assert container.process.wait(60) == 0
+    assert container.caller.answer(id_).status == 503
+
+
+def test_a_gateway_that_was_frozen_over_a_deadline_believes_what_was_said(begin: Begin) -> None:
+    """An environment is frozen between invocations, for as long as the platform likes."""
+    container = begin("zoo.py:Batched")
+    before = instance(container)
+
+    async def invoke() -> str:
+        return api(container).invoke({"do": "slow"}, left_s=3.0)
+
+    id_ = container.caller.api.do(invoke())
+    container.until(lambda: not api(container).waiting)
+    os.kill(container.process.pid, signal.SIGSTOP)
+    assert container.caller.answer(id_).status == 200
+    time.sleep(2.0)  # beyond the deadline
+    os.kill(container.process.pid, signal.SIGCONT)
+    assert container.call({"do": "ok"}).status == 200
+    assert instance(container) == before
+    assert api(container).refused == []
+
+
+def test_what_a_handler_is_told(begin: Begin) -> None:
+    container = begin("told.py:told")
+
+    async def invoke() -> str:
+        told = {"Trace-Id": "Root=1-a", "Aws-Tenant-Id": "blue", "Client-Context": '{"a": 1}'}
+        return api(container).invoke({"x": 1}, **told)
+
+    id_ = container.caller.api.do(invoke())
+    told = container.caller.answer(id_).value
+    assert (told["request_id"], told["trace"]) == (id_, "Root=1-a")
+    assert (told["tenant"], told["client_context"]) == ("blue", '{"a": 1}')
