@@ -47,6 +47,25 @@ class Wire(asyncio.Protocol):
         arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(arrived.poll(0))
 
+    def lend(self) -> tuple[int, bytes]:
+        """Let another process read on: the descriptor, and what has arrived. ``regain`` ends it."""
+        self._transport.pause_reading()
+        data = bytes(self._data)
+        self._data.clear()
+        self._expected.clear()
+        return self._transport.get_extra_info("socket").fileno(), data
+
+    def regain(self, data: bytes, responses: int) -> "list[asyncio.Future[Response]]":
+        """Read on, after ``data``: the responses that are still to come."""
+        self._data += data
+        expected = [self._expect() for _ in range(responses)]
+        if self.closed:
+            self._fail(ConnectionResetError("it was closed meanwhile"))
+        else:
+            self._transport.resume_reading()
+            self._read()
+        return expected
+
     def write(self, data: bytes) -> None:
         self._transport.write(data)
 

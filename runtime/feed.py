@@ -2,9 +2,10 @@
 
 Where a platform is polled, the way of a call from it through the gateway to the instance, and back, took
 half as long again as AWS's own client takes for all of an empty invocation. So the gateway lends its
-connections, as ``Slot``s: the instance polls them, tells of each call before it runs, answers it, and
+connections: the instance reads what they bring, tells of each call before anything runs, answers it, and
 tells that too. Who watches the time, counts, and answers when this process has ended is the gateway, as
-with any other call; and it gets back what is not for the function as it is, or does not go as it should.
+with any other call. It keeps the connections open, so that nothing is lost with this process, and gets
+back what is not for the function as it is, or does not go as it should.
 """
 
 import importlib
@@ -22,18 +23,22 @@ from zerowake.runtime.wire import Connection
 class Slot(Sink, Protocol):
     """One connection to a platform: it brings a call, as whose sink it takes the answer, then the next.
 
-    An adapter's class, made in the instance with ``number`` and what the adapter tells beside it.
+    An adapter's class, made in the instance with ``number``, the descriptor, what had arrived before,
+    and what the adapter tells beside it. A poll is on its way then.
 
-    number: what the gateway calls it. polls_on: ask for the next call with each answer. event: the
-    call that it has brought, as it came, until it is answered; b"" before and after. unacknowledged:
-    an answer that was sent, and may have to be sent again. refused: what the platform says of an
-    answer that it has not taken, until it is told. over: it is to be given back.
+    number: what the gateway calls it. polls_on: ask for the next call with each answer. polled: a poll
+    is on its way. event: the call that it has brought, as it came, until it is answered; b"" before
+    and after. unacknowledged: an answer that was sent, and may have to be sent again. data: what has
+    arrived and is not read yet. refused: what the platform says of an answer that it has not taken,
+    until it is told. over: it is to be given back.
     """
 
     number: int
     polls_on: bool
+    polled: bool
     event: bytes
     unacknowledged: bytes
+    data: bytearray
     refused: dict[str, Any] | None
     over: bool
 
@@ -42,12 +47,11 @@ class Slot(Sink, Protocol):
     def read(self) -> Invocation | None:
         """Take what has arrived; a call, once all of one is here. Raises nothing: then it is over."""
 
-    @property
-    def idle(self) -> bool:
-        """Whether it waits for a call, of which nothing has arrived."""
-        ...
+    def next(self) -> Invocation | None:
+        """A call that is here already."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Of the descriptor only: the connection is the gateway's."""
 
 
 class Feed:
@@ -60,32 +64,38 @@ class Feed:
         self._connection = connection
         self._queue = Batcher(rule)
         self._slots: dict[int, Slot] = {}  # by descriptor
+        self._untold: list[Slot] = []  # those that have brought a call
         self._ready = select.poll()
         self._ready.register(connection, select.POLLIN)
 
     def __len__(self) -> int:
         return len(self._slots)
 
-    def lend(self, number: int, by: str, told: dict[str, Any]) -> None:
-        """Poll one more. by: ``module:Class`` of a ``Slot``, made with ``told``."""
+    def lend(
+        self, number: int, descriptor: int, by: str, told: dict[str, Any], data: bytes
+    ) -> None:
+        """Read one more. by: ``module:Class`` of a ``Slot``, made with ``told``."""
         module, _, name = by.partition(":")
-        try:
-            slot: Slot = getattr(importlib.import_module(module), name)(number, **told)
-        except OSError:  # whoever asks next finds out what it is
-            self._connection.send({"kind": "handed", "slot": number}, b"", b"")
-            return
-        self._slots[slot.fileno()] = slot
+        slot: Slot = getattr(importlib.import_module(module), name)(
+            number, descriptor, data, **told
+        )
+        self._slots[descriptor] = slot
         self._ready.register(slot, select.POLLIN)
+        self._take(slot, slot.next())
+        self.tell()
 
     def recall(self) -> None:
-        """Give back all of them: at once what is idle, the others once they have answered."""
+        """Give back all of them: at once what waits for a call, the others once they have answered."""
         for slot in self._slots.values():
             slot.polls_on = False
-            slot.over |= slot.idle
+            slot.over |= not slot.event
         self._settle()
 
     def next(self) -> tuple[Invocation, ...]:
-        """The next batch; () when the gateway says something first, or when there is no slot left."""
+        """The next batch; () when the gateway says something first, or when there is no slot left.
+
+        What has been brought and not told is told with it.
+        """
         hold_ms: int | None = 0 if self._queue else None
         while self._slots:
             is_told = False
@@ -96,18 +106,27 @@ class Feed:
                 call = slot.read()
                 if slot.over or slot.refused is not None:
                     self._settle()
-                if call is not None:
-                    self._ready.unregister(descriptor)  # it has no more to say until it is answered
-                    self._queue.submit(call, call.arrived_s)
+                self._take(slot, call)
             if is_told:
                 break
             now = time.monotonic()
             plan = self._queue.plan(now, 1)
             if plan.batches:
                 return plan.batches[0]
+            self.tell()
             wake_at_s = plan.wake_at_s
             hold_ms = None if wake_at_s is None else math.ceil(1e3 * max(0.0, wake_at_s - now))
+        self.tell()
         return ()
+
+    def tell(self, runs: Sequence[Slot] = ()) -> None:
+        """Tell what has been brought, and that the calls of ``runs`` run from now on."""
+        if not self._untold and not runs:
+            return
+        brought, self._untold = self._untold, []
+        numbers = [slot.number for slot in brought]
+        header = {"kind": "fed", "slots": numbers, "runs": [slot.number for slot in runs]}
+        self._connection.send(header, *[slot.event for slot in brought])
 
     def answered(self, batch: Sequence[Invocation]) -> None:
         """A batch has been, or its calls are the gateway's to answer."""
@@ -115,6 +134,12 @@ class Feed:
         for call in batch:
             self._ready.register(cast(Slot, call.sink), select.POLLIN)
         self._settle()
+
+    def _take(self, slot: Slot, call: Invocation | None) -> None:
+        if call is not None:
+            self._ready.unregister(slot)  # it has no more to say until it is answered
+            self._untold.append(slot)
+            self._queue.submit(call, call.arrived_s)
 
     def _settle(self) -> None:
         """Tell what the platform has refused, and give back the slots that are over."""
@@ -126,5 +151,6 @@ class Feed:
                 self._ready.unregister(descriptor)
                 del self._slots[descriptor]
                 slot.close()
-                header = {"kind": "handed", "slot": slot.number}
-                self._connection.send(header, slot.event, slot.unacknowledged)
+                header = {"kind": "handed", "slot": slot.number, "polled": slot.polled}
+                parts = slot.event, slot.unacknowledged, bytes(slot.data)
+                self._connection.send(header, *parts)

@@ -122,7 +122,6 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     output = FunctionOutput(spec.name, spec.log_format)
     output.install()
     logging.raiseExceptions = False
-    connection.takes_descriptors = False
     process.reseed()
     started = time.perf_counter()
     try:
@@ -233,7 +232,8 @@ class Loop:
         told = frame.header
         if self._feed is None:
             self._feed = Feed(self._connection, self._function.settings.batch_rule())
-        self._feed.lend(told["slot"], told["by"], told["with"])
+        descriptor, (data,) = self._connection.descriptors.pop(0), frame.parts()
+        self._feed.lend(told["slot"], descriptor, told["by"], told["with"], data)
 
     def _batch(self, frame: Frame) -> None:
         now = time.monotonic()
@@ -268,8 +268,7 @@ class Loop:
         """A batch that came past the gateway. It has each call as it came, should this process end."""
         assert self._feed is not None
         slots = [cast("Slot", call.sink) for call in calls]
-        numbers = [slot.number for slot in slots]
-        self._connection.send({"kind": "fed", "slots": numbers}, *[slot.event for slot in slots])
+        self._feed.tell(slots)
         deadline_s = time.monotonic() + self._function.settings.timeout_s
         works = [Work(call.id, call.body, deadline_s, call.origin) for call in calls]
         with self._spread(1), self._output.during(*[work.id for work in works]):

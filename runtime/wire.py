@@ -8,12 +8,17 @@ batch, times are milliseconds where they do not say otherwise. This file only ca
 ======================  ================================================================================
 gateway -> instance     ``batch`` {calls: [{id, timeout_s; origin or head}], busy, sizes}: busy is how many
                         instances of the function compute now; ``cancel`` {call}, ``stop``, ``hook`` {moment}
-                        (what the author wants done before a snapshot or after a restore)
+                        (what the author wants done before a snapshot or after a restore); ``lend``
+                        {slot, by, with, sizes} (a platform's connection, which comes with it as a
+                        descriptor: see ``runtime.feed``), ``recall`` (of all that was lent)
 instance -> gateway     ``ready`` {report, form, reason}, ``failed`` {problem}, ``began`` (predict runs from now
                         on; only of a function with retry=False), ``item`` {call, sizes} (one chunk of a
                         stream), ``result`` {call, predict_ms; problem, or else sizes, not after items; head,
                         of a reply}, ``again`` (predict runs anew on a part of the batch), ``settled``
-                        {eager_calls, if any}, ``hooked`` {problem, if it failed}
+                        {eager_calls, if any}, ``hooked`` {problem, if it failed}; ``fed`` {slots, runs,
+                        sizes} (calls that slots have brought, and those of slots which run from now on:
+                        their place is -slot, and their ``result`` says ``answered`` where the platform
+                        was), ``refused`` {slot, status, said}, ``handed`` {slot, polled, sizes}
 gateway -> base         ``import`` {modules}, once, before anything else
 gateway -> zygote       ``fork`` {ticket, role, spec}, the child's socket comes with it as a descriptor
 zygote -> gateway       ``up`` {report}, ``failed`` {problem}, ``unforkable`` {reason, rehearsed}, then
@@ -46,7 +51,7 @@ class Frame(NamedTuple):
     def parts(self) -> list[bytes]:
         """The body cut by ``header["sizes"]`` (bytes each)."""
         parts, start = [], 0
-        for size in self.header["sizes"]:
+        for size in self.header.get("sizes", ()):
             parts.append(self.body[start : start + size])
             start += size
         return parts
@@ -91,12 +96,10 @@ class Connection:
 
     ``receive`` returns one frame, or None at the end of the stream (the other side is gone).
     Descriptors that came with a frame lie in ``descriptors`` until taken; they are not inheritable.
-    takes_descriptors: whether any come; else a frame is received 2 us sooner.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
-        self.takes_descriptors = True
         self.descriptors: list[int] = []
         self._decoder = Decoder()
         self._ready: list[Frame] = []
@@ -116,15 +119,12 @@ class Connection:
 
     def receive(self) -> Frame | None:
         while not self._ready:
-            if self.takes_descriptors:
-                data, descriptors, _flags, _address = socket.recv_fds(
-                    self.socket, READ_NBYTES, MAX_DESCRIPTORS
-                )
-                for fd in descriptors:
-                    os.set_inheritable(fd, False)
-                self.descriptors += descriptors
-            else:
-                data = self.socket.recv(READ_NBYTES)
+            data, descriptors, _flags, _address = socket.recv_fds(
+                self.socket, READ_NBYTES, MAX_DESCRIPTORS
+            )
+            for fd in descriptors:
+                os.set_inheritable(fd, False)
+            self.descriptors += descriptors
             if not data:
                 return None
             self._ready = self._decoder.feed(data)

@@ -41,6 +41,8 @@ MODE = "ZEROWAKE_LAMBDA_INVOKE_MODE"  # as the function URL's InvokeMode, which 
 LOG_LEVEL = "AWS_LAMBDA_LOG_LEVEL"
 LEVELS = {"TRACE": 5, "DEBUG": 10, "INFO": 20, "WARN": 30, "ERROR": 40, "FATAL": 50}
 LEND_AFTER = 4  # direct invocations
+LONG_MS = 50.0  # beside which a tenth of a millisecond is nothing
+AGAIN_AFTER = 1000  # direct invocations, after a long one
 INIT_S = 9.0  # of the 10 s that an on-demand start may take; after them the first call pays
 
 
@@ -118,7 +120,7 @@ class Lambda(Pull):
         self._extension: asyncio.Task[None] | None = None
         self._lines: list[Line] = []
         self._directly = 0  # how many direct invocations there have been since one of another kind
-        self._lend: Callable[[Line], Awaitable[Event | None]] | None = None
+        self._lend: Callable[[Line], Awaitable[None]] | None = None
         self._recall: Callable[[], None] = lambda: None
 
     async def serve(self, functions: Functions, metrics: "Metrics") -> None:
@@ -151,18 +153,14 @@ class Lambda(Pull):
         if self._draining:
             return
         log.info("serving %s on AWS Lambda, %d at a time", name, self._slots)
-        info = functions.find(name)
+        if functions.find(name).kind not in (Kind.STREAM, Kind.HTTP):
+            known = {"caller": caller, "invocations": invocations, "address": self._address}
 
-        async def lend(line: Line) -> Event | None:
-            from zerowake.adapters.aws.lent import Lent  # not of a start
+            async def lend(line: Line) -> None:
+                from zerowake.adapters.aws.lent import Lent  # not of a start
 
-            lent = Lent(caller, invocations, info, self._address)
-            if not functions.lend(name, lent):
-                return None
-            await lent.back
-            return await lent.rest(line)
+                await Lent.while_it_lasts(functions, line, name, took=self._took, **known)
 
-        if info.kind not in (Kind.STREAM, Kind.HTTP):
             self._lend, self._recall = lend, partial(functions.recall, name)
         slots = [asyncio.create_task(self._slot(invocations)) for _ in range(self._slots)]
         try:
@@ -238,21 +236,21 @@ class Lambda(Pull):
     async def _slot(self, invocations: Invocations) -> None:
         line = Line(self._address)
         self._lines.append(line)
-        event: Event | None = None
+        line.polls_on = not self._draining
         try:
-            while event := event or await self._poll(line):
-                lend = self._lend if self._lends_after(event) else None
-                line.polls_on = lend is None and not self._draining
+            while (event := await self._poll(line)) is not None:
+                lends = self._lends_after(event)
                 await invocations.answer(line, event)
-                event = await lend(line) if lend is not None and not self._draining else None
+                if lends and self._lend is not None and not self._draining:
+                    await self._lend(line)
         finally:
             line.close()
 
     def _lends_after(self, event: Event) -> bool:
-        """Whether the function's own process is to poll in this slot's place, once it is answered.
+        """Whether the function's own process is to read this slot's connection from then on.
 
-        It can answer direct invocations only, and while it runs one nothing else that it brings is
-        looked at. So all of them have to be direct ones.
+        It can answer direct invocations only, and while it runs one nothing else that comes is looked
+        at. So all of them have to be direct ones, and where there are several at a time, short ones.
         """
         if event.is_direct:
             self._directly += 1
@@ -260,6 +258,11 @@ class Lambda(Pull):
             self._directly = 0
             self._recall()
         return self._directly > LEND_AFTER
+
+    def _took(self, predict_ms: float) -> None:
+        if self._slots > 1 and predict_ms > LONG_MS:
+            self._directly = -AGAIN_AFTER
+            self._recall()
 
     async def _poll(self, line: Line) -> Event | None:
         return await self._unless_drained(line.next(), line, begun=line.brings)

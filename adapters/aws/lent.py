@@ -1,4 +1,4 @@
-"""A slot of Lambda in the hands of the function's process: what the gateway still does for it.
+"""A connection to Lambda in the hands of the function's process: what the gateway still does for it.
 
 It keeps the time of each call, counts it, and answers those that the process has not: because it has
 ended, or because the answer is not one that it can give. How calls run then is as with all others.
@@ -12,11 +12,11 @@ from typing import Any
 
 from zerowake.adapters.aws.invocations import Invocations, past_deadline
 from zerowake.adapters.aws.messages import MARGIN_S, Event
-from zerowake.adapters.aws.runtime_api import Answer, Line, Refused, RuntimeApiError, event_of
-from zerowake.adapters.http1 import Response, parse
+from zerowake.adapters.aws.runtime_api import Line, Refused, RuntimeApiError
+from zerowake.adapters.http1 import parse
 from zerowake.adapters.port import AnswerTooLarge
 from zerowake.runtime.gateway.caller import Caller, Calling
-from zerowake.runtime.info import FunctionInfo
+from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.invocation import Invocation
 
 log = logging.getLogger("zerowake.adapters")
@@ -25,91 +25,112 @@ LATE_S = 0.02  # for an answer of the process that has just been in time
 
 
 class Lent:
-    """A ``Lease``. ``back`` is done when the slot is; RuntimeApiError when there is no API any more.
+    """A ``Lease``.
 
-    address: as ``AWS_LAMBDA_RUNTIME_API``. clock: unix seconds, as deadlines are told.
+    address: as ``AWS_LAMBDA_RUNTIME_API``. took: told the milliseconds of each ``predict``. clock: unix
+    seconds, as deadlines are told.
     """
 
     by = "zerowake.adapters.aws.slot:Slot"
 
     def __init__(
         self,
+        line: Line,
+        descriptor: int,
+        data: bytes,
+        *,
         caller: Caller,
         invocations: Invocations,
-        info: FunctionInfo,
+        name: str,
         address: str,
+        took: Callable[[float], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.told = {
-            "address": address,
-            "function": info.name,
-            "content_type": invocations.content_type,
-        }
-        self.back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.descriptor, self.data = descriptor, data
+        content_type = invocations.content_type
+        self.told = {"address": address, "function": name, "content_type": content_type}
+        self._line = line
         self._caller = caller
         self._invocations = invocations
-        self._info = info
+        self._name = name
         self._address = address
+        self._took = took
         self._clock = clock
+        self._back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._event: Event | None = None  # the last that was taken
-        self._runs = False  # it is not answered by the process
+        self._taken = False  # and not answered by the process
         self._calling: Calling | None = None  # nor given up
         self._timer: asyncio.TimerHandle | None = None
         self._errors: set[asyncio.Task[None]] = set()  # on their way
-        self._brought: Response | None = None
-        self._unacknowledged = b""
+        self._state: tuple[bool, bytes, bytes] | None = None  # as ``handed`` says
 
-    async def rest(self, line: Line) -> Event | None:
-        """Once it is ``back``: answer on ``line`` what was left; what it has brought beside that.
+    @classmethod
+    async def while_it_lasts(cls, functions: Functions, line: Line, name: str, **told: Any) -> None:
+        """Lend ``line``, as far as that goes, until it is given back, and answer what was left over.
 
-        Raises RuntimeApiError.
+        It polls then as it did before. Raises RuntimeApiError.
         """
+        if (given := line.lend()) is None:
+            return
+        lent = cls(line, *given, name=name, **told)
+        if not functions.lend(name, lent):
+            line.regain(lent.data, polled=True)
+            return
+        await lent._back
+        await lent._rest()
+
+    async def _rest(self) -> None:
+        # Of a process that has ended: it has polled when it has answered.
+        state = self._state or (not self._taken, b"", b"")
+        polled, unacknowledged, data = state
+        answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)
         await asyncio.gather(*self._errors)
-        if self._unacknowledged:
+        if answer is not None:
             try:
-                await line.taken(Answer(self._unacknowledged, None))
+                await self._line.taken(answer)
             except Refused as error:
                 self._log(error)
         if self._calling is not None and self._event is not None:
-            await self._invocations.complete(line, self._event, self._calling)
-        return None if self._brought is None else event_of(self._brought)
+            await self._invocations.complete(self._line, self._event, self._calling)
 
     # ---------------------------------------------------------------- a ``Lease``
 
     def taken(self, event: bytes) -> Invocation:
-        self._event = told = Event.of(_response(event))
-        self._calling = self._caller.calling(self._info.name, told.id, told.origin)
+        found = parse(bytearray(event), True)
+        if found is None:
+            raise ValueError("no response")
+        self._event = told = Event.of(found[0])
+        self._calling = self._caller.calling(self._name, told.id, told.origin)
         self._calling.taken(told.body)
-        self._runs = True
+        self._taken = True
         left_s = told.deadline_s - MARGIN_S - self._clock()
         self._timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._at_deadline)
         return self._calling.call
 
     def answered(self, call: Invocation, problem: dict[str, Any] | None) -> None:
         self._stop_timer()
-        self._runs = False
+        self._taken = False
         if self._calling is not None:
             self._calling.answered(problem)
             self._calling = None
+        self._took(call.timings_ms["predict"])
 
     def refused(self, status: int, said: str) -> None:
         error = Refused(f"the Runtime API answers {status}: {said}", status)
         self._log(error)
-        if status >= 500 and not self.back.done():
-            self.back.set_exception(RuntimeApiError(str(error)))
+        if status >= 500 and not self._back.done():
+            self._back.set_exception(RuntimeApiError(str(error)))
         elif status == 413:
             self._tell(AnswerTooLarge(str(error)))
 
-    def handed(self, event: bytes, unacknowledged: bytes) -> None:
-        if event and not self._runs:
-            self._brought = _response(event)
-        self._unacknowledged = unacknowledged
+    def handed(self, polled: bool, unacknowledged: bytes, data: bytes) -> None:
+        self._state = polled, unacknowledged, data
         self.lost()
 
     def lost(self) -> None:
         self._stop_timer()
-        if not self.back.done():
-            self.back.set_result(None)
+        if not self._back.done():
+            self._back.set_result(None)
 
     # ---------------------------------------------------------------- deadlines
 
@@ -144,11 +165,3 @@ class Lent:
 
     def _log(self, error: Refused) -> None:
         log.error("invocation %s: %s", self._event.id if self._event else "?", error)
-
-
-def _response(data: bytes) -> Response:
-    """What the process has read. Raises ValueError when it is no response."""
-    found = parse(bytearray(data), True)
-    if found is None:
-        raise ValueError("not a response")
-    return found[0]

@@ -34,6 +34,7 @@ from zerowake.adapters.http1 import Response, head
 from zerowake.adapters.wire_http import Wire
 from zerowake.snapshot.errors import ZerowakeError
 
+ACCEPTED = 202  # of an answer
 RETRIES_S = (0.0, 0.05, 0.2, 1.0)  # pauses before a request is sent again on a new connection
 
 
@@ -91,7 +92,25 @@ class Line:
         """Wait for an invocation, for as long as it takes. Raises RuntimeApiError."""
         poll, self._poll = self._poll, None
         response = await self._request(self._poll_request, poll)
+        if response.status == ACCEPTED and self._wire is not None and not self._wire.closed:
+            # Of an answer whose process has ended before it could read that.
+            response = await self._request(self._poll_request, *self._wire.regain(b"", 1))
         return event_of(response)
+
+    def lend(self) -> tuple[int, bytes] | None:
+        """As ``Wire.lend``, with a poll on its way; None when there is none."""
+        if self._poll is None or self._poll.done() or self._wire is None or self._wire.closed:
+            return None
+        self._poll = None
+        return self._wire.lend()
+
+    def regain(self, data: bytes, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
+        """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""
+        assert self._wire is not None
+        expected = self._wire.regain(data, bool(unacknowledged) + polled)
+        if polled:
+            self._poll = expected.pop()
+        return Answer(unacknowledged, expected[0]) if unacknowledged else None
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""

@@ -1,11 +1,11 @@
 """One connection to the Runtime API in the hands of the instance itself.
 
-Blocking and bare, for it is the way of every direct invocation: an answer and the poll for the next one
-are one write. What it cannot do, such as an event of AWS's services, it leaves to the gateway.
+Bare, for it is the way of every direct invocation: an answer and the poll for the next one are one
+write. What it cannot do, such as an event of AWS's services, it leaves to the gateway.
 """
 
+import select
 import socket
-import struct
 import time
 from typing import Any
 
@@ -13,7 +13,6 @@ from zerowake.adapters.aws.messages import (
     MARGIN_S,
     RESPONSE_NBYTES,
     Event,
-    address_of,
     error_request,
     next_request,
     response_request,
@@ -23,19 +22,26 @@ from zerowake.adapters.http1 import Response, parse
 from zerowake.runtime.invocation import Invocation
 
 READ_NBYTES = 1 << 18
-SEND_S = 30  # for the API to take in an answer
+SEND_S = 30.0  # for the API to take in an answer
 
 
 class Slot:
-    """A ``runtime.feed.Slot``. Raises OSError where there is no connection to be had.
+    """A ``runtime.feed.Slot``. address: as ``AWS_LAMBDA_RUNTIME_API``. content_type: of results."""
 
-    address: as ``AWS_LAMBDA_RUNTIME_API``. content_type: of results.
-    """
-
-    def __init__(self, number: int, *, address: str, function: str, content_type: str) -> None:
+    def __init__(
+        self,
+        number: int,
+        descriptor: int,
+        data: bytes,
+        *,
+        address: str,
+        function: str,
+        content_type: str,
+    ) -> None:
         self.number = number
-        self.polls_on = True
+        self.polls_on = self.polled = True
         self.event = self.unacknowledged = b""
+        self.data = bytearray(data)
         self.refused: dict[str, Any] | None = None
         self.over = False
         self._host = address
@@ -43,63 +49,55 @@ class Slot:
         self._content_type = content_type
         self._poll = next_request(address)
         self._given: Event | None = None
-        self._data = bytearray()
-        self._socket = socket.create_connection(address_of(address), timeout=SEND_S)
-        self._socket.setblocking(True)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        limit = struct.pack("@ll", SEND_S, 0)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-        self._socket.sendall(self._poll)
+        self._socket = socket.socket(fileno=descriptor)
+        self._socket.setblocking(False)  # as it is for the gateway, whose it is too
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    @property
-    def idle(self) -> bool:
-        if self.event or self.unacknowledged or self._data:
-            return False
-        try:
-            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        except OSError:
-            pass
-        return False
-
     def read(self) -> Invocation | None:
         try:
             data = self._socket.recv(READ_NBYTES)
-            self._data += data
-            while not self.over and (found := parse(self._data, not data)):
+        except BlockingIOError:
+            return None
+        except OSError:
+            data = b""
+        if not data:  # the gateway sees it as well
+            self.over = True
+            return None
+        self.data += data
+        return self.next()
+
+    def next(self) -> Invocation | None:
+        try:
+            while not self.over and (found := parse(self.data, False)):
                 response, nbytes = found
-                raw = bytes(self._data[:nbytes])
-                del self._data[:nbytes]
+                if not self.unacknowledged:
+                    return self._brought(response, nbytes)
+                del self.data[:nbytes]
                 if response.status < 200:
                     continue
-                if not self.unacknowledged:
-                    self.polls_on &= response.keeps_alive
-                    return self._brought(response, raw)
                 self.unacknowledged = b""
                 self.over = not (self.polls_on and response.keeps_alive)
                 if response.status >= 300:
                     self.refused = {"status": response.status, "said": said(response)}
-            self.over |= not data
-        except (OSError, ValueError):
+        except ValueError:  # the gateway reads it again, and says so
             self.over = True
         return None
 
-    def _brought(self, response: Response, raw: bytes) -> Invocation | None:
-        self.event = raw
-        if response.status == 200:
-            event = Event.of(response)
-            if event.is_direct:
-                self._given = event
-                arrived_s = time.monotonic()
-                return Invocation(
-                    self._function, event.body, self, arrived_s, event.id, origin=event.origin
-                )
-        self.over = True
-        return None
+    def _brought(self, response: Response, nbytes: int) -> Invocation | None:
+        """A call, if it is one for us; if not it stays where it was, for the gateway to read."""
+        event = Event.of(response) if response.status == 200 else None
+        if event is None or not event.is_direct or not response.keeps_alive:
+            self.over = True
+            return None
+        self.event = bytes(self.data[:nbytes])
+        del self.data[:nbytes]
+        self.polled = False
+        self._given = event
+        return Invocation(
+            self._function, event.body, self, time.monotonic(), event.id, origin=event.origin
+        )
 
     async def item(self, chunk: bytes) -> None:
         raise NotImplementedError("a function that yields is not lent slots")
@@ -125,7 +123,24 @@ class Slot:
             self.over = True
             return
         self.event, self.unacknowledged = b"", request
+        self.polled = self.polls_on
         try:
-            self._socket.sendall(request + self._poll if self.polls_on else request)
+            self._send(request + self._poll if self.polls_on else request)
         except OSError:
             self.over = True
+
+    def _send(self, data: bytes) -> None:
+        """Raises OSError, also when it is not taken in for long."""
+        sent = self._try(data)
+        while sent < len(data):
+            writable = select.poll()
+            writable.register(self._socket, select.POLLOUT)
+            if not writable.poll(1e3 * SEND_S):
+                raise TimeoutError
+            sent += self._try(memoryview(data)[sent:])
+
+    def _try(self, data: bytes | memoryview) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0

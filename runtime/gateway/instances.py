@@ -58,6 +58,7 @@ class Instance:
         self.restored = asyncio.Event()
         self.ready.add_done_callback(lambda _ready: self.restored.set())
         self.lent: dict[int, Lease] = {}
+        self.waiting: dict[int, Invocation] = {}
         self._hooked: asyncio.Future[None] | None = None
 
     @property
@@ -74,10 +75,13 @@ class Instance:
         self.poisoned = len(batch) == 1 and batch[0].attempts > 0
         self.restore_ms = {}
 
-    def lend(self, number: int, lease: Lease) -> None:
-        """Have it take calls from a platform itself."""
+    def lend(self, number: int, lease: Lease) -> bool:
+        """Have it take calls from a platform itself; False when it does not go now."""
+        header = {"kind": "lend", "slot": number, "by": lease.by, "with": lease.told}
+        if not self.link.send_with(lease.descriptor, header, lease.data):
+            return False
         self.lent[number] = lease
-        self.link.send({"kind": "lend", "slot": number, "by": lease.by, "with": lease.told})
+        return True
 
     def recall(self) -> None:
         """Have it give back what it was lent."""
@@ -85,22 +89,23 @@ class Instance:
             self.link.send({"kind": "recall"})
 
     def fed(self, frame: Frame, *, retry: bool) -> list[Invocation]:
-        """It has begun with calls that it has taken itself; they come before what it was given."""
-        numbers = frame.header["slots"]
-        calls = {
-            -number: self.lent[number].taken(event)
-            for number, event in zip(numbers, frame.parts(), strict=True)
-        }
-        if self.state is State.IDLE:
-            self.state = State.BUSY
-        self.hot = self.begun = True
+        """It has taken calls itself; those that it has begun with come before what it was given."""
+        slots, runs = frame.header["slots"], frame.header["runs"]
+        taken = [
+            self.lent[slot].taken(event) for slot, event in zip(slots, frame.parts(), strict=True)
+        ]
+        self.waiting.update(zip((-slot for slot in slots), taken, strict=True))
         if not self.batch:  # else somebody waits for what comes next
             self.link.rest()
-        self.batch |= calls
-        self.batch_size = len(self.batch)
-        self.poisoned = not retry and self.batch_size == 1
-        self.restore_ms = {}
-        return list(calls.values())
+        if runs:
+            if self.state is State.IDLE:
+                self.state = State.BUSY
+            self.hot = self.begun = True
+            self.batch |= {-slot: self.waiting.pop(-slot) for slot in runs}
+            self.batch_size = len(self.batch)
+            self.poisoned = not retry and self.batch_size == 1
+            self.restore_ms = {}
+        return taken
 
     def slot_told(self, frame: Frame) -> None:
         """It says something of a connection that it was lent."""
@@ -108,7 +113,8 @@ class Instance:
         if frame.kind == "refused":
             self.lent[header["slot"]].refused(header["status"], header["said"])
         else:
-            self.lent.pop(header["slot"]).handed(*frame.parts())
+            _event, unacknowledged, data = frame.parts()
+            self.lent.pop(header["slot"]).handed(header["polled"], unacknowledged, data)
 
     def lose(self) -> None:
         """It has ended, and with it the connections."""

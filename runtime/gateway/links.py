@@ -212,6 +212,7 @@ class InstanceLink(asyncio.Protocol):
     def __init__(self, forked: Forked, on_frame: Callable[[Frame], Awaitable[None] | None]) -> None:
         self.pid = forked.pid
         self.exited = forked.exited
+        self._socket = forked.socket
         self._on_frame = on_frame
         self._decoder = Decoder()
         self._frames: deque[Frame] = deque()
@@ -231,6 +232,20 @@ class InstanceLink(asyncio.Protocol):
             self._early.append(data)
         elif not self._transport.is_closing():
             self._transport.write(data)
+
+    def send_with(self, descriptor: int, header: dict[str, Any], *parts: bytes) -> bool:
+        """Send a frame and a descriptor; False when that does not go at once."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_write_buffer_size():
+            return False
+        data = encode(header, *parts)
+        try:
+            sent = socket.send_fds(self._socket, [data], [descriptor])
+        except OSError:
+            return False
+        if sent < len(data):
+            transport.write(data[sent:])
+        return True
 
     def kill(self) -> None:
         """End the process now."""

@@ -86,7 +86,7 @@ class Functions(Protocol):
         """
 
     def lend(self, name: str, lease: "Lease") -> bool:
-        """Let the function's process take calls itself, by the connection that ``lease`` tells of.
+        """Let the function's process take calls itself, from the connection of ``lease``.
 
         False where it cannot: it yields, takes requests whole, or is not up.
         """
@@ -116,14 +116,17 @@ class Lease(Protocol):
     """A connection to a platform in the hands of a function's process, seen from the gateway.
 
     It ends with ``handed`` or ``lost``. by: ``module:Class`` of the ``runtime.feed.Slot`` that the
-    process makes of it. told: what it is made with, as JSON.
+    process makes of it. told: what it is made with, as JSON. descriptor: the connection's. data: what
+    has arrived on it before.
     """
 
     by: str
     told: dict[str, Any]
+    descriptor: int
+    data: bytes
 
     def taken(self, event: bytes) -> Invocation:
-        """The process runs this call from now on, which the connection has brought as ``event``.
+        """The process has a call, which the connection has brought as ``event``.
 
         The call's sink is answered only where the process has not answered the platform.
         """
@@ -135,10 +138,11 @@ class Lease(Protocol):
     def refused(self, status: int, said: str) -> None:
         """The platform does not take the last answer."""
 
-    def handed(self, event: bytes, unacknowledged: bytes) -> None:
-        """The process gives the connection back, and what it has brought if that was not ``taken``.
+    def handed(self, polled: bool, unacknowledged: bytes, data: bytes) -> None:
+        """The process gives the connection back.
 
-        unacknowledged: an answer that may not have arrived, to be sent again.
+        polled: a poll is on its way. unacknowledged: an answer that may not have arrived. data: what
+        has arrived and was not read.
         """
 
     def lost(self) -> None:

@@ -83,7 +83,8 @@ class Served:
 
     @property
     def in_use(self) -> bool:
-        return bool(len(self._queue)) or any(i.batch for i in self._processes.instances)
+        instances = self._processes.instances
+        return bool(len(self._queue)) or any(i.batch or i.waiting for i in instances)
 
     @property
     def failed(self) -> str | None:
@@ -124,8 +125,7 @@ class Served:
         ready = self._processes.ready
         if len(ready) != 1 or self.info.kind in (Kind.STREAM, Kind.HTTP):
             return False
-        ready[0].lend(next(self._numbers), lease)
-        return True
+        return ready[0].lend(next(self._numbers), lease)
 
     def recall(self) -> None:
         """As ``Functions.recall``."""
@@ -161,8 +161,8 @@ class Served:
         """End all processes; what still waits or runs is answered with that."""
         self._closed = True
         ended = Draining("the gateway has shut down before the call was done")
-        running = (instance.batch.values() for instance in self._processes.instances)
-        _fail(itertools.chain(*running), ended)
+        for instance in self._processes.instances:
+            _fail([*instance.batch.values(), *instance.waiting.values()], ended)
         self._fail_waiting(ended)
         for timer in self._timers.values():
             timer.cancel()
@@ -338,8 +338,9 @@ class Served:
                     call.depth = self.depth
                     self._metrics.observe_wake(self.name, call.depth)
                 self._depths.call_came()
-                self._watch_time(instance)
-                self._metrics.observe_batch(self.name, len(header["slots"]))
+                if runs := header["runs"]:
+                    self._watch_time(instance)
+                    self._metrics.observe_batch(self.name, len(runs))
             case "handed" | "refused":
                 instance.slot_told(frame)
                 self._advance()
@@ -379,7 +380,9 @@ class Served:
                 again.append(call)
             else:
                 call.fail(to_problem(error))
+        again += instance.waiting.values()
         instance.batch.clear()
+        instance.waiting.clear()
         self._queue.retry(again)
         instance.lose()
         self._advance()

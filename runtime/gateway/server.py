@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ async def _serve(
     ingress.drain()
     if not (serving.done() and serving.exception()):  # else no answer has a way any more
         log.info("draining for at most %g s (a second signal ends it now)", config.drain_s)
-        draining = asyncio.create_task(pool.drain(config.drain_s))
+        draining = asyncio.create_task(_drain(ingress, serving, pool, config.drain_s))
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, draining.cancel)
         with contextlib.suppress(asyncio.CancelledError):
@@ -78,3 +79,13 @@ async def _serve(
     await pool.close()
     ingress.close()
     await serving
+
+
+async def _drain(
+    ingress: Ingress, serving: "asyncio.Task[None]", pool: "Pool", limit_s: float
+) -> None:
+    """Have done, at most ``limit_s``, what has been taken, and refuse what comes unasked."""
+    started = time.monotonic()
+    if not ingress.many_connections:  # it has asked for what it is still being given
+        await asyncio.wait([serving], timeout=limit_s)
+    await pool.drain(limit_s - (time.monotonic() - started))

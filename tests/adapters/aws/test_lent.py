@@ -160,6 +160,22 @@ def test_a_killed_process_leaves_nothing_unanswered(begin: Begin, tmp_path: Path
     assert api(container).refused == []
 
 
+def test_what_a_killed_process_had_not_read_is_not_lost(begin: Begin, tmp_path: Path) -> None:
+    """Calls that had come on its connections while it ran another one, and those that wait in it."""
+    container = begin("zoo.py:Batched", slots=8)
+    gate = tmp_path / "gate"
+    ids = container.caller.call([{"do": f"gate:{gate}"}])
+    container.until_said("waits for")
+    ids += container.caller.call([{"do": f"gate:{gate}-2"}] + [{"do": "ok"}] * 6)
+    container.until(lambda: not api(container).waiting)
+    gate.touch()
+    container.until_said("waits for", 2)  # four of them run
+    os.kill(instance(container), signal.SIGKILL)
+    Path(f"{gate}-2").touch()
+    assert [answer.status for answer in answered(container, ids)] == [200] * 8
+    assert api(container).refused == []
+
+
 def test_an_idle_process_that_is_killed_loses_no_call(begin: Begin) -> None:
     container = begin("zoo.py:Batched")
     os.kill(instance(container), signal.SIGKILL)
