@@ -62,7 +62,7 @@ class Lent:
         self._calling: Calling | None = None  # nor given up
         self._timer: asyncio.TimerHandle | None = None
         self._errors: set[asyncio.Task[None]] = set()  # on their way
-        self._state: tuple[bool, bytes, bytes] | None = None  # as ``handed`` says
+        self._handed: tuple[bool, bytes, bytes] | None = None
 
     @classmethod
     async def while_it_lasts(cls, functions: Functions, line: Line, name: str, **told: Any) -> None:
@@ -80,10 +80,12 @@ class Lent:
         await lent._rest()
 
     async def _rest(self) -> None:
-        # Of a process that has ended: it has polled when it has answered.
-        state = self._state or (not self._taken, b"", b"")
-        polled, unacknowledged, data = state
-        answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)
+        answer = None
+        if self._handed is None:
+            self._line.regain_from_dead(polled=not self._taken)  # it has when it has answered
+        else:
+            polled, unacknowledged, data = self._handed
+            answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)
         await asyncio.gather(*self._errors)
         if answer is not None:
             try:
@@ -124,7 +126,7 @@ class Lent:
             self._tell(AnswerTooLarge(str(error)))
 
     def handed(self, polled: bool, unacknowledged: bytes, data: bytes) -> None:
-        self._state = polled, unacknowledged, data
+        self._handed = polled, unacknowledged, data
         self.lost()
 
     def lost(self) -> None:
