@@ -123,7 +123,7 @@ def _make(
             "format": FORMAT,
             "snapshot": snapshot.digest,
             "fingerprint": fingerprint(),
-            "dtype": dtype,
+            "dtype": dtype if modules else None,
             "modules": modules,
             "torch_free": False,
             "error": 0.0,
@@ -181,7 +181,7 @@ def _in_new_process(
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Entries of form.json, and what is said of modules that were left out.
 
-    None where no module compiles, but the function compiles something itself.
+    No entries where no module compiles, but the function compiles something itself.
     """
     command = [sys.executable, "-P", "-m", "zerowake.runtime.compiling"]
     command += [str(snapshot.path), str(out), *([dtype] if dtype else [])]
@@ -214,6 +214,8 @@ def _in_new_process(
     shutil.rmtree(cache, ignore_errors=True)
     if "error" in plain:
         if plain["jit"] or shows_gpu():  # there kernels may run that the processor has none of
+            for file in jit.files_in(out).values():
+                file.unlink()
             return [], [plain["error"]]
         raise CannotCompile(plain["error"])
     return plain["modules"], plain["left"]
@@ -228,11 +230,12 @@ def _prove(
     if shows_gpu():
         with contextlib.suppress(ProofFailed):
             prove_compiled(snapshot.path, staging, None, timeout_s, environ, "auto")
+    found, runs = set(jit.files_in(folder)), 0
     try:
-        for _ in range(MOST_RUNS):
-            before = jit.files_in(folder).keys()
+        while True:
             proven = prove_compiled(snapshot.path, staging, None, timeout_s, environ)
-            if jit.files_in(folder).keys() == before:
+            before, found, runs = found, set(jit.files_in(folder)), runs + 1
+            if found == before or runs == MOST_RUNS:
                 break
     except ProofFailed:
         if not folder.exists():

@@ -7,6 +7,7 @@ write. Knows no form, and imports no torch: nothing is compiled here.
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from zerowake.snapshot.listed import Listed
 # Imported where something is compiled by Inductor; it imports dynamo, together 1.5 s.
 INDUCTOR = "torch._inductor.compile_fx"
 COMPILER = "bin/g++"
+_NAME = re.compile(r"(?!\.)[\w.+=-]{1,200}(/(?!\.)[\w.+=-]{1,200}){0,6}")  # as a form lists them
 _FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 _FOREIGN = ("TORCHINDUCTOR_", "TORCHDYNAMO_", "TORCH_COMPILE_", "TRITON_")  # an instance has none
 
@@ -63,7 +65,7 @@ def files_in(folder: Path) -> dict[str, Path]:
 
 def finish(folder: Path) -> None:
     """Leave only what is worth keeping, and a compiler's stand-in: nothing where it is nothing."""
-    kept = set(files_in(folder).values())
+    kept = {file for name, file in files_in(folder).items() if _NAME.fullmatch(name)}
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             if (file := Path(parent, name)) not in kept:
@@ -118,7 +120,10 @@ def _copied(files: Mapping[str, Listed], digest: str) -> Path:
         _copy(files, folder)
         return folder
     folder = home / digest.removeprefix("sha256:")
-    if not folder.is_dir():
+    if folder.is_dir():
+        for listed in files.values():  # or the same form would be refused here and used there
+            listed.check()
+    else:
         home.mkdir(mode=0o700, exist_ok=True)
         with publish.staged(home) as staging:
             _copy(files, staging)

@@ -65,15 +65,22 @@ def test_nothing_is_kept_of_nothing(tmp_path: Path) -> None:
 def test_links_are_not_kept(kept: Path, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (kept / "inductor" / "link").symlink_to(tmp_path / "secret")
+    (kept / "inductor" / ".hidden").touch()
+    (kept / "inductor" / "a name").touch()
     jit.finish(kept)
+    assert jit.files_in(kept).keys() == {KERNEL, GRAPH, jit.COMPILER}
     assert not (kept / "inductor" / "link").is_symlink() and (tmp_path / "secret").exists()
 
 
 def test_the_copy_is_made_once_and_keeps_what_is_added(kept: Path) -> None:
     jit.use(listed(kept), DIGEST)
     (copy() / "inductor" / "more").write_text("of a call of another shape")
-    jit.use(listed(kept), DIGEST)
+    files = listed(kept)
+    jit.use(files, DIGEST)
     assert (copy() / "inductor" / "more").exists()
+    (kept / GRAPH).write_text("planted")
+    with pytest.raises(UnusableForm, match="does not have the digest"):
+        jit.use(files, DIGEST)
 
 
 @pytest.mark.parametrize("name", [KERNEL, GRAPH])
