@@ -2,7 +2,8 @@
 
 ``python -m zerowake.runtime.compiling SNAPSHOT OUT [DTYPE]`` is the first: it restores the snapshot,
 answers the probe while the calls of its modules are recorded, and compiles those. It writes to OUT their
-libraries and, as ``form.json``, ``{"modules": [...], "left": [...]}`` or ``{"error": ...}``. Whatever goes wrong here,
+libraries and, as ``form.json``, ``{"modules": [...], "left": [...]}`` or ``{"error": ...}``, and with either ``jit``:
+whether the function compiles something itself. Whatever goes wrong here,
 the snapshot stays as it is and serves eagerly.
 """
 
@@ -20,16 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from zerowake.runtime import process
-from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE
+from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE, shows_gpu
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.executor import Executor
 from zerowake.runtime.imported import import_function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.prove import prove_compiled
-from zerowake.snapshot import comparison, proof, state
+from zerowake.snapshot import comparison, jit, proof, state
 from zerowake.snapshot.errors import CannotCompile, ProofFailed, UnusableForm
 from zerowake.snapshot.fingerprint import fingerprint
 from zerowake.snapshot.form import (
+    CACHES,
     FILE,
     FORMAT,
     NOT_WANTED,
@@ -48,6 +50,9 @@ from zerowake.snapshot.skeleton import torch_at, within_modules
 from zerowake.snapshot.store import check_digests, open_snapshot, read_file
 
 INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+# Runs of the probe until one finds all that it compiles: the first compiles, in the second sizes vary from
+# the start that have varied in the first.
+MOST_RUNS = 3
 
 Note = Callable[[str], None]
 
@@ -118,21 +123,17 @@ def _make(
             "format": FORMAT,
             "snapshot": snapshot.digest,
             "fingerprint": fingerprint(),
-            "dtype": dtype,
+            "dtype": dtype if modules else None,
             "modules": modules,
             "torch_free": False,
             "error": 0.0,
             "tolerance": tolerance,
-            "files": {
-                entry.name: hashlib.sha256(entry.read_bytes()).hexdigest()
-                for entry in staging.iterdir()
-                if entry.name != FILE
-            },
+            "files": _digests(staging),
         }
         _write(staging, form)
         evidence = proof.parse(read_file(snapshot, "proof.json"))
         try:
-            answers, torch_by = prove_compiled(snapshot.path, staging, timeout_s=timeout_s)
+            answers, torch_by = _prove(snapshot, staging, timeout_s)
             error = comparison.distance(evidence, answers)
         except ProofFailed as failure:
             raise CannotCompile(f"the compiled form does not answer the probe: {failure}") from None
@@ -141,9 +142,11 @@ def _make(
                 f"the compiled form differs from the original by {error:.1e} on the probe, and at "
                 f"most {tolerance:.1e} is allowed; --tolerance raises that, where it does no harm"
             )
-        form |= {"torch_free": torch_by is None, "error": error}
+        form |= {"torch_free": torch_by is None, "error": error, "files": _digests(staging)}
+        if not form["files"]:
+            raise CannotCompile("; ".join(left))
         state.record_trust(_write(staging, form))
-        for entry in staging.iterdir():
+        for entry in jit.files_in(staging).values():
             sync(entry)
         # The newer form replaces an older one: who has mapped its files keeps them.
         publish(staging, home(snapshot), lambda old: False)
@@ -156,6 +159,12 @@ def _make(
             f"compiled for {'; '.join(limits)}; other shapes are answered by the original module, "
             "slower and with torch: add an example of those that you expect"
         )
+    if made.caches:
+        nbytes = sum(file.path.stat().st_size for file in made.caches.values())
+        what = f"{len(made.caches)} files, {nbytes:,} bytes"
+        note(f"what the function compiles itself on the probe is kept: {what}")
+    if not modules:
+        return made
     if torch_by is None:
         note(f"compiled, and it needs no torch; error on the probe {error:.1e}")
     else:
@@ -170,7 +179,10 @@ def _make(
 def _in_new_process(
     snapshot: Snapshot, out: Path, dtype: str | None, timeout_s: float
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Entries of form.json, and what is said of modules that were left out."""
+    """Entries of form.json, and what is said of modules that were left out.
+
+    No entries where no module compiles, but the function compiles something itself.
+    """
     command = [sys.executable, "-P", "-m", "zerowake.runtime.compiling"]
     command += [str(snapshot.path), str(out), *([dtype] if dtype else [])]
     said = out / FILE  # for now: the form itself takes its place
@@ -199,10 +211,48 @@ def _in_new_process(
         last = "\n".join(log.strip().splitlines()[-3:])
         how = process.code_reason(child.returncode)
         raise CannotCompile(f"the compiling process ended: {how}; {last}") from None
-    if "error" in plain:
-        raise CannotCompile(plain["error"])
     shutil.rmtree(cache, ignore_errors=True)
+    if "error" in plain:
+        if plain["jit"] or shows_gpu():  # there kernels may run that the processor has none of
+            for file in jit.files_in(out).values():
+                file.unlink()
+            return [], [plain["error"]]
+        raise CannotCompile(plain["error"])
     return plain["modules"], plain["left"]
+
+
+def _prove(
+    snapshot: Snapshot, staging: Path, timeout_s: float
+) -> tuple[list[proof.Answers], str | None]:
+    """As ``prove_compiled``. What the function itself compiles meanwhile is left in ``staging``."""
+    folder = staging / CACHES
+    environ = jit.environment(folder, os.environ)
+    if shows_gpu():
+        with contextlib.suppress(ProofFailed):
+            prove_compiled(snapshot.path, staging, None, timeout_s, environ, "auto")
+    found, runs = set(jit.files_in(folder)), 0
+    try:
+        while True:
+            proven = prove_compiled(snapshot.path, staging, None, timeout_s, environ)
+            before, found, runs = found, set(jit.files_in(folder)), runs + 1
+            if found == before or runs == MOST_RUNS:
+                break
+    except ProofFailed:
+        if not folder.exists():
+            raise
+        # It may be the fault of how that is compiled to be kept: the modules' form can do without.
+        shutil.rmtree(folder)
+        return prove_compiled(snapshot.path, staging, None, timeout_s)
+    jit.finish(folder)
+    return proven
+
+
+def _digests(staging: Path) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for name, file in jit.files_in(staging).items()
+        if name != FILE
+    }
 
 
 @contextlib.contextmanager
@@ -221,20 +271,23 @@ def _write(staging: Path, form: dict[str, Any]) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def _compile(path: Path, out: Path, dtype: str | None) -> dict[str, Any]:
-    """``modules``: entries of form.json for those of the snapshot, their libraries written to ``out``.
+def _compile(path: Path, out: Path, dtype: str | None, told: dict[str, Any]) -> None:
+    """Tells ``modules``: entries of form.json for those of the snapshot, their libraries written to ``out``.
 
-    ``left``: what is said of the others, which stay the author's own. Raises CannotCompile where all are.
+    ``left``: what is said of the others, which stay the author's own. ``jit``: whether the function
+    compiles something itself. Raises CannotCompile where all are left.
     """
     snapshot = open_snapshot(path)
     imported = import_function(snapshot, trusted=(snapshot.digest,))
     function, target = imported.function, imported.restore().object
     wake_up(target, snapshot.manifest.name)
     from zerowake.snapshot.calls import recorded
-    from zerowake.snapshot.compile import compile_module
 
     calls = recorded(target)
-    imported.answer_probe(target)
+    try:
+        imported.answer_probe(target)
+    finally:  # nothing else has imported it yet
+        told["jit"] = jit.INDUCTOR in sys.modules
     if function.kind is Kind.BATCH and function.settings.batch is not None:
         # A batch of several, whatever the examples: so that the batch dimension varies.
         bodies = [body for case in imported.cases for body in case]
@@ -243,6 +296,8 @@ def _compile(path: Path, out: Path, dtype: str | None) -> dict[str, Any]:
             each.is_probe = False
         with contextlib.suppress(Exception):  # examples need not fit together
             Executor(function, target).answer(list(islice(cycle(bodies), count)))
+    from zerowake.snapshot.compile import compile_module
+
     modules, left = [], []
     for each in calls:
         try:
@@ -258,17 +313,17 @@ def _compile(path: Path, out: Path, dtype: str | None) -> dict[str, Any]:
     modules = [module for module in modules if module["path"] not in inside]
     if not modules:
         raise CannotCompile("; ".join(left))
-    return {"modules": modules, "left": left}
+    told |= {"modules": modules, "left": left}
 
 
 def main(arguments: list[str]) -> int:
     process.end_with_parent(os.environ)
     path, out, *dtype = arguments
-    plain: dict[str, Any]
+    plain: dict[str, Any] = {"jit": False}
     try:
-        plain = _compile(Path(path), Path(out), dtype[0] if dtype else None)
+        _compile(Path(path), Path(out), dtype[0] if dtype else None, plain)
     except BaseException as error:
-        plain = {"error": to_problem(error)["detail"]}
+        plain["error"] = to_problem(error)["detail"]
     (Path(out) / FILE).write_text(json.dumps(plain))
     return 1 if "error" in plain else 0
 

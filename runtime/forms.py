@@ -3,7 +3,9 @@
 Gateway and instances ask the same question and get the same answer. Imports no torch.
 """
 
+import contextlib
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
     from zerowake.snapshot.form import Form
 
 
+_FOR_CPU = "compiled forms are for the CPU"
+
+
 class FormName(StrEnum):
     PLAIN = "plain"  # no tensors, no torch
     TORCH_FREE = "torch-free"
@@ -23,7 +28,7 @@ class FormName(StrEnum):
 
 
 class Chosen(NamedTuple):
-    """compiled: None where the eager form runs; ``reason`` then says why."""
+    """compiled: None where the eager form runs, or a form of no modules but caches; ``reason`` says why."""
 
     name: FormName
     compiled: "Form | None" = None
@@ -50,6 +55,18 @@ def named_modules(snapshot: Snapshot, form: "Form | None") -> set[str]:
     return named - {"builtins", ""}
 
 
+def compile_apart(snapshot: Snapshot) -> None:
+    """Where caches lie there and are not used, what the function compiles goes to a folder of its own.
+
+    For the life of this process: elsewhere Inductor would find what anybody may have put there.
+    """
+    from zerowake.snapshot import form, jit
+
+    with contextlib.suppress(UnusableForm):  # without torch
+        if form.keeps_caches(snapshot):
+            jit.apart()
+
+
 def choose(
     snapshot: Snapshot, trusted: Iterable[str], device: Device, *, loads: bool = False
 ) -> Chosen:
@@ -59,12 +76,17 @@ def choose(
     """
     if not snapshot.skeleton.needs_torch:
         return Chosen(FormName.PLAIN)
-    if device == "cuda" or (device == "auto" and shows_gpu()):
-        return Chosen(FormName.EAGER, reason="compiled forms are for the CPU")
-    from zerowake.snapshot.form import find_form  # 6 ms that a function without tensors saves
+    from zerowake.snapshot import form as forms  # 6 ms that a function without tensors saves
 
+    on_gpu = device == "cuda" or (device == "auto" and shows_gpu())
     try:
-        form = find_form(snapshot, frozenset(trusted), loads=loads)
+        if on_gpu and not forms.keeps_caches(snapshot):
+            raise UnusableForm(_FOR_CPU)
+        form = forms.find_form(snapshot, frozenset(trusted), loads=loads)
     except (UnusableForm, SnapshotError, OSError) as error:
         return Chosen(FormName.EAGER, reason=str(error))
+    if on_gpu or not form.modules:
+        why = _FOR_CPU if on_gpu else "no module of it is compiled"
+        why += f"; {len(form.caches)} files of what the function compiles itself are used"
+        return Chosen(FormName.EAGER, replace(form, modules=()), why)
     return Chosen(FormName.TORCH_FREE if form.torch_free else FormName.COMPILED, form)

@@ -78,7 +78,8 @@ def compiled_forms(snapshot: Snapshot) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path, form in all_forms(snapshot):
         here = path == home(snapshot)
-        reason = chosen.reason if here else "for another machine, torch version or device"
+        unused = chosen.reason if chosen.compiled is None else ""
+        reason = unused if here else "for another machine, torch version or device"
         plain = {"path": str(path), "here": here}
         if isinstance(form, UnusableForm):
             found.append({**plain, "reason": reason if here else str(form)})
@@ -94,6 +95,14 @@ def compiled_forms(snapshot: Snapshot) -> list[dict[str, Any]]:
                 "tolerance": form.tolerance,
                 "torch_free": form.torch_free,
                 "library_nbytes": sum(f.stat().st_size for f in libraries if f.is_file()),
+                "caches": {
+                    "files": len(form.caches),
+                    "nbytes": sum(
+                        each.path.stat().st_size
+                        for each in form.caches.values()
+                        if each.path.is_file()
+                    ),
+                },
                 "modules": {module.path: _inputs(module) for module in form.modules},
             }
         )
@@ -121,6 +130,9 @@ def _form_lines(form: dict[str, Any]) -> list[str]:
         f"  {form['digest']}",
         "  used here" if not form["reason"] else f"  not used: {why}",
     ]
+    if (caches := form["caches"])["files"]:
+        said = f"{caches['files']} files, {human_nbytes(caches['nbytes'])}"
+        lines.append(f"  what the function compiles itself: {said}")
     for path, inputs in form["modules"].items():
         said = ", ".join(f"{i['name']} {i['dtype']} {_shape(i['shape'])}" for i in inputs)
         lines.append(f"  {path}({said})")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from zerowake.runtime import hooks, process
+from zerowake.runtime import forms, hooks, process
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import InvocationError, to_problem
 from zerowake.runtime.exchange import RequestHead
@@ -94,6 +94,8 @@ def prepare(spec: InstanceSpec, *, in_zygote: bool) -> Kit:
     except UnusableForm as error:
         chosen = Chosen(FormName.EAGER, reason=f"the compiled form cannot be used: {error}")
         restored = imported.restore(device=device)
+    if chosen.name is FormName.EAGER and chosen.compiled is None:
+        forms.compile_apart(snapshot)
     report_ms = {**restored.report, "import": import_ms + restored.report["import"]}
     return Kit(imported.function, warm_up, restored, report_ms, chosen.name, chosen.reason)
 

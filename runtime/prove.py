@@ -11,6 +11,8 @@ import sys
 import tempfile
 import traceback
 from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
@@ -36,13 +38,19 @@ def prove(path: Path, code_dir: Path | None = None) -> list[proof.Answers]:
 
 
 def prove_compiled(
-    path: Path, form: Path, code_dir: Path | None = None, timeout_s: float | None = None
+    path: Path,
+    form: Path,
+    code_dir: Path | None = None,
+    timeout_s: float | None = None,
+    environ: Mapping[str, str] | None = None,
+    device: str = "cpu",
 ) -> tuple[list[proof.Answers], str | None]:
     """The same with the compiled form that lies in ``form``; and what has imported torch, if any.
 
-    The caller vouches for both.
+    The caller vouches for both. environ: of that process. device: "auto" for a GPU, where there is one,
+    with the author's own modules.
     """
-    return _in_new_process(path, code_dir, form, timeout_s)
+    return _in_new_process(path, code_dir, form, timeout_s, environ, device)
 
 
 def _in_new_process(
@@ -50,6 +58,8 @@ def _in_new_process(
     code_dir: Path | None = None,
     form: Path | None = None,
     timeout_s: float | None = None,
+    environ: Mapping[str, str] | None = None,
+    device: str = "cpu",
 ) -> tuple[list[proof.Answers], str | None]:
     with tempfile.NamedTemporaryFile(suffix=".json") as out:
         job = {
@@ -57,12 +67,14 @@ def _in_new_process(
             "out": out.name,
             "code_dir": str(code_dir) if code_dir else None,
             "form": str(form) if form else None,
+            "device": device,
         }
         command = [sys.executable, "-P", "-m", "zerowake.runtime.prove", json.dumps(job)]
         try:
             run = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False, timeout=timeout_s
-            )
+                command, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False, timeout=timeout_s,
+                env=environ,
+            )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise ProofFailed(f"it has not answered after {timeout_s:g} s") from None
         text = out.read()
@@ -74,7 +86,9 @@ def _in_new_process(
     return answers, told["torch_by"]
 
 
-def answer(path: Path, code_dir: Path | None, form_path: Path | None) -> list[proof.Answers]:
+def answer(
+    path: Path, code_dir: Path | None, form_path: Path | None, device: str = "cpu"
+) -> list[proof.Answers]:
     """The restored object's answers to all cases of the probe.
 
     Whoever starts this process vouches for the snapshot: freeze has just written it, or the user
@@ -84,10 +98,14 @@ def answer(path: Path, code_dir: Path | None, form_path: Path | None) -> list[pr
     form = None
     if form_path is not None:
         form = parse_form(form_path, (form_path / FILE).read_bytes())
+    if device != "cpu":
+        from zerowake.snapshot.device import resolve_device
+
+        device, form = resolve_device(device), form and replace(form, modules=())
     trusted = frozenset() if code_dir else frozenset((snapshot.digest,))
     imported = import_function(snapshot, trusted=trusted, code_dir=code_dir)
     # A form that cannot answer the probe by itself is none.
-    target = imported.restore(form=form, fall_back=False).object
+    target = imported.restore(device=device, form=form, fall_back=False).object
     process.set_threads(imported.function.settings.threads)  # after restore, which imports torch
     wake_up(target, snapshot.manifest.name)
     return imported.answer_probe(target)
@@ -121,11 +139,13 @@ def _said(own: list[traceback.FrameSummary]) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    job = {key: value and Path(value) for key, value in json.loads(arguments[0]).items()}
+    told = json.loads(arguments[0])
+    device = told.pop("device")
+    job = {key: value and Path(value) for key, value in told.items()}
     watch = _TorchWatch()
     sys.meta_path.insert(0, watch)
     try:
-        answers = answer(job["snapshot"], job["code_dir"], job["form"])
+        answers = answer(job["snapshot"], job["code_dir"], job["form"], device)
     except BaseException as error:
         job["out"].write_text(json.dumps({"error": to_problem(error)["detail"]}))
         return 1

@@ -1,7 +1,7 @@
 """A compiled form of a snapshot, as it lies on disk: checked, and found for this machine.
 
 It lies in ``compiled/<fingerprint>`` of a snapshot, outside its identity: ``form.json``, one library a
-module and what constants the snapshot does not hold. It is a program, so it is used only where this
+module, what constants the snapshot does not hold, and what the function itself compiles. It is a program, so it is used only where this
 user compiled it or named its digest. docs/format.md describes it, ``compile`` makes one, ``compiled``
 runs it.
 """
@@ -30,10 +30,13 @@ DIRECTORY = "compiled"
 FILE = "form.json"
 FORMAT = 2
 MAX_NBYTES = 16 << 20  # of form.json
-MAX_LIBRARY_NBYTES = 256 << 20
+MAX_LIBRARY_NBYTES = 256 << 20  # and of a cache's file
+CACHES = "caches"  # a folder with what the function itself compiles: see ``jit``
 CONSTANTS = "constants.bin"  # weights that the snapshot does not hold: packed, recast, literals
 NOT_WANTED = "--no-compile"  # what stands in a WHY file where nobody has tried
 _WHY_NBYTES = 2000
+# Files of any kind, for all are part of a program; none has a hidden or a foreign place.
+_CACHED = r"caches(/(?!\.)[\w.+=-]{1,200}){1,8}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,14 @@ class Form:
     files: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"{self.dtype or 'own dtype'}, error {self.error:.1e}"
+        caches = f", {len(self.caches)} files of caches" if self.caches else ""
+        return f"{self.dtype or 'own dtype'}, error {self.error:.1e}{caches}"
+
+    @property
+    def caches(self) -> dict[str, Listed]:
+        """What the function itself compiles, for ``jit.use``."""
+        below = f"{CACHES}/"
+        return {n.removeprefix(below): self.listed(n) for n in self.files if n.startswith(below)}
 
     def listed(self, name: str) -> Listed:
         """One of its files, which ``parse_form`` has seen in the list."""
@@ -155,6 +165,11 @@ def check_form(snapshot: Snapshot) -> Form:
 def lies_here(snapshot: Snapshot) -> bool:
     """Whether there is a form for this machine, of whatever worth."""
     return (home(snapshot) / FILE).exists()
+
+
+def keeps_caches(snapshot: Snapshot) -> bool:
+    """Whether the form for this machine, of whatever worth, has caches."""
+    return (home(snapshot) / CACHES).is_dir()
 
 
 def all_forms(snapshot: Snapshot) -> Iterator[tuple[Path, Form | UnusableForm]]:
@@ -329,9 +344,19 @@ def _sizes(plain: list[int]) -> tuple[int, ...]:
 
 
 def _plain_name(name: str) -> str:
-    if name != CONSTANTS and not re.fullmatch(r"[\w-]{1,200}\.so", name):
+    if name != CONSTANTS and not re.fullmatch(rf"[\w-]{{1,200}}\.so|{_CACHED}", name):
         raise ValueError(f"file {name!r:.80}")
     return name
+
+
+def _entries(path: Path) -> set[str]:
+    """Everything that lies there but real directories, whatever it is."""
+    return {
+        str(entry.relative_to(path))
+        for parent, folders, files in os.walk(path)
+        for name in (*folders, *files)
+        if (entry := Path(parent, name)).is_symlink() or name in files
+    }
 
 
 def _check_files(form: Form, snapshot: Snapshot, *, hashed: bool = True) -> None:
@@ -339,7 +364,7 @@ def _check_files(form: Form, snapshot: Snapshot, *, hashed: bool = True) -> None
         if hashed:
             for name in form.files:
                 form.listed(name).check()
-        if odd := {entry.name for entry in form.path.iterdir()} - {*form.files, FILE}:
+        if odd := _entries(form.path) - {*form.files, FILE}:
             raise UnusableForm(f"{form.path / min(odd)!s:.400} is not listed in {FILE}")
     except UnusableForm as error:
         raise UnusableForm(f"{error}; {_anew(snapshot)}") from None

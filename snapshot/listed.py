@@ -33,6 +33,13 @@ class Listed:
         with self._opened() as fd:
             self._check(fd)
 
+    def read(self) -> bytes:
+        """All of it. Raises UnusableForm unless it has the digest."""
+        with self._opened() as fd:
+            data = self._read(fd)
+        self._compare(hashlib.sha256(data).hexdigest())
+        return data
+
     @contextlib.contextmanager
     def loadable(self) -> Iterator[str]:
         """Where ``dlopen`` finds the bytes that were checked, until the end. Raises UnusableForm."""

@@ -159,7 +159,7 @@ def upload(
     check_digests(snapshot, progress)
     heads = sorted(snapshot.path.glob(f"{forms.DIRECTORY}/[!.]*/{forms.FILE}"))
     files = [
-        *(file for head in heads for file in head.parent.iterdir() if file != head),
+        *(f for head in heads for f in sorted(head.parent.rglob("*")) if f.is_file() and f != head),
         *heads,
         *(snapshot.path / name for name in file_sizes(snapshot.manifest)),
         snapshot.path / MANIFEST_FILE,

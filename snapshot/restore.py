@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """``report``: milliseconds by phase: map, import, build, with a compiled form compiled, and with
-    tensors bind (of which on a device context, ring, copy). ``mappings``: the weights files, one each;
+    """``report``: milliseconds by phase: map, import, build, with a compiled form compiled, with its
+    caches caches, and with tensors bind (of which on a device context, ring, copy). ``mappings``: the weights files, one each;
     on the CPU the object's tensors lie in them. ``compiled``: its modules that are."""
 
     object: Any
@@ -62,7 +62,8 @@ def restore(
     """The object that was frozen, as ``load`` left it; ``wake_up`` is the caller's next step.
 
     ``code`` comes from ``load_code``. ``form``: a compiled form, whose modules stand in place of the
-    object's own; their classes are not imported, and torch only if something else needs it.
+    object's own; their classes are not imported, and torch only if something else needs it. What the
+    function itself compiles is looked for in the form's caches from then on, in all of this process.
     ``fall_back``: calls of a shape that the form does not take are answered by the module itself,
     restored when it is first needed.
 
@@ -79,7 +80,12 @@ def restore(
         mappings = [map_file(snapshot.path / s.file, s.nbytes) for s in segments]
     skeleton, more = snapshot.skeleton, dict[str, Make]()
     modules: Mapping[str, CompiledModule] = {}
-    if form is not None:
+    if form is not None and (caches := form.caches):
+        with _phase(report, "caches"):
+            from zerowake.snapshot import jit
+
+            jit.use(caches, form.digest)
+    if form is not None and form.modules:
         from zerowake.snapshot import compiled
         from zerowake.snapshot import form as forms
 

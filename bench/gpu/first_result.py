@@ -10,7 +10,9 @@ about four times ``--nbytes`` of disk below ``--work`` and of memory, and twice 
 2. Checks: the weights on the device equal the original's bit for bit, outputs those of a plain
    ``.to(device)`` within a tolerance, arenas written again and again keep every byte.
 3. Fork hygiene: a parent with torch imported stays CUDA-clean while its children use the device.
-4. Measures process start to first result, page cache warm, each run in a fresh process, the first
+4. Compiles the restored model with ``torch.compile``, on a card a Triton kernel too, and checks that another
+   process, which is handed the caches as a form keeps them, compiles nothing again.
+5. Measures process start to first result, page cache warm, each run in a fresh process, the first
    run discarded, median of the others: Zerowake from nothing and forked, beside safetensors and
    ``torch.load(mmap=True)``, which build their model on meta and assign, as a careful user would.
 
@@ -31,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+JIT_LIMIT = 1 << 30  # bytes of a cache's file
 SEEDS = (1, 2, 3)
 STAGES = ("fork", "imports", "open", "context", "(context)", "copy", "bind", "first forward")
 TOLERANCE = {"conv": 1e-2, "stack": 6e-2}  # of the largest output: TF32 and bfloat16 kernels
@@ -197,6 +200,49 @@ def run_rates(case: Case, work: Path, device: str) -> dict[str, Any]:
     return {"checks": checks, "gb_per_s": rates}
 
 
+def run_jit(case: Case, work: Path, path: Path, device: str, kept: bool) -> dict[str, Any]:
+    """The restored model's answer, compiled; from what is kept, or into what is then to be kept."""
+    import hashlib
+
+    from zerowake.snapshot import jit
+    from zerowake.snapshot.listed import Listed
+
+    folder = work / f"{case.kind}.caches"
+    before = jit.files_in(folder)
+    if kept:
+        digests = {n: hashlib.sha256(f.read_bytes()).hexdigest() for n, f in before.items()}
+        listed = {name: Listed(before[name], digests[name], JIT_LIMIT) for name in before}
+        jit.use(listed, "sha256:" + hashlib.sha256(case.kind.encode()).hexdigest())
+    else:
+        os.environ.update(jit.environment(folder, {}))
+    import torch
+
+    instance = restored(path, device)
+    began_s = time.monotonic()
+    instance.model = torch.compile(instance.model)
+    result = instance.predict({"seed": SEEDS[0]})
+    if device == "cuda":
+        import kernel
+
+        kernel.check(device)
+    compiled_ms = (time.monotonic() - began_s) * 1e3
+    found = torch._dynamo.utils.counters["inductor"]
+    there = Path(os.environ["TRITON_CACHE_DIR"]).parent
+    code = {n for n in jit.files_in(there) if n.endswith((".so", ".cubin"))}
+    checks = {}
+    if kept:
+        missed = found["fxgraph_cache_miss"] or not found["fxgraph_cache_hit"]
+        checks["graphs are found"] = f"{dict(found)}" if missed else ""
+        more = sorted(code - before.keys())
+        checks["nothing is compiled again"] = f"{more[:3]} and others are new" if more else ""
+    else:
+        if device == "cuda":
+            cubin = any(name.startswith("triton/") and name.endswith(".cubin") for name in code)
+            checks["Triton has left kernels"] = "" if cubin else f"only {sorted(code)[:3]}"
+        jit.finish(folder)
+    return {"result": result, "checks": checks, "compiled_ms": compiled_ms}
+
+
 def first_zerowake(path: Path, device: str, watch: Stopwatch) -> dict[str, Any]:
     import zerowake.snapshot.restore
     import zerowake.snapshot.staging  # noqa: F401
@@ -323,6 +369,8 @@ def child(args: argparse.Namespace) -> dict[str, Any]:
         "prove": lambda: run_prove(case, path),
         "check": lambda: run_check(case, work, path, device),
         "rates": lambda: run_rates(case, work, device),
+        "jit": lambda: run_jit(case, work, path, device, kept=False),
+        "jit-kept": lambda: run_jit(case, work, path, device, kept=True),
         "forks": lambda: run_forks(path, device, args.repeats + 1),
         "zerowake": lambda: first_zerowake(path, device, Stopwatch(args.began)),
         "safetensors": lambda: first_peer(case, work, device, Stopwatch(args.began), "safetensors"),
@@ -337,6 +385,7 @@ def measure(case: Case, work: Path, device: str, repeats: int) -> dict[str, Any]
     more = ("--snapshot", frozen["snapshot"], "--repeats", str(repeats))
     checked = spawn("check", case, work, device, *more)
     rates = spawn("rates", case, work, device) if device == "cuda" else {}
+    compiled = [spawn(what, case, work, device, *more) for what in ("jit", "jit-kept")]
     forks = spawn("forks", case, work, device, *more)
     ways = {
         way: [spawn(way, case, work, device, *more) for _ in range(repeats + 1)]
@@ -344,6 +393,9 @@ def measure(case: Case, work: Path, device: str, repeats: int) -> dict[str, Any]
     }
     ways["zerowake, forked"] = [answer for answer in forks["children"] if "error" not in answer]
     checks = {**checked.pop("checks"), **rates.pop("checks", {}), **forks["checks"]}
+    for name, run in zip(("torch.compile", "torch.compile, kept"), compiled, strict=True):
+        checks |= run["checks"]
+        checks[f"output, {name}"] = compare(case, run["result"], checked["expected"])
     for way, runs in ways.items():
         wrong = [compare(case, run.pop("result"), checked["expected"]) for run in runs]
         checks[f"first result, {way}"] = next(filter(None, wrong), "")
@@ -354,6 +406,7 @@ def measure(case: Case, work: Path, device: str, repeats: int) -> dict[str, Any]
         **checked,
         "checks": checks,
         "copy_gb_per_s": rates.get("gb_per_s", {}),
+        "compiled_ms": [run["compiled_ms"] for run in compiled],
         "ways": {way: runs[1:] or runs for way, runs in ways.items()},
     }
 
@@ -417,6 +470,8 @@ def main() -> int:
     for one in measured:
         for ring, rate in one["copy_gb_per_s"].items():
             print(f"{one['kind']}: mapped file to device, ring of {ring}: {rate:.1f} GB/s")
+        anew_ms, kept_ms = one["compiled_ms"]
+        print(f"{one['kind']}: torch.compile and a call: {anew_ms:.0f} ms, kept {kept_ms:.0f} ms")
         for name, problem in one["checks"].items():
             failed += bool(problem)
             print(f"{one['kind']}: {name}: {f'FAILED: {problem}' if problem else 'ok'}")

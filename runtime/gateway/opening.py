@@ -103,4 +103,10 @@ def _modules(snapshot: Snapshot, form: "Form | None") -> list[str]:
     """What an instance imports for its object and a base may: nothing of the author's."""
     own = names.own_modules(snapshot.manifest.code.files)
     libraries = sorted(named_modules(snapshot, form) - own)
-    return libraries if form is None else [LIBTORCH_MODULE, *libraries]
+    if form is not None and form.caches:
+        from zerowake.snapshot.jit import INDUCTOR
+
+        libraries.append(INDUCTOR)
+    if form is not None and form.modules:
+        libraries.insert(0, LIBTORCH_MODULE)
+    return libraries

@@ -24,4 +24,6 @@ def test_dry_run(tmp_path: Path) -> None:
         assert measured["exact"]
         ways = {"zerowake", "zerowake, forked", "safetensors", "torch.load"}
         assert {way for way, runs in measured["ways"].items() if runs} == ways
+        anew_ms, kept_ms = measured["compiled_ms"]
+        assert kept_ms < anew_ms and measured["checks"]["graphs are found"] == ""
     assert list(tmp_path.iterdir()) == [figures]  # nothing is left behind

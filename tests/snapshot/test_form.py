@@ -92,6 +92,25 @@ def test_files_missing_or_too_many(copy: Path) -> None:
     assert "image.so" in reason(copy)
 
 
+def test_caches_are_files_of_the_form(copy: Path, tmp_path: Path) -> None:
+    place = form_file(copy).parent / "caches" / "triton"
+    place.mkdir(parents=True)
+    (place / "add.cubin").write_bytes(b"code")
+    assert "caches/triton/add.cubin is not listed in form.json" in reason(copy)
+    name, digest = "caches/triton/add.cubin", hashlib.sha256(b"code").hexdigest()
+    rewrite(copy, lambda plain: plain["files"].update({name: digest}))
+    chosen = choose(open_snapshot(copy), (), "cpu")
+    assert chosen.compiled is not None and list(chosen.compiled.caches) == ["triton/add.cubin"]
+    on_gpu = choose(open_snapshot(copy), (), "cuda")
+    assert on_gpu.name is FormName.EAGER and on_gpu.compiled is not None
+    assert on_gpu.compiled.modules == () and len(on_gpu.compiled.caches) == 1
+    place.rename(tmp_path / "elsewhere")
+    place.symlink_to(tmp_path / "elsewhere")
+    assert "caches/triton is not listed in form.json" in reason(copy)
+    place.unlink()
+    assert f"{name} is missing" in reason(copy)
+
+
 def test_special_files_and_links(copy: Path, tmp_path: Path) -> None:
     """None of them may be waited for, or read without end."""
     for name in ("form.json", "text.so", "constants.bin"):
@@ -189,6 +208,10 @@ def test_a_field_that_is_not_as_it_should_be(copy: Path, change: Callable[[Any],
         lambda plain: plain["files"].update({"../../../proof.json": "0" * 64}),
         lambda plain: plain["files"].update({"/dev/zero": "0" * 64}),
         lambda plain: plain["files"].update({"form.json": "0" * 64}),
+        lambda plain: plain["files"].update({"caches": "0" * 64}),
+        lambda plain: plain["files"].update({"caches/../form.json": "0" * 64}),
+        lambda plain: plain["files"].update({"caches//dev/zero": "0" * 64}),
+        lambda plain: plain["files"].update({"caches" + 9 * "/a": "0" * 64}),
     ],
 )
 def test_a_field_of_the_whole_that_is_not_as_it_should_be(

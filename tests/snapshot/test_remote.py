@@ -267,6 +267,17 @@ def test_uploading_ends_with_the_manifest(store: FolderStore, tmp_path: Path) ->
     assert (path / form / "form.json").is_file()
 
 
+def test_caches_of_a_form_come_along(store: FolderStore, tmp_path: Path) -> None:
+    name, digest = "caches/triton/A2/add.cubin", hashlib.sha256(b"code").hexdigest()
+    place = put_form(store, files={name: digest, "module.so": digest})
+    (place / name).parent.mkdir(parents=True)
+    (place / name).write_bytes(b"code")
+    target = FolderStore(tmp_path / "target")
+    remote.upload(store.folder, target)
+    path = remote.fetch(URL, target, tmp_path)
+    assert (path / "compiled" / place.name / name).read_bytes() == b"code"
+
+
 def test_a_damaged_snapshot_is_not_uploaded(store: FolderStore, tmp_path: Path) -> None:
     (store.folder / "proof.json").write_bytes(b"{}")
     target = FolderStore(tmp_path / "target")
