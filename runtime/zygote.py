@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 from zerowake.runtime import instance, process
@@ -28,6 +29,8 @@ from zerowake.runtime.logs import FunctionOutput, print_exception
 from zerowake.runtime.wire import Connection
 from zerowake.snapshot.errors import ZerowakeError
 from zerowake.snapshot.fingerprint import fingerprint_id
+from zerowake.snapshot.restore import keep_tokenizers
+from zerowake.snapshot.store import open_snapshot
 
 BARE = "bare"  # a base that imports nothing for its functions
 ONCE = "once"  # a base that is not to be forked from
@@ -48,12 +51,12 @@ class Zygote:
         self._once = once
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ)
-        self._pids: dict[int, int] = {}  # pidfd -> pid
+        self._children: dict[int, tuple[int, InstanceSpec]] = {}  # by pidfd
 
     def serve(self) -> None:
         while True:
             for key, _events in self._selector.select():
-                if key.fd in self._pids:
+                if key.fd in self._children:
                     self._reap(key.fd)
                     continue
                 while True:
@@ -88,16 +91,18 @@ class Zygote:
             self._become_child(request, child_fd)
         os.close(child_fd)
         pidfd = os.pidfd_open(pid)
-        self._pids[pidfd] = pid
+        self._children[pidfd] = pid, InstanceSpec.from_json(request["spec"])
         self._selector.register(pidfd, selectors.EVENT_READ)
         self._control.send({"kind": "forked", "ticket": request["ticket"], "pid": pid})
 
     def _reap(self, pidfd: int) -> None:
-        pid = self._pids.pop(pidfd)
+        pid, spec = self._children.pop(pidfd)
         self._selector.unregister(pidfd)
         os.close(pidfd)
         _pid, status = os.waitpid(pid, 0)
         self._control.send({"kind": "exit", "pid": pid, "status": status})
+        if self._kit is None and status == 0:  # what ends a process must not end this one
+            _keep_tokenizers(spec)
 
     def _become_child(self, request: dict[str, Any], child_fd: int) -> NoReturn:
         """Never returns: the parent's frames must not be run again by a child."""
@@ -196,6 +201,17 @@ def _modules(control: Connection) -> list[str]:
         sys.exit(0)  # the gateway is gone
     modules: list[str] = frame.header["modules"]
     return modules
+
+
+def _keep_tokenizers(spec: InstanceSpec) -> None:
+    """Have the next start of a function that has gone to sleep find its tokenizers made.
+
+    Now, because nobody waits for it. Only where all forks have the library anyway.
+    """
+    if "tokenizers" not in sys.modules:
+        return
+    with contextlib.suppress(BaseException):  # a panic of the library's is no Exception
+        keep_tokenizers(open_snapshot(Path(spec.snapshot), checked=spec.digest))
 
 
 def _assert_device_untouched() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerowake.snapshot import code as code_files
-from zerowake.snapshot import names
+from zerowake.snapshot import names, tokenizer
 from zerowake.snapshot.code import CodeFiles, in_words
 from zerowake.snapshot.errors import SnapshotError, WakeFailed
 from zerowake.snapshot.mapping import map_file, populate
@@ -143,6 +143,14 @@ def restore_module(
             return module(*args, **kwargs)
 
     return answer
+
+
+def keep_tokenizers(snapshot: Snapshot) -> None:
+    """Have forks of this process find the snapshot's tokenizers made (``tokenizer.keep``)."""
+    for node in snapshot.skeleton.nodes:
+        if node["t"] == "tokenizer":
+            text, *files = (read_file(snapshot, p) for p in (node["asset"], *node.get("files", [])))
+            tokenizer.keep(text, files)
 
 
 def wake_up(target: Any, name: str) -> None:

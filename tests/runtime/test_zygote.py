@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 from support import run_python
+from workshop import freeze_source
 
 
 def test_it_imports_neither_torch_nor_libtorch() -> None:
@@ -51,3 +52,40 @@ def test_a_libtorch_that_cannot_be_used_is_left_to_those_that_need_it(tmp_path: 
         tmp_path,
     )
     assert found.stdout.split() == ["up", "True"]
+
+
+def test_a_function_that_went_to_sleep_finds_its_tokenizer_made(tmp_path: Path) -> None:
+    """And one whose process was killed does not: that may have been the tokenizer's doing."""
+    made = freeze_source(
+        tmp_path,
+        """
+        from tokenizers import Tokenizer, models
+        self.pieces = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+        """,
+    )
+    found = run_python(
+        """
+        import os, signal, socket, sys
+        from unittest import mock
+        import tokenizers
+        from zerowake.runtime.config import InstanceSpec
+        from zerowake.runtime import zygote
+        from zerowake.runtime.wire import Connection
+        from zerowake.snapshot import tokenizer
+        from zerowake.snapshot.manifest import digest_of
+        path = sys.argv[1]
+        digest = digest_of(open(path + "/manifest.json", "rb").read())
+        ours, theirs = map(Connection, socket.socketpair())
+        base = zygote.Zygote(theirs, -1)
+        for leave in (lambda *_: os.kill(os.getpid(), signal.SIGKILL), lambda *_: os._exit(0)):
+            theirs.descriptors.append(os.dup(1))
+            spec = InstanceSpec("f", digest, path).to_json()
+            with mock.patch.object(base, "_become_child", leave):
+                base._fork({"ticket": 1, "role": "instance", "spec": spec})
+            (pidfd,) = base._children
+            base._reap(pidfd)
+            print(len(tokenizer._kept))
+        """,
+        made.path,
+    )
+    assert found.stdout.split() == ["0", "1"]

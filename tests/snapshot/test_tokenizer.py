@@ -9,10 +9,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors
 from workshop import freeze_source
 
+from zerowake.snapshot import tokenizer
 from zerowake.snapshot.errors import DamagedSnapshot, SnapshotError
 from zerowake.snapshot.rebuild import Builder
 from zerowake.snapshot.skeleton import Skeleton
-from zerowake.snapshot.tokenizer import put_together, take_apart
+from zerowake.snapshot.tokenizer import keep, put_together, take_apart
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "un", "##aff", "##able", "été", "語", '"', "\\"]
 TEXTS = ["unaffable été", '語 " \\ <new> [CLS] unknown', ""]
@@ -161,3 +162,46 @@ def test_odd_vocabularies_do_no_harm(words: bytes) -> None:
 def test_whole_json_is_still_read() -> None:
     made = word_piece()
     assert json.loads(_rebuild(made.to_str().encode()).to_str()) == json.loads(made.to_str())
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
+    """What is kept, nothing at first."""
+    monkeypatch.setattr(tokenizer, "_kept", found := {})
+    return found
+
+
+@pytest.mark.parametrize("made", [word_piece(), byte_pairs()])
+def test_a_kept_one_is_found_once(made: Tokenizer, kept: dict[Any, Any]) -> None:
+    text, files = take_apart(made)
+    keep(text, list(files.values()))
+    (wanted,) = kept.values()
+    keep(text, list(files.values()))  # again: it is not made again
+    found, other = (put_together(text, list(files.values())) for _ in range(2))
+    assert found is wanted is not other
+    found.enable_padding(length=7)  # its user's alone
+    assert other.to_str() == made.to_str()
+    for sentence in TEXTS:
+        assert other.encode(sentence).ids == made.encode(sentence).ids
+        assert other.encode(sentence).offsets == made.encode(sentence).offsets
+
+
+def test_other_parts_are_not_taken_for_kept_ones(kept: dict[Any, Any]) -> None:
+    keep(PIECES, [b"[UNK]\na\n"])
+    assert put_together(PIECES, [b"[UNK]\nb\n"]).token_to_id("b") == 1
+    with pytest.raises(SnapshotError, match="tokenizer"):
+        _rebuild(PIECES, b"\xff\xfe")
+    assert len(kept) == 1
+
+
+def test_what_is_kept_is_bounded(kept: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer, "MOST_KEPT_NBYTES", 2 * len(PIECES) + 20)
+    for word in (b"a\n", b"b\n", b"a\n", b"c\n", b"x" * len(PIECES) * 2):
+        keep(PIECES, [word])
+    assert [files for _text, *files in kept] == [[b"a\n"], [b"c\n"]]
+
+
+def test_what_is_damaged_is_not_kept(kept: dict[Any, Any]) -> None:
+    with pytest.raises(Exception, match="UTF-8"):
+        keep(PIECES, [b"\xff\xfe"])
+    assert not kept
