@@ -1,7 +1,7 @@
 """On AWS's own emulator: one process with one model beside awslambdaric's process a slot.
 
 Throughput and memory with 16 concurrent invocations of MiniLM (Managed Instances mode), then what one
-invocation costs beyond the function itself (classic mode, a function that gives back its input).
+invocation costs beyond the function itself (a function that gives back its input), in both modes.
 """
 
 import argparse
@@ -9,8 +9,9 @@ import json
 import statistics
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import emulator
 import memory
@@ -25,8 +26,17 @@ from throughput import send_load
 
 CONCURRENCY = 16
 WARMUP = 100
-COST = "an empty invocation, ms (p99)"
+EMPTY: dict[str, dict[str, Any]] = {
+    "on demand": {"managed": False, "clients": 1, "count": 1000},
+    "Managed Instance, one at a time": {"managed": True, "clients": 1, "count": 1000},
+    "Managed Instance, 16 at a time": {"managed": True, "clients": CONCURRENCY, "count": 6400},
+}
 EMBED, ECHO = "awslambdaric_app.embed", "awslambdaric_echo.echo"
+
+
+class Took(NamedTuple):
+    ms: list[float]
+    rps: float
 
 
 def concurrent(
@@ -50,12 +60,12 @@ def concurrent(
     return {**load, "pss_gb": gb, "processes": len(behind), "rps_per_gb": load["rps"] / gb}
 
 
-def overhead_ms(name: str, command: list[str], count: int) -> list[float]:
-    """Milliseconds of each of ``count`` invocations of a function that does nothing, one by one."""
+def empty(name: str, command: list[str], *, managed: bool, clients: int, count: int) -> Took:
+    """Milliseconds of each of ``count`` invocations of a function that does nothing, and all a second."""
     port = free_port()
-    with running(
-        name, emulator.argv(command, port), emulator.environment(ECHO, None, 1)
-    ) as process:
+    slots = CONCURRENCY if managed else None
+    env = emulator.environment(ECHO, slots, 1)
+    with running(name, emulator.argv(command, port, managed=managed), env) as process:
         value = {"text": SHORT}
         first_answer(
             port,
@@ -64,24 +74,46 @@ def overhead_ms(name: str, command: list[str], count: int) -> list[float]:
             lambda reply: reply.status == 200 and json.loads(reply.body) == value,
             lambda: process.poll() is None,
         )
-        connection = Connection(port)
-        took = []
-        for _ in range(count + WARMUP):
-            started = time.perf_counter()
-            reply = connection.send("POST", INVOCATIONS, value)
-            took.append(1e3 * (time.perf_counter() - started))
-            assert reply.status == 200, reply.body
-        connection.close()
-    return took[WARMUP:]
+        _send(port, value, WARMUP)
+        started = time.perf_counter()
+        with ThreadPoolExecutor(clients) as pool:
+            parts = pool.map(lambda _: _send(port, value, count // clients), range(clients))
+            took = [ms for part in parts for ms in part]
+        return Took(took, len(took) / (time.perf_counter() - started))
+
+
+def _send(port: int, value: object, count: int) -> list[float]:
+    connection = Connection(port)
+    took = []
+    for _ in range(count):
+        started = time.perf_counter()
+        reply = connection.send("POST", INVOCATIONS, value)
+        took.append(1e3 * (time.perf_counter() - started))
+        assert reply.status == 200, reply.body
+    connection.close()
+    return took
+
+
+def _compared(costs: Mapping[str, Mapping[str, list[Took]]]) -> str:
+    """A table of both, and their ratios."""
+    rows = []
+    for what, by_name in costs.items():
+        ours_ms, theirs_ms = (
+            [ms for took in by_name[peer.name] for ms in took.ms] for peer in (OUR_LAMBDA, LAMBDA)
+        )
+        rps = [
+            statistics.median(took.rps for took in by_name[peer.name])
+            for peer in (OUR_LAMBDA, LAMBDA)
+        ]
+        ratio = statistics.median(ours_ms) / statistics.median(theirs_ms)
+        rows.append([what, _cost(ours_ms), _cost(theirs_ms), f"{ratio:.2f}"])
+        rows[-1] += [f"{each:.0f}" for each in rps]
+    head = ["an empty invocation, ms (p99)", OUR_LAMBDA.name, LAMBDA.name, "ratio"]
+    return table([*head, "rps, ours", "theirs"], rows)
 
 
 def _cost(took: list[float]) -> str:
     return f"{statistics.median(took):.2f} ({percentile(took, 0.99):.2f})"
-
-
-def _compared(costs: Mapping[str, list[float]]) -> str:
-    ours_ms, theirs_ms = (statistics.median(costs[peer.name]) for peer in (OUR_LAMBDA, LAMBDA))
-    return f"an empty one: {ours_ms / theirs_ms:.2f} of theirs"
 
 
 def main() -> None:
@@ -100,15 +132,21 @@ def main() -> None:
         (LAMBDA.name, emulator.their_command(args.venvs, ECHO)),
     )
     before = machine()
-    costs: dict[str, list[float]] = {name: [] for name, _ in nothing}
+    costs: dict[str, dict[str, list[Took]]] = {
+        what: {name: [] for name, _ in nothing} for what in EMPTY
+    }
+
+    def measure_empty() -> None:
+        for what, told in EMPTY.items():
+            for name, command in nothing:
+                costs[what][name].append(empty(name, command, **told))
+
     if args.only == "empty":
         for _ in range(args.rounds):
-            for name, command in nothing:
-                costs[name] += overhead_ms(name, command, 300)
-        rows = [[name, _cost(took)] for name, took in costs.items()]
-        print(table(["one at a time", COST], rows))
+            measure_empty()
+        print(f"machine: {before}")
         print(_compared(costs))
-        write_json(args.json, {"machine": before, "empty_ms": costs})
+        write_json(args.json, {"machine": before, "empty": costs})
         return
     wanted = reference(args.venvs)
     models = (
@@ -119,8 +157,7 @@ def main() -> None:
     for _ in range(args.rounds):
         for peer, command in models:
             runs[peer.name].append(concurrent(peer, command, wanted, args))
-        for name, command in nothing:
-            costs[name] += overhead_ms(name, command, 300)
+        measure_empty()
     rows = []
     for name, kept in runs.items():
         row = {
@@ -129,14 +166,15 @@ def main() -> None:
             if key != "first_wrong"
         }
         figures = [f"{row['rps']:.0f}", f"{row['p99_ms']:.0f}", f"{row['pss_gb']:.2f}"]
-        last = [f"{row['rps_per_gb']:.0f}", f"{row['processes']:.0f}", _cost(costs[name])]
+        last = [f"{row['rps_per_gb']:.0f}", f"{row['processes']:.0f}"]
         rows.append([name, *figures, *last])
     print(f"machine: {before}")
     head = [f"{CONCURRENCY} at a time", "rps", "p99 ms", "PSS, GB", "rps per GB", "processes"]
-    print(table([*head, COST], rows))
+    print(table(head, rows))
     per_gb = [statistics.median(run["rps_per_gb"] for run in runs[peer.name]) for peer, _ in models]
-    print(f"per GB: {per_gb[0] / per_gb[1]:.2f} times; {_compared(costs)}")
-    write_json(args.json, {"machine": before, "runs": runs, "empty_ms": costs})
+    print(f"per GB: {per_gb[0] / per_gb[1]:.2f} times")
+    print(_compared(costs))
+    write_json(args.json, {"machine": before, "runs": runs, "empty": costs})
 
 
 if __name__ == "__main__":

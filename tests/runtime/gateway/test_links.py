@@ -12,7 +12,7 @@ from scripted import ScriptedInstance, ScriptedZygote, World
 
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import FunctionFailed, RemoteError, Unforkable, ZygoteLost
-from zerowake.runtime.gateway.links import InstanceLink, ZygoteLink, adopt
+from zerowake.runtime.gateway.links import REST_S, InstanceLink, ZygoteLink, adopt
 from zerowake.runtime.wire import HEAD, Frame, encode
 
 SPEC = InstanceSpec("f", "sha256:0", "/nowhere")
@@ -50,6 +50,41 @@ def zygote(world: World) -> tuple[ZygoteLink, ScriptedZygote, list[ZygoteLink]]:
 
 
 # -------------------------------------------------------------------- instances
+
+
+async def test_at_rest_frames_are_read_later_or_when_something_is_sent(world: World) -> None:
+    link, instance, seen = linked(world)
+    instance.send({"kind": "a"})
+    await world.quiet()
+    for wake in (lambda: world.advance(REST_S), lambda: _send(link, world)):
+        seen.clear()
+        link.rest()
+        link.rest()
+        instance.send({"kind": "b"})
+        instance.send({"kind": "c"})
+        await world.quiet()
+        assert not seen
+        await wake()
+        assert [frame.kind for frame in seen] == ["b", "c"]
+    instance.send({"kind": "d"})
+    await world.quiet()
+    assert seen[-1].kind == "d"
+
+
+async def _send(link: InstanceLink, world: World) -> None:
+    link.send({"kind": "hook"})
+    await world.quiet()
+
+
+async def test_an_instance_that_ends_while_nobody_reads_is_heard_out(world: World) -> None:
+    link, instance, seen = linked(world)
+    instance.send({"kind": "a"})
+    await world.quiet()
+    link.rest()
+    instance.send({"kind": "b"})
+    await instance.die()
+    await link.drained(1.0)
+    assert [frame.kind for frame in seen] == ["a", "b"]
 
 
 async def test_a_frame_that_arrives_byte_by_byte_is_one_frame(world: World) -> None:
