@@ -40,7 +40,7 @@ class FakeApi(FakeServer):
 
     Verbs: next, response, error, init_error, restore_next, restore_error, register, event_next.
     answers: those that were taken, by invocation. requests: all of them, in order. waiting: invocations
-    that nobody has been given.
+    that nobody has been given; given: those that have arrived.
     """
 
     patience_s = 30.0
@@ -57,6 +57,7 @@ class FakeApi(FakeServer):
         self.polling = 0
         self.restored = asyncio.Event()
         self.waiting: list[str] = []
+        self.given: set[str] = set()
         self._events: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue()
         self._ids = (f"id-{place}" for place in itertools.count(1))
 
@@ -147,6 +148,7 @@ class FakeApi(FakeServer):
         lines += [f"{name}: {value}" for name, value in told.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode() + reply)
         await writer.drain()
+        self.given.add(id_)
         await self._note()
 
     async def _event_for(self, reader: asyncio.StreamReader) -> tuple[str, dict[str, str], bytes]:

@@ -284,6 +284,9 @@ class Caller(Protocol):
     def left(self) -> list[str]:
         """The calls that nobody has been given."""
 
+    def arrived(self, ids: list[str]) -> bool:
+        """Whether all of these have reached who asked."""
+
     def close(self) -> None: ...
 
 
@@ -313,6 +316,9 @@ class RunPodCaller:
 
     def left(self) -> list[str]:
         return self.jobs.server.queued
+
+    def arrived(self, ids: list[str]) -> bool:
+        return not set(ids) & set(self.jobs.server.queued)
 
     def stop(self, id_: str) -> None:
         self.jobs.do(self.jobs.server.stop(id_))
@@ -351,6 +357,9 @@ class LambdaCaller:
 
     def left(self) -> list[str]:
         return self.api.server.waiting
+
+    def arrived(self, ids: list[str]) -> bool:
+        return set(ids) <= self.api.server.given
 
 
 @dataclass

@@ -121,7 +121,7 @@ def test_concurrent_calls_are_batches(begin: Begin, tmp_path: Path) -> None:
     (held,) = container.caller.call([{"do": f"gate:{gate}"}])
     container.until_said("waits for")
     others = container.caller.call([{"do": "ok"}] * 4)
-    container.until(lambda: not api(container).waiting)
+    container.until(lambda: container.caller.arrived(others))
     gate.touch()
     assert container.caller.answer(held).value["batch"] == 1
     assert [answer.value["batch"] for answer in answered(container, others)] == [4] * 4
@@ -136,7 +136,7 @@ def test_a_call_that_ends_its_process_has_two_tries_and_takes_no_other_along(
     held = container.caller.call([{"do": f"gate:{gate}"}])
     container.until_said("waits for")
     ids = container.caller.call([{"do": "ok"}, {"do": how}, {"do": "also"}])
-    container.until(lambda: not api(container).waiting)
+    container.until(lambda: container.caller.arrived(ids))
     gate.touch()
     (first,) = answered(container, held)
     good, bad, also = answered(container, ids)
@@ -167,7 +167,7 @@ def test_what_a_killed_process_had_not_read_is_not_lost(begin: Begin, tmp_path: 
     ids = container.caller.call([{"do": f"gate:{gate}"}])
     container.until_said("waits for")
     ids += container.caller.call([{"do": f"gate:{gate}-2"}] + [{"do": "ok"}] * 6)
-    container.until(lambda: not api(container).waiting)
+    container.until(lambda: container.caller.arrived(ids))
     gate.touch()
     container.until_said("waits for", 2)  # four of them run
     os.kill(instance(container), signal.SIGKILL)
@@ -216,10 +216,13 @@ def test_too_slow_for_its_platform(begin: Begin) -> None:
     assert api(container).refused == []
 
 
-def test_one_that_is_too_slow_leaves_the_others_theirs(begin: Begin) -> None:
+def test_one_that_is_too_slow_leaves_the_others_theirs(begin: Begin, tmp_path: Path) -> None:
     """Of a batch: the process goes on for those who have time."""
-    container = begin("zoo.py:Batched", slots=2)
+    container = begin("zoo.py:Batched", slots=3)
     before = instance(container)
+    gate = tmp_path / "gate"
+    container.caller.call([{"do": f"gate:{gate}"}])
+    container.until_said("waits for")
 
     async def invoke() -> list[str]:
         return [
@@ -227,7 +230,10 @@ def test_one_that_is_too_slow_leaves_the_others_theirs(begin: Begin) -> None:
             api(container).invoke({"do": "slow"}, left_s=1.0),
         ]
 
-    patient, hasty = answered(container, container.caller.api.do(invoke()))
+    ids = container.caller.api.do(invoke())
+    container.until(lambda: container.caller.arrived(ids))
+    gate.touch()
+    patient, hasty = answered(container, ids)
     assert patient.status == 200 and hasty.status == 504
     assert instance(container) == before
     assert container.call({"do": "ok"}).status == 200
