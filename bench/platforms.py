@@ -26,10 +26,11 @@ from throughput import send_load
 
 CONCURRENCY = 16
 WARMUP = 100
+PAUSE_S = 0.01
 EMPTY: dict[str, dict[str, Any]] = {
     "on demand": {"managed": False, "clients": 1, "count": 1000},
     "Managed Instance, one at a time": {"managed": True, "clients": 1, "count": 1000},
-    "Managed Instance, 16 at a time": {"managed": True, "clients": CONCURRENCY, "count": 6400},
+    "Managed Instance, 8 at a time": {"managed": True, "clients": CONCURRENCY // 2, "count": 6400},
 }
 EMBED, ECHO = "awslambdaric_app.embed", "awslambdaric_echo.echo"
 
@@ -74,22 +75,34 @@ def empty(name: str, command: list[str], *, managed: bool, clients: int, count: 
             lambda reply: reply.status == 200 and json.loads(reply.body) == value,
             lambda: process.poll() is None,
         )
-        _send(port, value, WARMUP)
-        started = time.perf_counter()
         with ThreadPoolExecutor(clients) as pool:
+            list(pool.map(lambda _: _warm_up(port, value), range(clients)))
+            started = time.perf_counter()
             parts = pool.map(lambda _: _send(port, value, count // clients), range(clients))
             took = [ms for part in parts for ms in part]
         return Took(took, len(took) / (time.perf_counter() - started))
 
 
+def _warm_up(port: int, value: object) -> None:
+    """Until WARMUP were answered in a row: theirs fork their slots one by one."""
+    connection, good = Connection(port), 0
+    while good < WARMUP:
+        good = good + 1 if connection.send("POST", INVOCATIONS, value).status == 200 else 0
+        if not good:
+            time.sleep(PAUSE_S)
+    connection.close()
+
+
 def _send(port: int, value: object, count: int) -> list[float]:
+    """As many good answers; where no slot has polled again yet, the emulator refuses, and is asked again."""
     connection = Connection(port)
-    took = []
-    for _ in range(count):
+    took: list[float] = []
+    while len(took) < count:
         started = time.perf_counter()
-        reply = connection.send("POST", INVOCATIONS, value)
-        took.append(1e3 * (time.perf_counter() - started))
-        assert reply.status == 200, reply.body
+        if connection.send("POST", INVOCATIONS, value).status == 200:
+            took.append(1e3 * (time.perf_counter() - started))
+        else:
+            time.sleep(PAUSE_S)
     connection.close()
     return took
 
