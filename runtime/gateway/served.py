@@ -73,6 +73,7 @@ class Served:
         self._numbers = itertools.count(1)  # of what is lent
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._change: asyncio.Future[None] | None = None  # where somebody waits for one
+        self._soon: asyncio.Handle | None = None  # when ``_advance`` runs anyway
         self._closed = False
 
     # ---------------------------------------------------------------- what callers see
@@ -212,6 +213,7 @@ class Served:
 
     def _advance(self) -> None:
         """Give idle instances their batches, start what is missing, set the timers anew."""
+        self._soon = None
         if self._change is not None:
             self._change.set_result(None)
             self._change = None
@@ -423,8 +425,8 @@ class Served:
             self._processes.retire_later(instance)
         if len(self._queue):
             self._advance()
-        else:  # nobody waits for the instance: the callers' replies, due in this turn, go first
-            asyncio.get_running_loop().call_soon(self._advance)
+        elif self._soon is None:  # nobody waits for it: the callers' replies, due in this turn, go first
+            self._soon = asyncio.get_running_loop().call_soon(self._advance)
 
     def _watch_time(self, instance: Instance) -> None:
         """Count ``timeout_s`` from now on."""
