@@ -6,6 +6,7 @@ anything of its response has arrived. Knows no platform, no retries and no time 
 
 import asyncio
 import select
+import socket
 from collections import deque
 from typing import cast
 
@@ -20,6 +21,7 @@ class Wire(asyncio.Protocol):
         self._data = bytearray()
         self._expected: deque[asyncio.Future[Response]] = deque()
         self._last: asyncio.Future[Response] | None = None
+        self._skipped = 0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -55,13 +57,19 @@ class Wire(asyncio.Protocol):
         self._expected.clear()
         return self._transport.get_extra_info("socket").fileno(), data
 
-    def regain(self, data: bytes, responses: int) -> "list[asyncio.Future[Response]]":
-        """Read on, after ``data``: the responses that are still to come."""
+    def regain(self, data: bytes, responses: int, but: int = 0) -> "list[asyncio.Future[Response]]":
+        """Read on, after ``data``: the responses that are still to come.
+
+        but: the status of one that may come before them, and says nothing to us.
+        """
         self._data += data
+        self._skipped = but
         expected = [self._expect() for _ in range(responses)]
         if self.closed:
             self._fail(ConnectionResetError("it was closed meanwhile"))
         else:
+            borrowed = self._transport.get_extra_info("socket")
+            borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # whatever was made of it
             self._transport.resume_reading()
             self._read()
         return expected
@@ -92,6 +100,9 @@ class Wire(asyncio.Protocol):
                 response, nbytes = found
                 del self._data[:nbytes]
                 if response.status < 200:  # 100 Continue, say: the response is still to come
+                    continue
+                skipped, self._skipped = self._skipped, 0
+                if response.status == skipped:
                     continue
                 if not self._expected or (self._data and len(self._expected) == 1):
                     raise ValueError("it says more than it was asked for")

@@ -82,7 +82,8 @@ class Lent:
     async def _rest(self) -> None:
         answer = None
         if self._handed is None:
-            self._line.regain_from_dead(polled=not self._taken)  # it has when it has answered
+            polled = not self._taken  # it has when it has answered
+            self._line.regain(b"", polled=polled, dead=True)
         else:
             polled, unacknowledged, data = self._handed
             answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)

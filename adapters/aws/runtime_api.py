@@ -76,7 +76,6 @@ class Line:
         self._wire: Wire | None = None
         self._poll: asyncio.Future[Response] | None = None  # that was sent with an answer
         self._poll_request = next_request(address)
-        self._unread_answer = False  # what the API says to an answer may come before what it brings
         self.polls_on = False
 
     @property
@@ -93,9 +92,6 @@ class Line:
         """Wait for an invocation, for as long as it takes. Raises RuntimeApiError."""
         poll, self._poll = self._poll, None
         response = await self._request(self._poll_request, poll)
-        if response.status == ACCEPTED and self._unread_answer and self._wire is not None:
-            response = await self._request(self._poll_request, *self._wire.regain(b"", 1))
-        self._unread_answer = False
         return event_of(response)
 
     def lend(self) -> tuple[int, bytes] | None:
@@ -105,19 +101,19 @@ class Line:
         self._poll = None
         return self._wire.lend()
 
-    def regain(self, data: bytes, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
-        """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""
-        self._unread_answer = False
+    def regain(
+        self, data: bytes, *, polled: bool, unacknowledged: bytes = b"", dead: bool = False
+    ) -> Answer | None:
+        """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any.
+
+        dead: the process has ended, and may not have read that its last answer was taken.
+        """
         assert self._wire is not None
-        expected = self._wire.regain(data, bool(unacknowledged) + polled)
+        responses = bool(unacknowledged) + polled
+        expected = self._wire.regain(data, responses, but=ACCEPTED if dead else 0)
         if polled:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
-
-    def regain_from_dead(self, *, polled: bool) -> None:
-        """After ``lend``, of a process that has ended: what it has read of an answer's is not known."""
-        self.regain(b"", polled=polled)
-        self._unread_answer = polled
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""

@@ -49,6 +49,7 @@ class Slot:
         self._content_type = content_type
         self._poll = next_request(address)
         self._given: Event | None = None
+        self._quiet_nbytes = 0
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)  # as it is for the gateway, whose it is too
 
@@ -78,6 +79,9 @@ class Slot:
                 if response.status < 200:
                     continue
                 self.unacknowledged = b""
+                if response.status == 202 and nbytes != self._quiet_nbytes:
+                    self._quiet_nbytes = nbytes
+                    self._wake_after(nbytes)
                 self.over = not (self.polls_on and response.keeps_alive)
                 if response.status >= 300:
                     self.refused = {"status": response.status, "said": said(response)}
@@ -115,7 +119,15 @@ class Slot:
         self._answer(error_request(self._host, self._given, problem))
 
     def close(self) -> None:
+        self._wake_after(0)
         self._socket.close()
+
+    def _wake_after(self, nbytes: int) -> None:
+        """Be readable once there is more than ``nbytes``, of what the API says to each answer.
+
+        The next event comes after it, and being woken for both takes as long as what is done about it.
+        """
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes + 1)
 
     def _answer(self, request: bytes) -> None:
         assert self._given is not None

@@ -425,7 +425,9 @@ class Served:
             self._processes.retire_later(instance)
         if len(self._queue):
             self._advance()
-        elif self._soon is None:  # nobody waits for it: the callers' replies, due in this turn, go first
+        elif (
+            self._soon is None
+        ):  # nobody waits for it: the callers' replies, due in this turn, go first
             self._soon = asyncio.get_running_loop().call_soon(self._advance)
 
     def _watch_time(self, instance: Instance) -> None:
