@@ -110,7 +110,7 @@ class Line:
         """
         assert self._wire is not None
         responses = bool(unacknowledged) + polled
-        expected = self._wire.regain(data, responses, but=ACCEPTED if dead else 0)
+        expected = self._wire.regain(data, responses, but=ACCEPTED if dead and polled else 0)
         if polled:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
