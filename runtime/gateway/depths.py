@@ -37,10 +37,6 @@ class Traffic(Protocol):
     async def next_change(self) -> None:
         """Wait until something has happened to calls or processes."""
 
-    def refusal(self) -> FunctionFailed | None:
-        """Why a call cannot be taken now."""
-        ...
-
     def changed(self) -> None:
         """Something has happened: decide anew."""
 
@@ -59,6 +55,7 @@ class Depths:
         self._info = info
         self._config = config
         self._processes = processes
+        self._standing = processes.standing
         self._traffic = traffic
         self._clock = clock
         self._rest = config.depth  # where the function is to be when nothing happens
@@ -82,7 +79,7 @@ class Depths:
     @property
     def at_rest(self) -> bool:
         """Whether it is where it is to be without calls, or as near as it can come."""
-        return self._rest not in self._processes.allowed or self.now.level <= self._rest.level
+        return self._rest not in self._standing.allowed or self.now.level <= self._rest.level
 
     def call_came(self) -> None:
         """A call undoes what a command has said about where to rest."""
@@ -100,10 +97,10 @@ class Depths:
         moving = self._moving.locked() or self._processes.starting
         if moving or self._traffic.in_use or not self._processes.base_is_up:
             return None
-        depth, processes = self.now, self._processes
-        if depth.level > self._rest.level and self._rest in processes.allowed:
-            if not processes.health.may_start(now_s):
-                return processes.health.next_start_s
+        depth, standing = self.now, self._standing
+        if depth.level > self._rest.level and self._rest in standing.allowed:
+            if not standing.health.may_start(now_s):
+                return standing.health.next_start_s
             self._move_later(self._rest)
             return None
         goal, look_again_s = next_depth(
@@ -112,7 +109,7 @@ class Depths:
             now_s,
             self._config.idle_s,
             floor=self._config.depth,
-            allowed=processes.allowed,
+            allowed=standing.allowed,
             minimum=self._info.settings.instances[0],
         )
         if goal is not depth:
@@ -128,8 +125,8 @@ class Depths:
         if depth is Depth.HOT:
             await self._wake()
             return
-        if depth not in self._processes.allowed:
-            reason = self._processes.reason
+        if depth not in self._standing.allowed:
+            reason = self._standing.unforkable
             raise Unforkable(f"{name} cannot sleep at {depth}: {reason}; it can at cold")
         if (instances := self._info.settings.instances)[0]:
             raise FunctionBusy(f"{name} keeps {instances[0]} instance(s) awake ({instances=})")
@@ -151,8 +148,8 @@ class Depths:
     async def _wake(self) -> None:
         """Have a hot instance; a command, so a function that failed gets another chance."""
         processes = self._processes
-        processes.health.reset()
-        if refusal := self._traffic.refusal():
+        self._standing.health.reset()
+        if refusal := processes.refusal():
             raise refusal
         if not processes.ready and not processes.starting:
             processes.start(hot=True, warm=True)
@@ -161,7 +158,7 @@ class Depths:
                 ready[0].hot = True
                 break
             if not processes.starting:
-                failure = processes.last_failure
+                failure = self._standing.last_failure
                 raise FunctionFailed(f"{self._info.name} cannot be woken: {failure}")
             await self._traffic.next_change()
         self._idle_since_s = self._clock()
@@ -209,7 +206,7 @@ class Depths:
                 return  # a call has come: it has an instance of its own
             fresh = await processes.start(hot=False, warm=True)
             if fresh is None:
-                failure = processes.last_failure
+                failure = self._standing.last_failure
                 raise FunctionFailed(f"{self._info.name} cannot be prewarmed: {failure}")
         await self._retire(i for i in instances if i.hot)
 

@@ -1,17 +1,17 @@
 """The processes of one function: its zygote and its instances, from fork to exit.
 
-Starts, stops and watches them, and knows whether they can be started at all. What an instance says
-about calls, and when to start or stop one, is its listener's business.
+Starts, stops and watches them. Whether they can be started at all, and why not, is kept by
+``Standing``; what an instance says about calls, and when to start or stop one, is its listener's
+business.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from zerowake.runtime.config import InstanceSpec, ServeConfig
-from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import (
     FunctionFailed,
     InstanceDied,
@@ -23,34 +23,19 @@ from zerowake.runtime.errors import (
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import Forked, ZygoteLink
+from zerowake.runtime.gateway.standing import Standing
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.metrics import Metrics
-from zerowake.runtime.policy.lifecycle import Health
 from zerowake.runtime.process import exit_reason, reap_orphans
 from zerowake.runtime.wire import Frame
-from zerowake.snapshot.errors import (
-    DamagedSnapshot,
-    ForbiddenClass,
-    SnapshotError,
-    UnsupportedVersion,
-    UntrustedCode,
-    ZerowakeError,
-)
+from zerowake.snapshot.errors import SnapshotError, ZerowakeError
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.store import check_digests, open_snapshot
 
 log = logging.getLogger("zerowake.gateway")
 T = TypeVar("T")
 
-FORKABLE = frozenset(Depth)
-UNFORKABLE = frozenset((Depth.HOT, Depth.COLD))
-SLOW_START_S = 10.0  # a start that takes longer is worth a word
 STOP_LIMIT_S = 5.0  # how long a stopped instance may take before it is killed
-# What no second try mends: the snapshot itself, or its code, is not to be used.
-PERMANENT = {
-    kind.code
-    for kind in (UntrustedCode, ForbiddenClass, DamagedSnapshot, UnsupportedVersion, SnapshotError)
-}
 
 
 class Listener(Protocol):
@@ -90,13 +75,7 @@ class Processes:
         self.name = snapshot.manifest.name
         self.instances: list[Instance] = []
         self.starting = 0
-        self.health = Health()
-        self.quarantined: str | None = None
-        self.allowed = FORKABLE  # the depths that the function can have
-        self.reason: str | None = None  # why not all of them
-        self.last_failure = ""
-        self._slow: list[str] = []  # what is said of starts that take long
-        self._counted: ZerowakeError | None = None  # the error that last_failure tells
+        self.standing = Standing(self.name, clock, self._end_all)
         self._path, self._digest = snapshot.path, snapshot.digest
         self._config = config
         self._base = base
@@ -119,13 +98,12 @@ class Processes:
         return [i for i in self.instances if i.is_ready and not i.retiring]
 
     @property
-    def slow(self) -> str | None:
-        """What is said of a start that takes long, while it does."""
-        return self._slow[0] if self._slow else None
-
-    @property
     def zygote_is_up(self) -> bool:
         return self._zygote is not None and self._zygote.is_up
+
+    def refusal(self) -> FunctionFailed | None:
+        """Why a call cannot be taken now."""
+        return self.standing.refusal(lives=bool(self.starting or self.ready))
 
     # ---------------------------------------------------------------- zygote
 
@@ -137,11 +115,11 @@ class Processes:
             async with asyncio.timeout(limit_s):
                 if self._zygote is None:
                     self._zygote = await self._fork_zygote()
-                with self._slow_told("an import"):
+                with self.standing.slow_told("an import", limit_s):
                     await self._zygote_up(self._zygote)
         except TimeoutError:
             late = FunctionFailed(f"its zygote is not up after {limit_s:g} s; does an import hang?")
-            self._start_failed(late)
+            self.standing.start_failed(late)
             if self._zygote is not None:
                 self._zygote.kill()
             raise late from None
@@ -158,7 +136,7 @@ class Processes:
             base = await self._base()
             forked = await base.fork("zygote", self._spec(warm=self._rehearse))
         except (ZerowakeError, OSError) as error:
-            failure = self._start_failed(error)
+            failure = self.standing.start_failed(error)
             raise failure from error
         return ZygoteLink(self.name, forked.pid, forked.socket, forked.exited, self._zygote_lost)
 
@@ -172,12 +150,11 @@ class Processes:
         try:
             header = await asyncio.shield(zygote.up)
         except Unforkable as error:
-            if self.allowed is FORKABLE and not error.rehearsed:
-                self.allowed, self.reason = UNFORKABLE, str(error)
-                log.warning("%s: sleeps only at cold: %s", self.name, error)
+            if not error.rehearsed:
+                self.standing.cannot_fork(str(error))
             raise
         except ZerowakeError as error:
-            self._start_failed(error)
+            self.standing.start_failed(error)
             if self._zygote is zygote:
                 self._zygote = None
             raise
@@ -187,7 +164,7 @@ class Processes:
     def _zygote_lost(self, zygote: ZygoteLink) -> None:
         if zygote.is_up:
             log.error("%s: its zygote has ended; instances live on", self.name)
-            self.health.start_failed(self._clock(), "the function's zygote ended")
+            self.standing.health.start_failed(self._clock(), "the function's zygote ended")
             self._spawn(self._check_snapshot())
         if self._zygote is zygote:
             self._zygote = None
@@ -199,7 +176,7 @@ class Processes:
         """Begin to start an instance, counted in ``starting`` from now on.
 
         The task ends with the instance once it is ready, with None when it does not come to that;
-        ``health`` and ``last_failure`` then say why.
+        ``standing`` then says why.
         """
         self.starting += 1
         return self._spawn(self._start(hot, warm))
@@ -222,7 +199,7 @@ class Processes:
         """
         if moment is Moment.AFTER_RESTORE:
             await self._check_snapshot()
-        if self.quarantined is None:
+        if self.standing.quarantined is None:
             await asyncio.gather(*(instance.hook(moment) for instance in self.ready))
 
     async def close(self) -> None:
@@ -248,29 +225,28 @@ class Processes:
         return [{"pid": pid, "role": role, "state": state} for pid, role, state in rows]
 
     async def _start(self, hot: bool, warm: bool) -> Instance | None:
-        started = self._clock()
+        started, limit_s = self._clock(), self._config.start_timeout_s
         instance: Instance | None = None
         try:
             if self._checked.done():
                 self._checked.result()
-            async with asyncio.timeout(self._config.start_timeout_s):
+            async with asyncio.timeout(limit_s):
                 instance = Instance(await self._fork(warm), self._on_frame, hot)
                 self.instances.append(instance)
                 self._spawn(self._watch(instance))
-                with self._slow_told("wake() or an import"):
+                with self.standing.slow_told("wake() or an import", limit_s):
                     await instance.restored.wait()
             report_ms = await asyncio.shield(instance.ready)
         except TimeoutError:
-            limit_s = self._config.start_timeout_s
             late = f"not ready after {limit_s:g} s; does wake() or an import hang?"
-            self._start_failed(FunctionFailed(late))
+            self.standing.start_failed(FunctionFailed(late))
             if instance is not None:
                 instance.state = State.STOPPING  # a late ``ready`` does not make it one
                 instance.link.kill()
             return None
         except (ZerowakeError, OSError) as error:
             if instance is None or instance.state is not State.STOPPING:
-                self._start_failed(error)
+                self.standing.start_failed(error)
             return None
         finally:
             self.starting -= 1
@@ -279,7 +255,7 @@ class Processes:
         phases_ms = {f"restore-{phase}": ms for phase, ms in report_ms.items() if phase != "total"}
         instance.ready_s = now
         instance.restore_ms = {"restore": 1e3 * (now - started), **phases_ms}
-        self.health.started_well()
+        self.standing.health.started_well()
         self._metrics.observe_restore(self.name, report_ms)
         return instance
 
@@ -337,7 +313,7 @@ class Processes:
             )
             self._metrics.instance_died(self.name)
             if not instance.poisoned:
-                self.health.died(self._clock(), how)
+                self.standing.health.died(self._clock(), how)
             await self._check_snapshot()
         self.instances.remove(instance)  # not before: until now its calls are in use
         self._listener.on_exit(instance, died)
@@ -354,45 +330,7 @@ class Processes:
         instance.link.kill()
         await asyncio.shield(instance.link.exited)
 
-    @contextlib.contextmanager
-    def _slow_told(self, suspect: str) -> Iterator[None]:
-        """Where a start takes long, say so in the log, and as ``slow`` while it lasts."""
-        said = (
-            f"{self.name} has been starting for {SLOW_START_S:g} s; does {suspect} hang? "
-            f"it is given up after {self._config.start_timeout_s:g} s"
-        )
-
-        def tell() -> None:
-            self._slow.append(said)
-            log.warning("%s", said)
-
-        timer = asyncio.get_running_loop().call_later(SLOW_START_S, tell)
-        try:
-            yield
-        finally:
-            timer.cancel()
-            if said in self._slow:
-                self._slow.remove(said)
-
     # ---------------------------------------------------------------- what goes wrong
-
-    def _start_failed(self, error: ZerowakeError | OSError) -> ZerowakeError:
-        """Count and log it; returns it as one of ours.
-
-        Everybody who waits for a zygote gets the same error, which is one failure.
-        """
-        if not isinstance(error, ZerowakeError):
-            error = FunctionFailed(f"the system refuses another process: {error}")
-        if error is self._counted:
-            return error
-        self._counted, self.last_failure = error, str(error)
-        log.error("%s: cannot start: %s", self.name, error)
-        code = error.problem["code"] if isinstance(error, RemoteError) else error.code
-        if code in PERMANENT:
-            self._quarantine(str(error))
-        else:
-            self.health.start_failed(self._clock(), str(error))
-        return error
 
     async def _hashed(self) -> None:
         """Until the snapshot is, well or not; without a limit: a slow disk takes as long as it takes."""
@@ -409,7 +347,7 @@ class Processes:
     def _on_checked(self, checked: "asyncio.Task[None]") -> None:
         """A damaged snapshot is refused at once, not when somebody calls."""
         if not checked.cancelled() and (error := checked.exception()) is not None:
-            self._quarantine(str(error))
+            self.standing.quarantine(str(error))
             self._listener.changed()
 
     async def _check_snapshot(self) -> None:
@@ -417,14 +355,13 @@ class Processes:
         try:
             found = (await asyncio.to_thread(open_snapshot, self._path)).digest
         except (SnapshotError, OSError) as error:
-            self._quarantine(str(error))
+            self.standing.quarantine(str(error))
         else:
             if found != self._digest:
-                self._quarantine(f"another one lies at {self._path} now: {found}")
+                self.standing.quarantine(f"another one lies at {self._path} now: {found}")
 
-    def _quarantine(self, reason: str) -> None:
-        self.quarantined = f"the snapshot of {self.name} is quarantined: {reason}"
-        log.error("%s", self.quarantined)
+    def _end_all(self) -> None:
+        """The snapshot is not to be used any more."""
         for instance in self.instances:
             self.retire_later(instance)
         self._spawn(self.drop_zygote())

@@ -18,7 +18,6 @@ from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import (
     Cancelled,
     Draining,
-    FunctionFailed,
     InstanceDied,
     InvocationError,
     PredictTimeout,
@@ -89,7 +88,7 @@ class Served:
 
     @property
     def failed(self) -> str | None:
-        return self._processes.quarantined or self._processes.health.failed
+        return self._processes.standing.failed
 
     @property
     def at_rest(self) -> bool:
@@ -99,7 +98,7 @@ class Served:
     def submit(self, call: Invocation) -> None:
         """Queue ``call``. Raises QueueFull, or FunctionFailed with the reason."""
         call.depth = self.depth
-        if refusal := self.refusal():
+        if refusal := self._processes.refusal():
             raise refusal
         self._queue.submit(call, self._clock())
         self._metrics.observe_wake(self.name, call.depth)
@@ -143,7 +142,7 @@ class Served:
     async def hook(self, moment: Moment) -> None:
         """As ``Functions.hook``; no call is under way."""
         await self._processes.hook(moment)
-        if refusal := self.refusal():
+        if refusal := self._processes.refusal():
             raise refusal
 
     async def quiet(self) -> None:
@@ -175,6 +174,7 @@ class Served:
 
     def describe(self) -> dict[str, Any]:
         """The JSON of ``GET /functions``."""
+        standing = self._processes.standing
         state = "busy" if self.in_use else "ready"
         if self.failed:
             state = "failed"
@@ -184,16 +184,16 @@ class Served:
             "name": self.name,
             "depth": self.depth,
             "state": state,
-            "reason": self.failed
-            or self._processes.slow
-            or self._processes.reason
+            "reason": standing.failed
+            or standing.slow
+            or standing.unforkable
             or self._eager_because
             or None,
             "form": self.form,
             "digest": self.digest,
             "snapshot": str(self.path),
             "queued": len(self._queue),
-            "depths": [depth for depth in Depth if depth in self._processes.allowed],
+            "depths": [depth for depth in Depth if depth in standing.allowed],
             "processes": self._processes.describe(),
         }
 
@@ -227,7 +227,7 @@ class Served:
         for instance, batch in zip(idle, plan.batches, strict=False):
             self._dispatch(instance, batch, now)
         self._arm("window", plan.wake_at_s, now)
-        if self._processes.quarantined is None:
+        if self._processes.standing.quarantined is None:
             self._start_wanted(now)
             self._arm("depth", self._depths.look_after(now), now)
         else:
@@ -256,7 +256,7 @@ class Served:
         return told
 
     def _start_wanted(self, now: float) -> None:
-        health, ready = self._processes.health, self._processes.ready
+        health, ready = self._processes.standing.health, self._processes.ready
         minimum, maximum = self._settings.instances
         if not len(self._queue) and len(ready) >= minimum:
             return
@@ -290,23 +290,9 @@ class Served:
             delay_s = max(0.0, when_s - now)
             self._timers[name] = asyncio.get_running_loop().call_later(delay_s, self._advance)
 
-    def refusal(self) -> FunctionFailed | None:
-        """Why a call cannot be taken now."""
-        processes, now = self._processes, self._clock()
-        if processes.quarantined:
-            return FunctionFailed(processes.quarantined)
-        health = processes.health
-        if not health.failed or processes.ready or processes.starting or health.may_start(now):
-            return None
-        return FunctionFailed(
-            f"{self.name} does not run: {health.failed}. It is tried again after a pause, "
-            f"or at once with: zerowake wake {self.name}",
-            retry_after_s=max(1, round(health.next_start_s - now)),
-        )
-
     def _drop_queue(self) -> None:
         """Answer everybody who waits: the function does not run."""
-        if refusal := self.refusal():
+        if refusal := self._processes.refusal():
             self._fail_waiting(refusal)
 
     def _fail_waiting(self, error: InvocationError) -> None:
@@ -413,7 +399,7 @@ class Served:
             instance.state = State.STOPPING
             return
         self._queue.settle(instance.batch_size, now)
-        self._processes.health.settled_well()
+        self._processes.standing.health.settled_well()
         self._depths.calls_ended(now)
         if instance.batch:  # what it was given while it was busy with what it has taken itself
             instance.begun, instance.batch_size = self._settings.retry, len(instance.batch)

@@ -274,7 +274,7 @@ async def test_a_snapshot_is_loaded_under_a_name_of_the_caller_s(
 async def test_a_pool_whose_functions_have_all_failed_is_not_ready(world: World) -> None:
     gateway = Gateway(world, "f")
     assert gateway.pool.ready
-    gateway.pool._served["f"]._processes.quarantined = "its files have changed"
+    gateway.pool._served["f"]._processes.standing.quarantined = "its files have changed"
     assert not gateway.pool.ready
     gateway.pool.serve(world.opened("g"))
     assert gateway.pool.ready

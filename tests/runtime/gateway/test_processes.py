@@ -23,7 +23,8 @@ from zerowake.runtime.errors import (
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.instances import Instance, State
 from zerowake.runtime.gateway.links import ZygoteLink
-from zerowake.runtime.gateway.processes import PERMANENT, SLOW_START_S, STOP_LIMIT_S, Processes
+from zerowake.runtime.gateway.processes import STOP_LIMIT_S, Processes
+from zerowake.runtime.gateway.standing import SLOW_START_S
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.wire import Frame
 from zerowake.snapshot.errors import (
@@ -130,12 +131,12 @@ async def test_a_start_that_fails_is_counted_with_its_reason(world: World) -> No
         assert await starting is None
         scripted.kill()
         await scripted.over()
-        assert reason in made.last_failure
-        assert made.instances == [] and made.starting == 0 and made.quarantined is None
+        assert reason in made.standing.last_failure
+        assert made.instances == [] and made.starting == 0 and made.standing.quarantined is None
         assert len(notes.exits) == 1
-        made.health.start_failed(world.loop.now_s, "another")
-        made.health.start_failed(world.loop.now_s, "a third")
-        assert made.health.failed
+        made.standing.health.start_failed(world.loop.now_s, "another")
+        made.standing.health.start_failed(world.loop.now_s, "a third")
+        assert made.standing.health.failed
 
 
 async def test_what_the_base_refuses_is_a_failed_start(world: World) -> None:
@@ -143,7 +144,7 @@ async def test_what_the_base_refuses_is_a_failed_start(world: World) -> None:
     starting = made.start(hot=True, warm=False)
     await world.base.refuse(FunctionFailed("out of memory"))
     assert await starting is None
-    assert made.last_failure == "out of memory"
+    assert made.standing.last_failure == "out of memory"
 
 
 async def test_a_system_that_has_no_descriptor_left_is_a_failed_start(
@@ -157,7 +158,7 @@ async def test_a_system_that_has_no_descriptor_left_is_a_failed_start(
 
     monkeypatch.setattr("zerowake.runtime.gateway.links.socket.socketpair", socketpair)
     assert await made.start(hot=True, warm=False) is None
-    assert "the system refuses another process" in made.last_failure
+    assert "the system refuses another process" in made.standing.last_failure
 
 
 @pytest.mark.parametrize(
@@ -173,8 +174,8 @@ async def test_what_no_second_try_mends_quarantines_the_function(
     scripted = await world.base.instance()
     scripted.fail(error("it is so"))
     assert await starting is None
-    assert made.quarantined and "it is so" in made.quarantined
-    assert made.health.failed is None
+    assert made.standing.quarantined and "it is so" in made.standing.quarantined
+    assert made.standing.health.failed is None
     await other.over()  # what is idle runs no more of it
     assert instance.state is State.STOPPING and made.ready == []
 
@@ -194,10 +195,6 @@ async def test_quarantine_ends_what_runs_after_its_batch_and_what_starts_at_once
     assert busy.retiring and not running.ended.is_set()
 
 
-def test_an_error_of_the_author_is_not_permanent() -> None:
-    assert not PERMANENT & {HandlerFailed.code, FunctionFailed.code, ZygoteLost.code}
-
-
 async def test_a_damaged_snapshot_is_quarantined_before_anything_starts(world: World) -> None:
     snapshot = world.snapshot()
     weights = snapshot.path / "weights-00001.safetensors"
@@ -206,7 +203,7 @@ async def test_a_damaged_snapshot_is_quarantined_before_anything_starts(world: W
     weights.write_bytes(data)
     made, notes = processes(world, snapshot)
     await world.quiet()
-    assert made.quarantined and "damaged" in made.quarantined and notes.changes
+    assert made.standing.quarantined and "damaged" in made.standing.quarantined and notes.changes
     assert await made.start(hot=True, warm=False) is None
     assert world.base.asked == 0
 
@@ -237,7 +234,7 @@ async def test_a_snapshot_is_hashed_beside_the_restore_and_used_only_after(
     assert not starting.done() and made.ready == []
     hashed.set()
     if damaged:
-        assert await starting is None and made.quarantined
+        assert await starting is None and made.standing.quarantined
         await scripted.over()
         assert made.instances == []
     else:
@@ -257,9 +254,9 @@ async def test_hashing_is_no_part_of_a_start_that_is_limited(
     scripted.ready()
     await world.quiet()
     await world.advance(LIMIT_S + 1)
-    assert not starting.done() and made.slow is None
+    assert not starting.done() and made.standing.slow is None
     hashed.set()
-    assert await starting is not None and made.last_failure == ""
+    assert await starting is not None and made.standing.last_failure == ""
 
 
 async def test_an_instance_that_is_not_ready_in_time_is_ended(world: World) -> None:
@@ -271,7 +268,7 @@ async def test_an_instance_that_is_not_ready_in_time_is_ended(world: World) -> N
     await world.advance(1)
     assert await starting is None
     await scripted.over()
-    assert "not ready after 300 s" in made.last_failure
+    assert "not ready after 300 s" in made.standing.last_failure
     assert made.instances == [] and len(notes.exits) == 1
 
 
@@ -283,19 +280,19 @@ async def test_a_slow_start_is_told_while_it_lasts(
     starting = made.start(hot=True, warm=False)
     scripted = await world.base.instance()
     await world.advance(SLOW_START_S - 0.1)
-    assert made.slow is None
+    assert made.standing.slow is None
     await world.advance(0.1)
-    assert made.slow == said and caplog.messages == [said]
+    assert made.standing.slow == said and caplog.messages == [said]
     scripted.ready()
-    assert await starting is not None and made.slow is None
+    assert await starting is not None and made.standing.slow is None
     rising = asyncio.create_task(made.ensure_zygote())
     await world.base.zygote()
     await world.advance(SLOW_START_S)
-    assert made.slow and "does an import hang?" in made.slow
+    assert made.standing.slow and "does an import hang?" in made.standing.slow
     await world.advance(LIMIT_S)
     with pytest.raises(FunctionFailed):
         await rising
-    assert made.slow is None
+    assert made.standing.slow is None
 
 
 async def test_an_instance_that_is_ready_too_late_takes_no_calls(world: World) -> None:
@@ -331,7 +328,7 @@ async def test_a_zygote_that_is_not_up_in_time_is_ended(world: World) -> None:
     with pytest.raises(FunctionFailed, match="not up after 300 s"):
         await rising
     await zygote.over()
-    assert made.describe() == [] and "its zygote" in made.last_failure
+    assert made.describe() == [] and "its zygote" in made.standing.last_failure
     await with_zygote(world, made)  # and the next one may do better
 
 
@@ -360,12 +357,12 @@ async def test_an_unforkable_function_knows_only_hot_and_cold(world: World) -> N
     zygote.unforkable("a thread is running")
     with pytest.raises(Unforkable, match="a thread"):
         await starting
-    assert made.allowed == {Depth.HOT, Depth.COLD}
-    assert made.reason == "a thread is running"
+    assert made.standing.allowed == {Depth.HOT, Depth.COLD}
+    assert made.standing.unforkable == "a thread is running"
     zygote.kill()
     await zygote.over()
     await ready(world, made)  # from the base
-    assert made.health.failed is None and made.last_failure == ""
+    assert made.standing.health.failed is None and made.standing.last_failure == ""
 
 
 async def test_a_zygote_whose_warm_up_leaves_threads_is_made_again_without(world: World) -> None:
@@ -377,7 +374,11 @@ async def test_a_zygote_whose_warm_up_leaves_threads_is_made_again_without(world
     assert (first.spec["warm"], second.spec["warm"]) == (True, False)
     second.up()
     await rising
-    assert made.zygote_is_up and made.reason is None and made.allowed == set(Depth)
+    assert (
+        made.zygote_is_up
+        and made.standing.unforkable is None
+        and made.standing.allowed == set(Depth)
+    )
     await second.die()
     again = asyncio.create_task(made.ensure_zygote())
     third = await world.base.zygote()
@@ -441,8 +442,10 @@ async def test_a_zygote_that_fails_counts_once_however_many_wait_for_it(world: W
     with pytest.raises(RemoteError, match="a disk"):
         await rising
     assert [await start for start in starts] == [None] * 3
-    assert made.health.failed is None
-    assert made.health.may_start(world.loop.now_s)  # the first failure is made good at once
+    assert made.standing.health.failed is None
+    assert made.standing.health.may_start(
+        world.loop.now_s
+    )  # the first failure is made good at once
 
 
 async def test_instances_outlive_their_zygote_and_their_ends_are_seen(
@@ -484,7 +487,7 @@ async def test_a_death_is_counted_unless_the_call_is_known_to_kill(world: World)
             instance.poisoned = poisoned
             await scripted.die(signal.SIGSEGV)
         assert all("killed by SIGSEGV" in died for died in notes.exits)
-        assert bool(made.health.failed) is not poisoned
+        assert bool(made.standing.health.failed) is not poisoned
 
 
 @pytest.mark.parametrize("harm", ["replaced", "cut off", "gone"])
@@ -501,8 +504,8 @@ async def test_a_snapshot_that_has_changed_is_quarantined_after_a_death(
     if harm == "replaced":
         world.snapshot(timeout_s=1.0).path.rename(snapshot.path)
     await scripted.die()
-    assert made.quarantined
-    assert ("another one lies" in made.quarantined) is (harm == "replaced")
+    assert made.standing.quarantined
+    assert ("another one lies" in made.standing.quarantined) is (harm == "replaced")
 
 
 async def test_quarantine_ends_the_zygote(world: World) -> None:
@@ -519,14 +522,14 @@ async def test_quarantine_ends_the_zygote(world: World) -> None:
     for scripted in (zygote, idle):
         await scripted.over()
     await world.quiet()
-    assert made.quarantined and made.describe() == [] and len(notes.exits) == 2
+    assert made.standing.quarantined and made.describe() == [] and len(notes.exits) == 2
 
 
 async def test_an_unharmed_snapshot_survives_a_death(world: World) -> None:
     made, _notes = processes(world)
     _instance, scripted = await ready(world, made)
     await scripted.die()
-    assert made.quarantined is None
+    assert made.standing.quarantined is None
     await ready(world, made)
 
 
@@ -536,7 +539,7 @@ async def test_a_snapshot_is_checked_when_a_zygote_is_lost(world: World) -> None
     zygote = await with_zygote(world, made)
     os.truncate(snapshot.path / "skeleton.json", 0)
     await zygote.die()
-    assert made.quarantined
+    assert made.standing.quarantined
 
 
 async def test_retiring_waits_for_the_batch(world: World) -> None:
@@ -551,7 +554,7 @@ async def test_retiring_waits_for_the_batch(world: World) -> None:
     await retiring
     await world.quiet()
     assert scripted.ended.is_set() and made.instances == []
-    assert made.health.failed is None and len(notes.exits) == 1
+    assert made.standing.health.failed is None and len(notes.exits) == 1
 
 
 async def test_an_instance_that_does_not_stop_is_ended(world: World) -> None:
@@ -572,7 +575,7 @@ async def test_an_instance_retired_before_it_is_ready_is_no_failure(world: World
     await world.quiet()
     await made.retire(made.instances[0])
     assert await starting is None
-    assert made.last_failure == "" and made.instances == []
+    assert made.standing.last_failure == "" and made.instances == []
 
 
 async def test_close_ends_whatever_it_is_doing(world: World) -> None:
@@ -634,5 +637,5 @@ async def test_a_snapshot_that_a_restore_has_changed_runs_no_hooks(world: World)
     _instance, scripted = await ready(world, made)
     (snapshot.path / "manifest.json").unlink()
     await made.hook(Moment.AFTER_RESTORE)
-    assert made.quarantined and "there is no snapshot" in made.quarantined
+    assert made.standing.quarantined and "there is no snapshot" in made.standing.quarantined
     await scripted.over()  # it is stopped
