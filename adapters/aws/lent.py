@@ -146,7 +146,7 @@ class Lent:
             error = past_deadline()
             self._tell(error)
             calling, self._calling = self._calling, None
-            calling.__exit__(type(error), error, None)
+            calling.end(error)
 
     def _tell(self, error: Exception) -> None:
         """Answer with an error, on a connection of its own: the slot's is not ours."""

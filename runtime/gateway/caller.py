@@ -89,9 +89,7 @@ class Caller:
         """One call, step by step."""
         return Calling(self, name, Reply(), given_id, origin)
 
-    def new(
-        self, name: str, sink: Reply, given_id: str = "", origin: Origin = NOWHERE
-    ) -> Invocation:
+    def new(self, name: str, sink: Reply, given_id: str, origin: Origin) -> Invocation:
         """A call under the id that its caller gave, if it is one and no call still alive has it.
 
         Frames to instances are told apart by these ids. A client that gave up may come again with
@@ -121,12 +119,6 @@ class Caller:
             self._inputs.check(info, call.body)
         self.functions.submit(call)
 
-    def end(self, call: Invocation, sink: Reply) -> None:
-        """Nobody waits for it any more: give it up if it has not ended by itself."""
-        if not sink.ended:
-            sink.leave()
-            self.functions.cancel(call)
-
     def observe(self, known_as: str, call: Invocation, outcome: Outcome) -> None:
         """Count it. known_as: "" for a name that a caller has made up: labels must have an end."""
         queue_ms, predict_ms = call.timings_ms.get("queue"), call.timings_ms.get("predict")
@@ -140,24 +132,36 @@ class Caller:
 
 
 class Calling:
-    """One call, given up and counted when it is left."""
+    """One call, given up and counted when it is left.
 
-    __slots__ = ("_caller", "_known_as", "_submitted", "call", "sink")
+    submitted: whether the pool has it, or has had it. problem: why it has not ended well, as its caller
+    is to be told; once it is left.
+    """
+
+    __slots__ = ("_caller", "_known_as", "call", "problem", "sink", "submitted")
 
     def __init__(
         self, caller: Caller, name: str, sink: Reply, given_id: str, origin: Origin
     ) -> None:
         self._caller = caller
+        self._known_as = ""
         self.call = caller.new(name, sink, given_id, origin)
-        self._submitted, self._known_as = False, ""
+        self.problem: dict[str, Any] | None = None
         self.sink = sink
+        self.submitted = False
+
+    def find(self) -> FunctionInfo:
+        """The function that is called; counted under its name from now on. Raises UnknownFunction."""
+        info = self._caller.functions.find(self.call.function)
+        self._known_as = info.name
+        return info
 
     def submit(self, body: bytes) -> None:
         """Raises as ``Caller.submit``, or UnknownFunction."""
-        info = self._caller.functions.find(self.call.function)
-        self._known_as, self.call.body = info.name, body
+        info = self.find()
+        self.call.body = body
         self._caller.submit(info, self.call)
-        self._submitted = True
+        self.submitted = True
 
     async def result(self, body: bytes) -> list[bytes]:
         """Submit it; all its chunks, once it has ended. Raises as ``Caller.call``."""
@@ -173,28 +177,33 @@ class Calling:
 
     def taken(self, body: bytes) -> None:
         """A process of the function has it already. Raises UnknownFunction."""
-        info = self._caller.functions.find(self.call.function)
-        self._known_as, self.call.body = info.name, body
-        self._submitted = True
+        self.find()
+        self.call.body = body
+        self.submitted = True
 
     def answered(self, problem: dict[str, Any] | None) -> None:
         """The process that had it ``taken`` has told its caller; ``problem``: of an error."""
-        self.sink.ended = True
-        outcome = Outcome.OK if problem is None else Outcome.of(problem)
-        self._caller.observe(self._known_as, self.call, outcome)
+        self.sink.ended, self.problem = True, problem
+        self.end()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Nobody waits for it any more, because of ``error`` if there is one."""
+        call = self.call
+        if isinstance(error, Exception):
+            self.problem = describe(error, f"{call.function} {call.id}")
+        if self.submitted and not self.sink.ended:
+            self.sink.leave()
+            self._caller.functions.cancel(call)
+        if self.problem is not None:
+            outcome = Outcome.of(self.problem)
+        elif error is not None:
+            outcome = Outcome.CANCELLED
+        else:
+            outcome = Outcome.OK if call.reply is None else Outcome.of_status(call.reply.status)
+        self._caller.observe(self._known_as, call, outcome)
 
     def __enter__(self) -> "Calling":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _where: object
-    ) -> None:
-        call = self.call
-        outcome = Outcome.OK if call.reply is None else Outcome.of_status(call.reply.status)
-        if isinstance(error, Exception):
-            outcome = Outcome.of(describe(error, f"{call.function} {call.id}"))
-        elif error is not None:
-            outcome = Outcome.CANCELLED
-        if self._submitted:
-            self._caller.end(call, self.sink)
-        self._caller.observe(self._known_as, call, outcome)
+    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
+        self.end(error)

@@ -23,12 +23,11 @@ from zerowake.runtime.gateway.asgi import (
     respond_and_close,
     until_disconnect,
 )
-from zerowake.runtime.gateway.caller import Caller
+from zerowake.runtime.gateway.caller import Caller, Calling
 from zerowake.runtime.gateway.reply import Reply
 from zerowake.runtime.info import FunctionInfo, Kind
-from zerowake.runtime.invocation import NOWHERE, Invocation, Origin
+from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.logs import invocation_fields
-from zerowake.runtime.metrics import Outcome
 from zerowake.snapshot.errors import ZerowakeError
 
 log = logging.getLogger("zerowake.gateway")
@@ -62,55 +61,44 @@ class Invoke:
     ) -> None:
         """path: of a request that is for the function as a whole, as it is to see it."""
         headers = dict(scope["headers"])
-        sink = Reply()
         origin = scope.get(ORIGIN) or _origin(headers)
-        call = self._caller.new(name, sink, origin.id, origin)
-        known_as = ""  # in the metrics: names that callers make up would be labels without end
-        outcome, read, submitted = Outcome.CANCELLED, False, False
+        calling, read = self._caller.calling(name, origin.id, origin), False
         try:
-            if path is None and scope["method"] != "POST":
-                raise problems.MethodNotAllowed(scope["method"], scope["path"], "POST")
-            if self._functions.draining:
-                raise Draining("the server is shutting down; send the call to another one")
-            info = self._functions.find(name)
-            known_as = info.name
-            if path is not None:
-                call.head = _head(scope, path)
-                headers.pop(b"content-encoding", None)  # its own to decode
-            call.body = await read_body(receive, headers, self._max_body_nbytes)
-            read = True
-            self._caller.submit(info, call)
-            submitted = True
-            watch = asyncio.create_task(_leave_on_disconnect(receive, sink))
-            try:
-                if info.kind is Kind.STREAM:
-                    outcome = await self._stream(call, sink, info, headers, send)
-                else:
-                    outcome = await self._unary(call, sink, info, send)
-            finally:
-                watch.cancel()
+            with calling:
+                if path is None and scope["method"] != "POST":
+                    raise problems.MethodNotAllowed(scope["method"], scope["path"], "POST")
+                if self._functions.draining:
+                    raise Draining("the server is shutting down; send the call to another one")
+                info = calling.find()
+                if path is not None:
+                    calling.call.head = _head(scope, path)
+                    headers.pop(b"content-encoding", None)  # its own to decode
+                body = await read_body(receive, headers, self._max_body_nbytes)
+                read = True
+                calling.submit(body)
+                watch = asyncio.create_task(_leave_on_disconnect(receive, calling.sink))
+                try:
+                    if info.kind is Kind.STREAM:
+                        await self._stream(calling, info, headers, send)
+                    else:
+                        await self._unary(calling, info, send)
+                finally:
+                    watch.cancel()
         except Cancelled:
             pass
-        except StreamBroken as error:
-            outcome = Outcome.of(error.problem)
+        except StreamBroken:
             raise
         except Exception as error:
-            problem = problems.describe(error, f"{name} {call.id}")
-            outcome = Outcome.of(problem)
-            status, extra, body = problems.reply(problem, error)
-            told = self._headers(call, submitted) + extra
+            assert calling.problem is not None
+            status, extra, body = problems.reply(calling.problem, error)
+            told = self._headers(calling) + extra
             if isinstance(error, Draining | TooLarge):
                 await respond_and_close(None if read else receive, send, status, told, body)
             else:
                 await respond(send, status, told, body)
-        finally:
-            if submitted:
-                self._caller.end(call, sink)
-            self._caller.observe(known_as, call, outcome)
 
-    async def _unary(
-        self, call: Invocation, sink: Reply, info: FunctionInfo, send: Send
-    ) -> Outcome:
+    async def _unary(self, calling: Calling, info: FunctionInfo, send: Send) -> None:
+        call, sink = calling.call, calling.sink
         chunks = await sink.read()
         if not chunks:
             raise ZerowakeError(f"{info.name} ended without a result; one was wanted")
@@ -118,15 +106,14 @@ class Invoke:
             chunks += more
         body = b"".join(chunks)
         if call.head is not None and call.reply is not None:
-            await self._pass_on(call, call.head.method, call.reply, body, send)
-            return Outcome.of_status(call.reply.status)
+            await self._pass_on(calling, call.head.method, call.reply, body, send)
+            return
         content_type = RAW if info.raw_output else JSON
-        headers = [(b"content-type", content_type), *self._headers(call, True)]
+        headers = [(b"content-type", content_type), *self._headers(calling)]
         await respond(send, 200, headers, body)
-        return Outcome.OK
 
     async def _pass_on(
-        self, call: Invocation, method: str, reply: ReplyHead, body: bytes, send: Send
+        self, calling: Calling, method: str, reply: ReplyHead, body: bytes, send: Send
     ) -> None:
         """The function's own reply. What has no body (RFC 9110, section 6.4.1) is sent none."""
         headers = [
@@ -136,7 +123,7 @@ class Invoke:
         ]
         if method == "HEAD" and (length := reply.header("content-length")):
             headers.append((b"content-length", length.encode("latin-1")))
-        headers += self._headers(call, True)
+        headers += self._headers(calling)
         if method == "HEAD" or reply.status in (204, 304):
             body = b""
         else:
@@ -145,25 +132,20 @@ class Invoke:
         await send({"type": "http.response.body", "body": body})
 
     async def _stream(
-        self,
-        call: Invocation,
-        sink: Reply,
-        info: FunctionInfo,
-        asked: dict[bytes, bytes],
-        send: Send,
-    ) -> Outcome:
+        self, calling: Calling, info: FunctionInfo, asked: dict[bytes, bytes], send: Send
+    ) -> None:
         if info.raw_output:
             content_type, before, after = RAW, b"", b""
         elif SSE in asked.get(b"accept", b""):
             content_type, before, after = SSE, b"data: ", b"\n\n"
         else:
             content_type, before, after = NDJSON, b"", b"\n"
+        sink = calling.sink
         chunks = await sink.read()
-        headers = [(b"content-type", content_type), *self._headers(call, True)]
+        headers = [(b"content-type", content_type), *self._headers(calling)]
         if content_type == SSE:
             headers.append((b"cache-control", b"no-cache"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        outcome = Outcome.OK
         try:
             while chunks:
                 body = b"".join([part for chunk in chunks for part in (before, chunk, after)])
@@ -171,8 +153,8 @@ class Invoke:
                 chunks = await sink.read()
             last = b""
         except RemoteError as error:
-            outcome = Outcome.of(error.problem)
-            told = {"function": info.name, **invocation_fields([call.id])}
+            calling.problem = error.problem
+            told = {"function": info.name, **invocation_fields([calling.call.id])}
             log.error(
                 "the stream broke off: %s", " ".join(str(error).split()), extra={"fields": told}
             )
@@ -180,16 +162,16 @@ class Invoke:
                 raise StreamBroken(error.problem) from None
             last = b"event: error\ndata: " + json.dumps(error.problem).encode() + b"\n\n"
         await send({"type": "http.response.body", "body": last})
-        return outcome
 
-    def _headers(self, call: Invocation, submitted: bool) -> Headers:
+    def _headers(self, calling: Calling) -> Headers:
+        call = calling.call
         total_ms = (self._caller.clock() - call.arrived_s) * 1e3
         timings = [f"{name};dur={ms:.3f}" for name, ms in call.timings_ms.items()]
         headers = [
             (b"server-timing", ", ".join([*timings, f"total;dur={total_ms:.3f}"]).encode()),
             (b"zerowake-invocation", call.id.encode()),
         ]
-        if submitted:
+        if calling.submitted:
             headers.append((b"zerowake-depth", call.depth.encode()))
         return headers
 
