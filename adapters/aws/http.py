@@ -60,8 +60,8 @@ class Reply:
     body: bytes = b""
 
 
-class Exchange:
-    """One request through the app."""
+class Cycle:
+    """One request through the app, and its reply."""
 
     def __init__(
         self, app: ASGIApp, request: HttpRequest, origin: Origin, *, whole: bool = False

@@ -35,7 +35,7 @@ from zerowake.runtime.invocation import Origin
 
 if TYPE_CHECKING:
     from zerowake.adapters.aws.events import Batch, HttpRequest, Item
-    from zerowake.adapters.aws.http import Exchange, Reply
+    from zerowake.adapters.aws.http import Cycle, Reply
     from zerowake.adapters.objects import Objects
     from zerowake.runtime.gateway.asgi import ASGIApp
 
@@ -184,7 +184,7 @@ class Invocations:
             if request.problem:
                 raise BadRequest(request.problem)
             async with self._until(event):
-                reply = await self._exchange(request, event).complete()
+                reply = await self._cycle(request, event).complete()
             return _fitting(encode(reply, request.shape))
         except Exception as error:  # nothing of a reply has reached the caller
             return encode(self._told(error, event), request.shape)
@@ -194,17 +194,17 @@ class Invocations:
 
         An error before the first is a reply of its own, one after it stands in the trailers.
         """
-        exchange = self._exchange(request, event)
+        cycle = self._cycle(request, event)
         stream: Stream | None = None
         try:
-            async with contextlib.aclosing(exchange.chunks()) as chunks, self._until(event):
+            async with contextlib.aclosing(cycle.chunks()) as chunks, self._until(event):
                 if request.problem:
                     raise BadRequest(request.problem)
                 async for chunk in chunks:
-                    if not request.shape and exchange.reply.status >= 400:
+                    if not request.shape and cycle.reply.status >= 400:
                         rest = [chunk, *[part async for part in chunks]]
                         raise RemoteError(json.loads(b"".join(rest)))
-                    stream = stream or await self._begin(line, event, request, exchange)
+                    stream = stream or await self._begin(line, event, request, cycle)
                     await stream.write(chunk)
             if stream is None:
                 raise Cancelled("the call was given up before its reply")
@@ -221,31 +221,31 @@ class Invocations:
             elif not request.shape:
                 raise
             else:
-                exchange.reply = self._told(error, event)
-                stream = await self._begin(line, event, request, exchange)
-                await stream.write(exchange.reply.body)
+                cycle.reply = self._told(error, event)
+                stream = await self._begin(line, event, request, cycle)
+                await stream.write(cycle.reply.body)
                 await stream.finish()
         finally:
             if stream is not None:
                 stream.close()
 
-    def _exchange(self, request: "HttpRequest", event: Event) -> "Exchange":
-        from zerowake.adapters.aws.http import Exchange
+    def _cycle(self, request: "HttpRequest", event: Event) -> "Cycle":
+        from zerowake.adapters.aws.http import Cycle
 
         whole = takes_requests(self._caller.functions, self._name)
-        return Exchange(self._app, request, event.origin, whole=whole)
+        return Cycle(self._app, request, event.origin, whole=whole)
 
     async def _begin(
-        self, line: Line, event: Event, request: "HttpRequest", exchange: "Exchange"
+        self, line: Line, event: Event, request: "HttpRequest", cycle: "Cycle"
     ) -> Stream:
         if request.shape:
             from zerowake.adapters.aws.http import PRELUDE_TYPE, prelude
 
             stream = await line.stream(event, PRELUDE_TYPE)
-            await stream.write(prelude(exchange.reply, request.shape))
+            await stream.write(prelude(cycle.reply, request.shape))
         else:  # a direct caller sees chunks only
-            stream = await line.stream(event, dict(exchange.reply.headers)["content-type"])
-        stream.gone.add_done_callback(lambda _answer: exchange.leave())
+            stream = await line.stream(event, dict(cycle.reply.headers)["content-type"])
+        stream.gone.add_done_callback(lambda _answer: cycle.leave())
         return stream
 
     def _told(self, error: Exception, event: Event) -> "Reply":

@@ -12,9 +12,9 @@ from weakref import WeakValueDictionary
 from zerowake.runtime.errors import HeadersTooLarge
 from zerowake.runtime.exchange import MAX_HEAD_NCHARS, ReplyHead, RequestHead
 from zerowake.runtime.gateway.inputs import Inputs
+from zerowake.runtime.gateway.mailbox import Mailbox
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.gateway.problems import describe
-from zerowake.runtime.gateway.reply import Reply
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import NOWHERE, Invocation, Origin
 from zerowake.runtime.metrics import Metrics, Outcome
@@ -41,7 +41,7 @@ class Caller:
         self.clock = clock
         self._metrics = metrics
         self._inputs = Inputs() if checks else None
-        self._given_ids: WeakValueDictionary[str, Reply] = WeakValueDictionary()
+        self._given_ids: WeakValueDictionary[str, Mailbox] = WeakValueDictionary()
 
     async def call(
         self,
@@ -57,14 +57,14 @@ class Caller:
         Cancelling it cancels the call. Raises what is wrong with the input, QueueFull, Draining,
         UnknownFunction, FunctionFailed, or RemoteError with what became of it.
         """
-        with Calling(self, name, Reply(then), given_id, origin) as calling:
+        with Calling(self, name, Mailbox(then), given_id, origin) as calling:
             return await calling.result(body)
 
     async def stream(
         self, name: str, body: bytes, given_id: str = "", origin: Origin = NOWHERE
     ) -> AsyncGenerator[list[bytes], None]:
         """One call, its chunks as they come; raises as ``call``. Closing it cancels the call."""
-        with Calling(self, name, Reply(), given_id, origin) as calling:
+        with Calling(self, name, Mailbox(), given_id, origin) as calling:
             calling.submit(body)
             while chunks := await calling.sink.read():
                 yield chunks
@@ -78,7 +78,7 @@ class Caller:
         origin: Origin = NOWHERE,
     ) -> tuple[ReplyHead, bytes]:
         """One request to a function that takes requests whole, and its reply; raises as ``call``."""
-        with Calling(self, name, Reply(), given_id, origin) as calling:
+        with Calling(self, name, Mailbox(), given_id, origin) as calling:
             calling.call.head = head
             reply = await calling.result(body)
         if (told := calling.call.reply) is None:  # another function has taken its name meanwhile
@@ -87,9 +87,9 @@ class Caller:
 
     def calling(self, name: str, given_id: str, origin: Origin) -> "Calling":
         """One call, step by step."""
-        return Calling(self, name, Reply(), given_id, origin)
+        return Calling(self, name, Mailbox(), given_id, origin)
 
-    def new(self, name: str, sink: Reply, given_id: str, origin: Origin) -> Invocation:
+    def new(self, name: str, sink: Mailbox, given_id: str, origin: Origin) -> Invocation:
         """A call under the id that its caller gave, if it is one and no call still alive has it.
 
         Frames to instances are told apart by these ids. A client that gave up may come again with
@@ -141,7 +141,7 @@ class Calling:
     __slots__ = ("_caller", "_known_as", "call", "problem", "sink", "submitted")
 
     def __init__(
-        self, caller: Caller, name: str, sink: Reply, given_id: str, origin: Origin
+        self, caller: Caller, name: str, sink: Mailbox, given_id: str, origin: Origin
     ) -> None:
         self._caller = caller
         self._known_as = ""

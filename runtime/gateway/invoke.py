@@ -24,7 +24,7 @@ from zerowake.runtime.gateway.asgi import (
     until_disconnect,
 )
 from zerowake.runtime.gateway.caller import Caller, Calling
-from zerowake.runtime.gateway.reply import Reply
+from zerowake.runtime.gateway.mailbox import Mailbox
 from zerowake.runtime.info import FunctionInfo, Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.logs import invocation_fields
@@ -195,6 +195,6 @@ def _head(scope: Scope, path: str) -> RequestHead:
     )
 
 
-async def _leave_on_disconnect(receive: Receive, sink: Reply) -> None:
+async def _leave_on_disconnect(receive: Receive, sink: Mailbox) -> None:
     await until_disconnect(receive)
     sink.leave()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zerowake.adapters.aws.events import HttpRequest
-from zerowake.adapters.aws.http import Exchange, Reply, encode, prelude, scope
+from zerowake.adapters.aws.http import Cycle, Reply, encode, prelude, scope
 from zerowake.runtime.errors import Cancelled
 from zerowake.runtime.gateway.asgi import ASGIApp, Receive, Scope, Send
 from zerowake.runtime.invocation import Origin
@@ -85,32 +85,32 @@ def parts_of(*bodies: bytes, error: Exception | None = None) -> ASGIApp:
     return app
 
 
-async def chunks(exchange: Exchange) -> list[bytes]:
-    return [chunk async for chunk in exchange.chunks() if chunk]
+async def chunks(cycle: Cycle) -> list[bytes]:
+    return [chunk async for chunk in cycle.chunks() if chunk]
 
 
 def test_replies_whole_and_in_chunks() -> None:
     app = parts_of(b"a", b"b")
-    reply = asyncio.run(Exchange(app, request(), Origin("id")).complete())
+    reply = asyncio.run(Cycle(app, request(), Origin("id")).complete())
     assert reply == Reply(201, [("content-type", "text/plain")], b"ab")
-    assert asyncio.run(chunks(Exchange(app, request(), Origin("id")))) == [b"a", b"b"]
-    reply = asyncio.run(Exchange(app, request("HEAD"), Origin("id")).complete())
+    assert asyncio.run(chunks(Cycle(app, request(), Origin("id")))) == [b"a", b"b"]
+    reply = asyncio.run(Cycle(app, request("HEAD"), Origin("id")).complete())
     assert (reply.status, reply.body) == (201, b"")
-    assert asyncio.run(chunks(Exchange(app, request("HEAD"), Origin("id")))) == []
+    assert asyncio.run(chunks(Cycle(app, request("HEAD"), Origin("id")))) == []
 
 
 def test_errors_come_after_what_was_before_them() -> None:
-    async def until_error(exchange: Exchange) -> list[bytes]:
+    async def until_error(cycle: Cycle) -> list[bytes]:
         found = []
         with pytest.raises(ValueError, match="over"):
-            async for chunk in exchange.chunks():
+            async for chunk in cycle.chunks():
                 found.append(chunk)
         return found
 
     app = parts_of(b"a", error=ValueError("over"))
-    assert asyncio.run(until_error(Exchange(app, request(), Origin("id")))) == [b"", b"a"]
+    assert asyncio.run(until_error(Cycle(app, request(), Origin("id")))) == [b"", b"a"]
     with pytest.raises(ValueError, match="over"):
-        asyncio.run(Exchange(app, request(), Origin("id")).complete())
+        asyncio.run(Cycle(app, request(), Origin("id")).complete())
 
 
 def test_an_app_that_says_nothing() -> None:
@@ -118,8 +118,8 @@ def test_an_app_that_says_nothing() -> None:
         pass
 
     with pytest.raises(Cancelled):
-        asyncio.run(Exchange(silent, request(), Origin("id")).complete())
-    assert asyncio.run(chunks(Exchange(silent, request(), Origin("id")))) == []
+        asyncio.run(Cycle(silent, request(), Origin("id")).complete())
+    assert asyncio.run(chunks(Cycle(silent, request(), Origin("id")))) == []
 
 
 def test_who_stops_reading_ends_the_app() -> None:
@@ -134,7 +134,7 @@ def test_who_stops_reading_ends_the_app() -> None:
             ended.set()
 
     async def main() -> None:
-        reading = Exchange(endless, request(), Origin("id")).chunks()
+        reading = Cycle(endless, request(), Origin("id")).chunks()
         await anext(reading)
         await reading.aclose()
         await asyncio.wait_for(ended.wait(), 30)
@@ -150,9 +150,9 @@ def test_the_app_learns_that_its_caller_has_left() -> None:
         assert (await receive())["type"] == "http.disconnect"
 
     async def main() -> None:
-        exchange = Exchange(patient, request(), Origin("id"))
-        reading = asyncio.create_task(chunks(exchange))
-        exchange.leave()
+        cycle = Cycle(patient, request(), Origin("id"))
+        reading = asyncio.create_task(chunks(cycle))
+        cycle.leave()
         assert await asyncio.wait_for(reading, 30) == []
 
     asyncio.run(main())

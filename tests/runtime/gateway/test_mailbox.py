@@ -1,14 +1,14 @@
-"""``zerowake.runtime.gateway.reply``: a bounded buffer that either side can leave."""
+"""``zerowake.runtime.gateway.mailbox``: a bounded buffer that either side can leave."""
 
 import asyncio
 
 import pytest
 
 from zerowake.runtime.errors import Cancelled, RemoteError
-from zerowake.runtime.gateway.reply import UNREAD_CHUNKS, Reply
+from zerowake.runtime.gateway.mailbox import UNREAD_CHUNKS, Mailbox
 
 
-async def write(sink: Reply, count: int) -> None:
+async def write(sink: Mailbox, count: int) -> None:
     for number in range(count):
         await sink.item(b"%d" % number)
     sink.finish()
@@ -22,7 +22,7 @@ async def settle() -> None:
 
 def test_a_writer_waits_for_a_slow_reader_and_nothing_is_lost() -> None:
     async def run() -> None:
-        sink = Reply()
+        sink = Mailbox()
         writer = asyncio.ensure_future(write(sink, 3 * UNREAD_CHUNKS))
         await settle()
         assert not sink.ended
@@ -38,7 +38,7 @@ def test_a_writer_waits_for_a_slow_reader_and_nothing_is_lost() -> None:
 
 def test_a_result_of_one_item_needs_no_reader() -> None:
     async def run() -> None:
-        sink = Reply()
+        sink = Mailbox()
         await write(sink, 1)
         assert await sink.read() == [b"0"]
         assert await sink.read() == []
@@ -48,7 +48,7 @@ def test_a_result_of_one_item_needs_no_reader() -> None:
 
 def test_an_error_comes_after_the_chunks_before_it() -> None:
     async def run() -> None:
-        sink = Reply()
+        sink = Mailbox()
         await sink.item(b"0")
         sink.fail({"status": 500, "code": "handler_failed", "detail": "no"})
         assert await sink.read() == [b"0"]
@@ -60,7 +60,7 @@ def test_an_error_comes_after_the_chunks_before_it() -> None:
 
 def test_leaving_frees_both_sides() -> None:
     async def run() -> None:
-        sink = Reply()
+        sink = Mailbox()
         writer = asyncio.ensure_future(write(sink, 2 * UNREAD_CHUNKS))
         await settle()
         sink.leave()
@@ -68,7 +68,7 @@ def test_leaving_frees_both_sides() -> None:
             await sink.read()
         await writer
 
-        waiting = Reply()
+        waiting = Mailbox()
         reader = asyncio.ensure_future(waiting.read())
         await settle()
         waiting.leave()

@@ -1,6 +1,6 @@
-"""The HTTP caller's end of an invocation: a bounded buffer between the pool and one reply.
+"""The caller's end of an invocation: a bounded buffer between the pool and one reader.
 
-Knows no HTTP: the pool puts chunks in, the invoke endpoint takes them out.
+The pool puts chunks in, whoever has made the call takes them out. Knows no HTTP.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ UNREAD_CHUNKS = 16
 """How many chunks may lie unread before ``item`` waits for the reader."""
 
 
-class Reply:
+class Mailbox:
     """A ``Sink``. One task writes (item, finish, fail), one reads; ``leave`` may come from anywhere.
 
     then: called with the unread chunks when all is there, before the reader runs again.
