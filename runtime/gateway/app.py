@@ -78,34 +78,26 @@ class Edge:
 
     async def _route(self, scope: Scope) -> ASGIApp:
         path: str = scope["path"]
-        if (taken := self._taken_whole(scope)) is not None:
-            name, inner = taken
-            return partial(self._invoke, name, path=inner)
         if path.startswith("/invoke/"):
-            return partial(self._invoke, path.removeprefix("/invoke/"))
+            called = path.removeprefix("/invoke/")
+            name = called.partition("/")[0]
+            if not takes_requests(self._functions, name):
+                return partial(self._invoke, called)
+            return partial(self._invoke, name, path="/" + _ABOVE.sub("", _raw_path(scope), count=1))
+        if (probe := self._probes.get(path)) is not None:
+            if scope["method"] not in ("GET", "HEAD"):
+                raise problems.MethodNotAllowed(scope["method"], path, "GET, HEAD")
+            return _fixed(200, *await probe(scope))
+        names = self._functions.names()
+        if (
+            len(names) == 1
+            and takes_requests(self._functions, names[0])
+            and not self._is_order(path)
+        ):
+            return partial(self._invoke, names[0], path=_raw_path(scope))
         if path == "/":
             return partial(self._invoke, self._only_function(scope["method"]))
-        if (probe := self._probes.get(path)) is None:
-            return await self._load_control()
-        if scope["method"] not in ("GET", "HEAD"):
-            raise problems.MethodNotAllowed(scope["method"], path, "GET, HEAD")
-        return _fixed(200, *await probe(scope))
-
-    def _taken_whole(self, scope: Scope) -> tuple[str, str] | None:
-        """Which function takes this request as it is, and under which path; None if none does."""
-        path: str = scope["path"]
-        if path.startswith("/invoke/"):
-            name = path.split("/", 3)[2]
-        elif path in self._probes or self._is_order(path) or len(self._functions.names()) != 1:
-            return None
-        else:
-            (name,) = self._functions.names()
-        if not takes_requests(self._functions, name):
-            return None
-        raw_path = (scope.get("raw_path") or quote(path).encode()).decode("latin-1")
-        if path.startswith("/invoke/"):
-            raw_path = "/" + _ABOVE.sub("", raw_path, count=1)
-        return name, raw_path
+        return await self._load_control()
 
     def _is_order(self, path: str) -> bool:
         return self._with_orders and (path == "/functions" or path.startswith("/functions/"))
@@ -148,6 +140,12 @@ class Edge:
 
         app: ASGIApp = create_control(self._functions, self._version, with_orders=self._with_orders)
         return app
+
+
+def _raw_path(scope: Scope) -> str:
+    """The path as the URL spells it."""
+    raw_path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+    return raw_path.decode("latin-1")
 
 
 def _json(value: object) -> tuple[Headers, bytes]:
