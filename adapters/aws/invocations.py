@@ -5,9 +5,8 @@ import contextlib
 import json
 import logging
 import time
-from base64 import b64encode
-from collections.abc import Callable, Coroutine, Iterable
-from functools import cached_property
+from collections.abc import Callable, Coroutine
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from zerowake.adapters.aws.messages import JSON, MARGIN_S, RAW, RESPONSE_NBYTES, Event
@@ -18,23 +17,21 @@ from zerowake.adapters.aws.runtime_api import (
     RuntimeApiError,
     Stream,
 )
-from zerowake.adapters.calls import AT_ONCE, json_of
+from zerowake.adapters.calls import json_of
 from zerowake.adapters.port import AnswerTooLarge
 from zerowake.runtime.errors import (
     BadRequest,
     Cancelled,
     PredictTimeout,
-    QueueFull,
     RemoteError,
 )
 from zerowake.runtime.gateway import problems
 from zerowake.runtime.gateway.caller import Caller, Calling
 from zerowake.runtime.gateway.port import takes_requests
 from zerowake.runtime.info import FunctionInfo, Kind
-from zerowake.runtime.invocation import Origin
 
 if TYPE_CHECKING:
-    from zerowake.adapters.aws.events import Batch, HttpRequest, Item
+    from zerowake.adapters.aws.events import HttpRequest
     from zerowake.adapters.aws.http import Cycle, Reply
     from zerowake.adapters.objects import Objects
     from zerowake.runtime.gateway.asgi import ASGIApp
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("zerowake.adapters")
 
 END_S = 1.0  # for the trailers of a broken stream
-FULL_S = 0.02  # pause of a record that has found the queue full
 
 
 class Invocations:
@@ -67,16 +63,12 @@ class Invocations:
         self._name = name
         self._make_app = app
         self._streaming = streaming
-        self._make_objects = objects
+        self._objects = cache(objects)
         self._clock = clock
 
     @cached_property
     def _app(self) -> "ASGIApp":
         return self._make_app()
-
-    @cached_property
-    def _objects(self) -> "Objects":
-        return self._make_objects()
 
     @cached_property
     def content_type(self) -> str:
@@ -115,15 +107,10 @@ class Invocations:
             case events.HttpRequest() as request:
                 await line.respond(event, await self._http(event, request), JSON)
             case events.Batch() as batch:
-                failed, results = await self._run(batch, event)
-                if batch.partial:
-                    told = json.dumps(events.response(batch, failed)).encode()
-                else:
-                    told = b"[%b]" % b",".join(results) if batch.results else b"null"
-                if len(told) > RESPONSE_NBYTES:  # the work is done: it must not come again
-                    log.warning("invocation %s: %d bytes of results go lost", event.id, len(told))
-                    told = b"null"
-                await line.respond(event, told, JSON)
+                from zerowake.adapters.aws.records import Records
+
+                records = Records(self._caller, self._name, event, batch, self._objects)
+                await line.respond(event, await records.answer(self._until(event)), JSON)
             case events.Direct():
                 await self._direct(line, event)
 
@@ -254,73 +241,6 @@ class Invocations:
         problem = problems.describe(error, f"{self._name} {event.id}")
         status, headers, body = problems.reply(problem, error)
         return Reply(status, [(n.decode(), v.decode()) for n, v in headers], body)
-
-    # ---------------------------------------------------------------- batches of records
-
-    async def _run(self, batch: "Batch", event: Event) -> tuple[list[str], list[bytes]]:
-        """Call the function with each record, all at once.
-
-        Returns the ids of those that failed, and where the source wants them all results, as JSON.
-
-        Records of one group go one by one, and after the first that fails no more of it; of a shard
-        nothing after it is begun any more. What has not ended by the deadline has failed. Raises
-        why, where the source does not take ids, and where all have failed: the whole batch then
-        comes again, even from an event source mapping that was not told to ReportBatchItemFailures.
-        """
-        undone = dict.fromkeys(range(len(batch.items)))
-        groups: dict[str, list[int]] = {}
-        for place, item in enumerate(batch.items):
-            groups.setdefault(item.group or f"\0{place}", []).append(place)
-        room = asyncio.Semaphore(AT_ONCE)
-        errors: list[Exception] = []
-        results: dict[int, bytes] = {}
-        stopped: dict[str, int] = {}  # the place of the first of a shard that has failed
-
-        async def run(places: Iterable[int]) -> None:
-            for place in places:
-                item = batch.items[place]
-                try:
-                    async with room:
-                        if place > stopped.get(item.shard, place):
-                            return
-                        result = await self._item(item, f"{event.id}-{place}", event.origin)
-                except Exception as error:
-                    if item.shard:
-                        stopped[item.shard] = min(place, stopped.get(item.shard, place))
-                    problem = problems.describe(error, f"{self._name} {event.id}-{place}")
-                    which = item.id or place
-                    log.error("invocation %s: record %s: %s", event.id, which, problem["detail"])
-                    errors.append(error)
-                    return
-                if batch.results:
-                    results[place] = result
-                del undone[place]
-
-        try:
-            async with self._until(event):
-                await asyncio.gather(*map(run, groups.values()))
-        except PredictTimeout as error:
-            errors.append(error)
-            log.error("invocation %s: %d records: %s", event.id, len(undone), error)
-        if undone and (not batch.partial or len(undone) == len(batch.items)):
-            raise errors[0]
-        return [batch.items[place].id for place in undone], [results[k] for k in sorted(results)]
-
-    async def _item(self, item: "Item", call_id: str, origin: Origin) -> bytes:
-        """The result of one record, as JSON: bytes in base64."""
-        info = self._caller.functions.find(self._name)
-        if item.problem:
-            raise BadRequest(item.problem)
-        body = item.body
-        if item.object is not None and info.raw_input:
-            body = await self._objects.content(item.object)
-        while True:
-            try:
-                chunks = await self._caller.call(self._name, body, call_id, origin)
-                result = _whole(chunks, info)
-                return b'"%b"' % b64encode(result) if info.raw_output else result
-            except QueueFull:  # a batch may be larger than the queue; its own deadline ends this
-                await asyncio.sleep(FULL_S)
 
 
 class _Until:

@@ -12,7 +12,7 @@ import pytest
 from fake_api import LOST, RESET, Answer, FakeApi
 from fake_functions import FakeFunctions, Predict, echo
 
-from zerowake.adapters.aws import invocations, runtime_api
+from zerowake.adapters.aws import invocations, records, runtime_api
 from zerowake.adapters.aws.http import PRELUDE_TYPE
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.runtime_api import Line, RuntimeApiError
@@ -61,7 +61,7 @@ class Slot:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime_api, "RETRIES_S", (0.0, 0.0, 0.0))
-    monkeypatch.setattr(invocations, "FULL_S", 0.0)
+    monkeypatch.setattr(records, "FULL_S", 0.0)
 
 
 def run(
@@ -370,8 +370,8 @@ def test_a_stream_goes_on_from_its_lowest_failure() -> None:
         return {"eventSource": "aws:kinesis", "kinesis": kinesis}
 
     async def test(slot: Slot) -> None:
-        records = [record(place, '"bad"' if place in (2, 4) else "1") for place in range(6)]
-        assert failures(await slot.call({"Records": records})) == ["2"]
+        told = [record(place, '"bad"' if place in (2, 4) else "1") for place in range(6)]
+        assert failures(await slot.call({"Records": told})) == ["2"]
 
     run(test, picky)
 
@@ -424,7 +424,7 @@ def test_records_of_one_key_run_in_order_and_others_beside_them() -> None:
 def test_after_a_failure_nothing_more_of_its_shard_is_begun(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(invocations, "AT_ONCE", 2)
+    monkeypatch.setattr(records, "AT_ONCE", 2)
 
     async def test(slot: Slot) -> None:
         told = [("s-0", f"k{place}", '"bad"' if place == 3 else f"{place}") for place in range(9)]
@@ -476,7 +476,7 @@ def test_results_for_the_destinations_of_asynchronous_events(
         assert (await slot.call(sns("1", "2"))).json() == [1, 2]
         event = {"detail-type": "t", "source": "s", "detail": {"a": 1}, "id": "i"}
         assert (await slot.call(event)).json() == [{"a": 1}]
-        monkeypatch.setattr(invocations, "RESPONSE_NBYTES", 100)
+        monkeypatch.setattr(records, "RESPONSE_NBYTES", 100)
         assert (await slot.call(sns('"' + "x" * 100 + '"'))).json() is None  # done all the same
 
     run(test)
