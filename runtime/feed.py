@@ -152,5 +152,4 @@ class Feed:
                 del self._slots[descriptor]
                 slot.close()
                 header = {"kind": "handed", "slot": slot.number, "polled": slot.polled}
-                parts = slot.event, slot.unacknowledged, bytes(slot.data)
-                self._connection.send(header, *parts)
+                self._connection.send(header, slot.unacknowledged, bytes(slot.data))

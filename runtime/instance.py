@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 RESTED_S = 0.05  # after so long without a batch the threads of a pool are asleep
 ROOM_NBYTES = 8 << 20  # for what a restore makes
-RECALLS = ("recall", "stop")
 AS_THEY_ARE = contextlib.nullcontext()  # the threads
 WARM_UP = "warm-up"  # in the log, the invocation of what a warm-up call prints
 
@@ -210,8 +209,8 @@ class Loop:
                     self._hook(Moment(frame.header["moment"]))
                 case "lend":
                     self._lend(frame)
-                case kind if kind in RECALLS:
-                    stopping = frame.kind == "stop"
+                case "recall" | "stop":
+                    stopping |= frame.kind == "stop"
                     if self._feed is not None:
                         self._feed.recall()
 
@@ -275,7 +274,7 @@ class Loop:
         works = [Work(call.id, call.body, deadline_s, call.origin) for call in calls]
         with self._spread(1), self._output.during(*[work.id for work in works]):
             answers, predict_ms = self._run(works)
-            if any(frame.kind in RECALLS for frame in self._looked_at()):
+            if any(frame.kind in ("recall", "stop") for frame in self._looked_at()):
                 for slot in slots:
                     slot.polls_on = False
             frames = []

@@ -8,7 +8,7 @@ as batches of one model (the official Python client forks a process for each slo
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -120,7 +120,6 @@ class Lambda(Pull):
         self._extension: asyncio.Task[None] | None = None
         self._lines: list[Line] = []
         self._directly = 0  # how many direct invocations there have been since one of another kind
-        self._lend: Callable[[Line], Awaitable[None]] | None = None
         self._recall: Callable[[], None] = lambda: None
 
     async def serve(self, functions: Functions, metrics: "Metrics") -> None:
@@ -153,16 +152,9 @@ class Lambda(Pull):
         if self._draining:
             return
         log.info("serving %s on AWS Lambda, %d at a time", name, self._slots)
-        if functions.find(name).kind not in (Kind.STREAM, Kind.HTTP):
-            known = {"caller": caller, "invocations": invocations, "address": self._address}
-
-            async def lend(line: Line) -> None:
-                from zerowake.adapters.aws.lent import Lent  # not of a start
-
-                await Lent.while_it_lasts(functions, line, name, took=self._took, **known)
-
-            self._lend, self._recall = lend, partial(functions.recall, name)
-        slots = [asyncio.create_task(self._slot(invocations)) for _ in range(self._slots)]
+        self._recall = partial(functions.recall, name)
+        lends = functions.find(name).kind not in (Kind.STREAM, Kind.HTTP)
+        slots = [asyncio.create_task(self._slot(invocations, lends)) for _ in range(self._slots)]
         try:
             await asyncio.gather(*slots)
         finally:
@@ -233,16 +225,19 @@ class Lambda(Pull):
             registered.set()
             line.close()
 
-    async def _slot(self, invocations: Invocations) -> None:
+    async def _slot(self, invocations: Invocations, lends: bool) -> None:
+        """lends: whether the function is one whose process can take calls itself."""
         line = Line(self._address)
         self._lines.append(line)
         line.polls_on = not self._draining
         try:
             while (event := await self._poll(line)) is not None:
-                lends = self._lends_after(event)
+                is_time = self._lends_after(event)
                 await invocations.answer(line, event)
-                if lends and self._lend is not None and not self._draining:
-                    await self._lend(line)
+                if lends and is_time and not self._draining:
+                    from zerowake.adapters.aws.lent import Lent  # not of a start
+
+                    await Lent.while_it_lasts(line, invocations, self._took)
         finally:
             line.close()
 

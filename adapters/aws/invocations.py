@@ -59,8 +59,8 @@ class Invocations:
         objects: "Callable[[], Objects]",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._caller = caller
-        self._name = name
+        self.caller = caller
+        self.name = name
         self._make_app = app
         self._streaming = streaming
         self._objects = cache(objects)
@@ -73,7 +73,7 @@ class Invocations:
     @cached_property
     def content_type(self) -> str:
         """Of results."""
-        return RAW if self._caller.functions.find(self._name).raw_output else JSON
+        return RAW if self.caller.functions.find(self.name).raw_output else JSON
 
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""
@@ -109,14 +109,14 @@ class Invocations:
             case events.Batch() as batch:
                 from zerowake.adapters.aws.records import Records
 
-                records = Records(self._caller, self._name, event, batch, self._objects)
+                records = Records(self.caller, self.name, event, batch, self._objects)
                 await line.respond(event, await records.answer(self._until(event)), JSON)
             case events.Direct():
                 await self._direct(line, event)
 
     async def fail(self, line: Line, event: Event, error: Exception) -> None:
         """Answer with an error. Raises RuntimeApiError."""
-        problem = problems.describe(error, f"{self._name} {event.id}")
+        problem = problems.describe(error, f"{self.name} {event.id}")
         try:
             await line.fail(event, problem)
         except Refused as refused:
@@ -124,7 +124,7 @@ class Invocations:
 
     async def _direct(self, line: Line, event: Event) -> None:
         """The event is the function's input, its result the answer."""
-        info = self._caller.functions.find(self._name)
+        info = self.caller.functions.find(self.name)
         if self._streaming and info.kind is Kind.STREAM:
             from zerowake.adapters.aws.events import HttpRequest
 
@@ -141,8 +141,8 @@ class Invocations:
         then = None if info.kind is Kind.STREAM else respond
         try:
             async with self._until(event):
-                call = self._caller.call
-                chunks = await call(self._name, event.body, event.id, event.origin, then)
+                call = self.caller.call
+                chunks = await call(self.name, event.body, event.id, event.origin, then)
         except Exception:
             if answer is None:
                 raise
@@ -151,15 +151,19 @@ class Invocations:
         await line.taken(answer)
 
     async def _complete(self, line: Line, event: Event, calling: Calling) -> None:
-        info = self._caller.functions.find(self._name)
+        info = self.caller.functions.find(self.name)
         with calling:
             async with self._until(event):
                 chunks = await calling.rest()
         await line.respond(event, _fitting(_whole(chunks, info)), self.content_type)
 
+    def left_s(self, event: Event) -> float:
+        """Seconds from now until it is to be answered, shortly before its deadline."""
+        return max(0.0, event.deadline_s - MARGIN_S - self._clock())
+
     def _until(self, event: Event) -> "_Until":
-        """Give up shortly before the event's deadline. Raises PredictTimeout."""
-        return _Until(event.deadline_s - MARGIN_S - self._clock())
+        """Give up in time to say so. Raises PredictTimeout."""
+        return _Until(self.left_s(event))
 
     # ---------------------------------------------------------------- HTTP, and chunks
 
@@ -202,7 +206,7 @@ class Invocations:
             raise Cancelled(f"the connection broke off in mid-answer: {error}") from error
         except Exception as error:
             if stream is not None:
-                problem = problems.describe(error, f"{self._name} {event.id}")
+                problem = problems.describe(error, f"{self.name} {event.id}")
                 async with asyncio.timeout(END_S):  # who reads nothing gets no trailers either
                     await stream.fail(problem)
             elif not request.shape:
@@ -219,7 +223,7 @@ class Invocations:
     def _cycle(self, request: "HttpRequest", event: Event) -> "Cycle":
         from zerowake.adapters.aws.http import Cycle
 
-        whole = takes_requests(self._caller.functions, self._name)
+        whole = takes_requests(self.caller.functions, self.name)
         return Cycle(self._app, request, event.origin, whole=whole)
 
     async def _begin(
@@ -238,7 +242,7 @@ class Invocations:
     def _told(self, error: Exception, event: Event) -> "Reply":
         from zerowake.adapters.aws.http import Reply
 
-        problem = problems.describe(error, f"{self._name} {event.id}")
+        problem = problems.describe(error, f"{self.name} {event.id}")
         status, headers, body = problems.reply(problem, error)
         return Reply(status, [(n.decode(), v.decode()) for n, v in headers], body)
 
@@ -252,7 +256,7 @@ class _Until:
     __slots__ = ("_timeout",)
 
     def __init__(self, left_s: float) -> None:
-        self._timeout = asyncio.timeout(max(0.0, left_s))
+        self._timeout = asyncio.timeout(left_s)
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()

@@ -6,30 +6,26 @@ ended, or because the answer is not one that it can give. How calls run then is 
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import Any
 
 from zerowake.adapters.aws.invocations import Invocations, past_deadline
-from zerowake.adapters.aws.messages import MARGIN_S, Event
+from zerowake.adapters.aws.messages import Event
 from zerowake.adapters.aws.runtime_api import Line, Refused, RuntimeApiError
 from zerowake.adapters.http1 import parse
 from zerowake.adapters.port import AnswerTooLarge
-from zerowake.runtime.gateway.caller import Caller, Calling
-from zerowake.runtime.gateway.port import Functions
+from zerowake.runtime.gateway.caller import Calling
 from zerowake.runtime.invocation import Invocation
 
 log = logging.getLogger("zerowake.adapters")
+
+Handed = tuple[bool, bytes, bytes]  # as ``Lease.handed`` tells it
 
 LATE_S = 0.02  # for an answer of the process that has just been in time
 
 
 class Lent:
-    """A ``Lease``.
-
-    address: as ``AWS_LAMBDA_RUNTIME_API``. took: told the milliseconds of each ``predict``. clock: unix
-    seconds, as deadlines are told.
-    """
+    """A ``Lease``. took: told the milliseconds of each ``predict``."""
 
     by = "zerowake.adapters.aws.slot:Slot"
 
@@ -38,54 +34,49 @@ class Lent:
         line: Line,
         descriptor: int,
         data: bytes,
-        *,
-        caller: Caller,
         invocations: Invocations,
-        name: str,
-        address: str,
         took: Callable[[float], None],
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.descriptor, self.data = descriptor, data
         content_type = invocations.content_type
-        self.told = {"address": address, "function": name, "content_type": content_type}
+        self.told = {
+            "address": line.host,
+            "function": invocations.name,
+            "content_type": content_type,
+        }
         self._line = line
-        self._caller = caller
         self._invocations = invocations
-        self._name = name
-        self._address = address
         self._took = took
-        self._clock = clock
-        self._back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._back: asyncio.Future[Handed | None] = asyncio.get_running_loop().create_future()
         self._event: Event | None = None  # the last that was taken
         self._taken = False  # and not answered by the process
         self._calling: Calling | None = None  # nor given up
         self._timer: asyncio.TimerHandle | None = None
         self._errors: set[asyncio.Task[None]] = set()  # on their way
-        self._handed: tuple[bool, bytes, bytes] | None = None
 
     @classmethod
-    async def while_it_lasts(cls, functions: Functions, line: Line, name: str, **told: Any) -> None:
+    async def while_it_lasts(
+        cls, line: Line, invocations: Invocations, took: Callable[[float], None]
+    ) -> None:
         """Lend ``line``, as far as that goes, until it is given back, and answer what was left over.
 
         It polls then as it did before. Raises RuntimeApiError.
         """
         if (given := line.lend()) is None:
             return
-        lent = cls(line, *given, name=name, **told)
-        if not functions.lend(name, lent):
+        lent = cls(line, *given, invocations, took)
+        if invocations.caller.functions.lend(invocations.name, lent):
+            await lent._end(await lent._back)
+        else:
             line.regain(lent.data, polled=True)
-            return
-        await lent._back
-        await lent._rest()
 
-    async def _rest(self) -> None:
+    async def _end(self, handed: Handed | None) -> None:
         answer = None
-        if self._handed is None:
+        if handed is None:
             polled = not self._taken  # it has when it has answered
             self._line.regain(b"", polled=polled, dead=True)
         else:
-            polled, unacknowledged, data = self._handed
+            polled, unacknowledged, data = handed
             answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)
         await asyncio.gather(*self._errors)
         if answer is not None:
@@ -103,11 +94,12 @@ class Lent:
         if found is None:
             raise ValueError("no response")
         self._event = told = Event.of(found[0])
-        self._calling = self._caller.calling(self._name, told.id, told.origin)
+        caller, name = self._invocations.caller, self._invocations.name
+        self._calling = caller.calling(name, told.id, told.origin)
         self._calling.taken(told.body)
         self._taken = True
-        left_s = told.deadline_s - MARGIN_S - self._clock()
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, left_s), self._at_deadline)
+        left_s = self._invocations.left_s(told)
+        self._timer = asyncio.get_running_loop().call_later(left_s, self._at_deadline)
         return self._calling.call
 
     def answered(self, call: Invocation, problem: dict[str, Any] | None) -> None:
@@ -127,13 +119,15 @@ class Lent:
             self._tell(AnswerTooLarge(str(error)))
 
     def handed(self, polled: bool, unacknowledged: bytes, data: bytes) -> None:
-        self._handed = polled, unacknowledged, data
-        self.lost()
+        self._come_back((polled, unacknowledged, data))
 
     def lost(self) -> None:
+        self._come_back(None)
+
+    def _come_back(self, handed: Handed | None) -> None:
         self._stop_timer()
         if not self._back.done():
-            self._back.set_result(None)
+            self._back.set_result(handed)
 
     # ---------------------------------------------------------------- deadlines
 
@@ -149,17 +143,10 @@ class Lent:
             calling.end(error)
 
     def _tell(self, error: Exception) -> None:
-        """Answer with an error, on a connection of its own: the slot's is not ours."""
+        """Answer with an error, here and now; not on the slot's connection, which is not ours."""
         assert self._event is not None
-        task = asyncio.create_task(self._fail(self._event, error))
+        task = asyncio.create_task(self._invocations.fail(self._line, self._event, error))
         self._errors.add(task)
-
-    async def _fail(self, event: Event, error: Exception) -> None:
-        line = Line(self._address)
-        try:
-            await self._invocations.fail(line, event, error)
-        finally:
-            line.close()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

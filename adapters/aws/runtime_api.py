@@ -1,8 +1,8 @@
 """AWS Lambda's Runtime API, spoken over asyncio.
 
-Each ``Line`` is one connection that is
-kept open: a slot polls on its own and answers on it. Many lines in one process are what Lambda wants
-of a multi-concurrent runtime, and what lets their calls share a batch. Knows no function and no event.
+Each ``Line`` is one connection that is kept open: a slot polls on its own and answers on it. Many
+lines in one process are what Lambda wants of a multi-concurrent runtime, and what lets their calls
+share a batch. Knows no function and no event.
 
 An answer goes out together with the next poll. The platform gives the caller its answer when it has
 both, so a poll that waited until the answer was acknowledged cost each invocation 0.1 ms.
@@ -67,15 +67,16 @@ class Answer(NamedTuple):
 class Line:
     """One connection to the Runtime API.
 
-    polls_on: send the next poll with each answer.
+    host: as ``AWS_LAMBDA_RUNTIME_API``. polls_on: send the next poll with each answer.
     """
 
     def __init__(self, address: str) -> None:
-        self._host = address
+        self.host = address
         self._address = address_of(address)
         self._wire: Wire | None = None
         self._poll: asyncio.Future[Response] | None = None  # that was sent with an answer
         self._poll_request = next_request(address)
+        self._lent = False
         self.polls_on = False
 
     @property
@@ -98,7 +99,7 @@ class Line:
         """As ``Wire.lend``, with a poll on its way; None when there is none."""
         if self._poll is None or self._poll.done() or self._wire is None or self._wire.closed:
             return None
-        self._poll = None
+        self._poll, self._lent = None, True
         return self._wire.lend()
 
     def regain(
@@ -109,6 +110,7 @@ class Line:
         dead: the process has ended, and may not have read that its last answer was taken.
         """
         assert self._wire is not None
+        self._lent = False
         responses = bool(unacknowledged) + polled
         expected = self._wire.regain(data, responses, but=ACCEPTED if dead and polled else 0)
         if polled:
@@ -117,7 +119,7 @@ class Line:
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""
-        return self._answer(response_request(self._host, event, body, content_type))
+        return self._answer(response_request(self.host, event, body, content_type))
 
     async def respond(self, event: Event, body: bytes, content_type: str) -> None:
         """Answer. Raises Refused (413: too large) or RuntimeApiError."""
@@ -125,13 +127,13 @@ class Line:
 
     async def fail(self, event: Event, problem: Mapping[str, Any]) -> None:
         """Answer with an error (RFC 9457 members). Raises as ``respond``."""
-        if self._poll is not None:  # it has gone with an answer that was refused
-            line = Line(self._host)
+        if self._lent or self._poll is not None:  # as after an answer that was refused
+            line = Line(self.host)
             try:
                 return await line.fail(event, problem)
             finally:
                 line.close()
-        await self.taken(self._answer(error_request(self._host, event, problem)))
+        await self.taken(self._answer(error_request(self.host, event, problem)))
 
     async def taken(self, answer: Answer) -> None:
         """Wait until the API has taken it. Raises as ``respond``."""
@@ -155,12 +157,12 @@ class Line:
             **echo(event),
         }
         path = versioned(f"/runtime/invocation/{event.id}/response")
-        response = wire.send(head("POST", path, self._host, headers))
+        response = wire.send(head("POST", path, self.host, headers))
         return Stream(self, event, wire, response)
 
     async def restore_next(self) -> None:
         """Returns when this process goes on after having been snapshotted and restored."""
-        response = await self._request(get(self._host, "/runtime/restore/next"))
+        response = await self._request(get(self.host, "/runtime/restore/next"))
         if response.status != 200:
             raise RuntimeApiError(f"/restore/next answers {response.status}: {said(response)}")
 
@@ -171,13 +173,13 @@ class Line:
         makes no difference: 403 says that somebody else of this environment has told it already.
         """
         headers = error_headers(problem) | ({ERROR_TYPE: type_} if type_ else {})
-        await self._request(post(self._host, path, headers, error_body(problem, type_)))
+        await self._request(post(self.host, path, headers, error_body(problem, type_)))
 
     async def register_extension(self, name: str) -> str:
         """Register an internal extension, which is why SIGTERM reaches us; returns its id."""
         headers = {"Lambda-Extension-Name": name, "Content-Type": "application/json"}
         path = "/2020-01-01/extension/register"
-        response = await self._request(post(self._host, path, headers, b'{"events":[]}'))
+        response = await self._request(post(self.host, path, headers, b'{"events":[]}'))
         if response.status != 200:
             raise RuntimeApiError(f"/extension/register answers {response.status}")
         return response.headers.get("lambda-extension-identifier", "")
@@ -185,7 +187,7 @@ class Line:
     async def extension_next(self, identifier: str) -> None:
         """Say that the extension is ready; it has asked for no events, so this never returns."""
         headers = {"Lambda-Extension-Identifier": identifier}
-        await self._request(get(self._host, "/2020-01-01/extension/event/next", headers))
+        await self._request(get(self.host, "/2020-01-01/extension/event/next", headers))
 
     def close(self) -> None:
         self._poll = None
@@ -233,7 +235,7 @@ class Line:
         """Before the next try. Raises RuntimeApiError when there has been enough of them."""
         self.close()
         if (pause_s := next(pauses_s, None)) is None:
-            raise RuntimeApiError(f"the Runtime API at {self._host}: {error}") from error
+            raise RuntimeApiError(f"the Runtime API at {self.host}: {error}") from error
         await asyncio.sleep(pause_s)
 
 

@@ -31,8 +31,10 @@ class Instance:
     far as we know. restored: it has said that it is ready, or has ended; ``ready`` waits for the
     snapshot to be hashed as well. poisoned: it runs a single call under which another instance has
     died already, or one that must not run twice, so that its death says nothing about the function.
-    restore_ms: what its restore took, told to
-    those of the first batch that waited for it: they came before ``ready_s``, monotonic seconds.
+    restore_ms: what its restore took, told to those of the first batch that waited for it: they came
+    before ``ready_s``, monotonic seconds. lent: what it takes calls from itself, by number. waiting:
+    those that it has taken and not begun with; their place, there and in ``batch``, is the number's
+    negative.
     """
 
     def __init__(
@@ -113,8 +115,7 @@ class Instance:
         if frame.kind == "refused":
             self.lent[header["slot"]].refused(header["status"], header["said"])
         else:
-            _event, unacknowledged, data = frame.parts()
-            self.lent.pop(header["slot"]).handed(header["polled"], unacknowledged, data)
+            self.lent.pop(header["slot"]).handed(header["polled"], *frame.parts())
 
     def lose(self) -> None:
         """It has ended, and with it the connections."""
