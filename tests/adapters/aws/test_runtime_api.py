@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -12,8 +13,9 @@ import pytest
 from fake_api import LOST, RESET, FakeApi
 
 from zerowake.adapters.aws import runtime_api
-from zerowake.adapters.aws.messages import Event
+from zerowake.adapters.aws.messages import Event, next_request, response_request
 from zerowake.adapters.aws.runtime_api import Line, Refused, RuntimeApiError
+from zerowake.adapters.http1 import parse
 from zerowake.runtime.errors import HandlerFailed, to_problem
 
 PROBLEM = to_problem(HandlerFailed("it went wrong"))
@@ -229,6 +231,54 @@ def test_an_answer_and_its_poll_survive_a_connection_that_breaks_off(
         assert (await line.next()).body == b"2"
 
     run(test)
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("read", [True, False])
+def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
+    read: bool, together: bool
+) -> None:
+    """It has answered and polled, and may have read that its answer was taken."""
+
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        api.invoke(1)
+        await line.respond(await line.next(), b"1", "application/json")
+        given = line.lend()
+        assert given is not None
+        loop = asyncio.get_running_loop()
+        with socket.socket(fileno=os.dup(given[0])) as own:
+            id_ = api.invoke(2)
+            found = parse(bytearray(given[1] + await loop.sock_recv(own, 1 << 16)), False)
+            assert found is not None
+            answer = response_request(api.address, Event.of(found[0]), b"2", "application/json")
+            await loop.sock_sendall(own, answer + next_request(api.address))
+            await api.answer(id_)
+            await arrived(own, b"202 Whatever")
+            if read:
+                await loop.sock_recv(own, 1 << 16)
+            if together:
+                api.invoke(3)
+                await arrived(own, b"200 Whatever")
+        line.regain(b"", polled=True, dead=True)
+        if not together:
+            asyncio.get_running_loop().call_later(0.05, api.invoke, 3)
+        async with asyncio.timeout(api.patience_s):
+            event = await line.next()
+        assert event.body == b"3"
+        await line.respond(event, b"3", "application/json")
+        assert api.connections == 1
+
+    run(test)
+
+
+async def arrived(own: socket.socket, what: bytes) -> None:
+    """Wait until it lies in the socket's buffer, unread."""
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            if what in own.recv(1 << 16, socket.MSG_PEEK):
+                return
+        await asyncio.sleep(0.001)
 
 
 def test_a_poll_whose_event_is_on_its_way_is_not_idle() -> None:
