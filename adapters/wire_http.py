@@ -20,6 +20,7 @@ class Wire(asyncio.Protocol):
         self._data = bytearray()
         self._expected: deque[asyncio.Future[Response]] = deque()
         self._last: asyncio.Future[Response] | None = None
+        self._skipped = 0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -55,9 +56,15 @@ class Wire(asyncio.Protocol):
         self._expected.clear()
         return self._transport.get_extra_info("socket").fileno(), data
 
-    def regain(self, data: bytes, responses: int) -> "list[asyncio.Future[Response]]":
-        """Read on, after ``data``: the responses that are still to come."""
+    def regain(
+        self, data: bytes, responses: int, skipped: int = 0
+    ) -> "list[asyncio.Future[Response]]":
+        """Read on, after ``data``: the responses that are still to come.
+
+        skipped: the status of one that may have come before them, and that nobody waits for.
+        """
         self._data += data
+        self._skipped = skipped
         expected = [self._expect() for _ in range(responses)]
         if self.closed:
             self._fail(ConnectionResetError("it was closed meanwhile"))
@@ -93,6 +100,12 @@ class Wire(asyncio.Protocol):
                 del self._data[:nbytes]
                 if response.status < 200:  # 100 Continue, say: the response is still to come
                     continue
+                skips, self._skipped = response.status == self._skipped, 0
+                if skips and response.keeps_alive:
+                    continue
+                if skips:
+                    self.close()
+                    return
                 if not self._expected or (self._data and len(self._expected) == 1):
                     raise ValueError("it says more than it was asked for")
                 future = self._expected.popleft()

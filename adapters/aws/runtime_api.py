@@ -76,7 +76,6 @@ class Line:
         self._wire: Wire | None = None
         self._poll: asyncio.Future[Response] | None = None  # that was sent with an answer
         self._poll_request = next_request(address)
-        self._unread_answer = False  # what the API says to an answer may come before what it brings
         self.polls_on = False
 
     @property
@@ -92,11 +91,7 @@ class Line:
     async def next(self) -> Event:
         """Wait for an invocation, for as long as it takes. Raises RuntimeApiError."""
         poll, self._poll = self._poll, None
-        response = await self._request(self._poll_request, poll)
-        if response.status == ACCEPTED and self._unread_answer and self._wire is not None:
-            response = await self._request(self._poll_request, *self._wire.regain(b"", 1))
-        self._unread_answer = False
-        return event_of(response)
+        return event_of(await self._request(self._poll_request, poll))
 
     def lend(self) -> tuple[int, bytes] | None:
         """As ``Wire.lend``, with a poll on its way; None when there is none."""
@@ -107,7 +102,6 @@ class Line:
 
     def regain(self, data: bytes, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
         """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""
-        self._unread_answer = False
         assert self._wire is not None
         expected = self._wire.regain(data, bool(unacknowledged) + polled)
         if polled:
@@ -116,8 +110,9 @@ class Line:
 
     def regain_from_dead(self, *, polled: bool) -> None:
         """After ``lend``, of a process that has ended: what it has read of an answer's is not known."""
-        self.regain(b"", polled=polled)
-        self._unread_answer = polled
+        assert self._wire is not None
+        expected = self._wire.regain(b"", int(polled), ACCEPTED if polled else 0)
+        self._poll = expected[0] if polled else None
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""

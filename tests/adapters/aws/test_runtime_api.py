@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ import pytest
 from fake_api import LOST, RESET, FakeApi
 
 from zerowake.adapters.aws import runtime_api
-from zerowake.adapters.aws.messages import Event
+from zerowake.adapters.aws.messages import Event, next_request, response_request
 from zerowake.adapters.aws.runtime_api import Line, Refused, RuntimeApiError
 from zerowake.runtime.errors import HandlerFailed, to_problem
 
@@ -357,3 +358,36 @@ async def poll(sent: bytes, piece: int) -> Event:
         line = Line(f"{host}:{port}")
         async with asyncio.timeout(30):
             return await line.next()
+
+
+# -------------------------------------------------------------------- lent lines
+
+
+def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -> None:
+    """Both are here: what the API says to the answer, and the next event behind it."""
+
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        api.invoke(1)
+        await line.respond(await line.next(), b"1", "application/json")
+        lent = line.lend()
+        assert lent is not None
+        with socket.socket(fileno=os.dup(lent[0])) as theirs:
+            second, third = api.invoke(2), api.invoke(3)
+            await api.until(lambda: second not in api.waiting)
+            event = Event(second, b"", 0.0, {})
+            request = response_request(api.address, event, b"2", "application/json")
+            await asyncio.sleep(0.05)
+            assert b"Aws-Request-Id: " in theirs.recv(1 << 16)
+            theirs.sendall(request + next_request(api.address))
+            await api.until(lambda: not api.waiting)
+            await asyncio.sleep(0.05)  # both have arrived
+        line.regain_from_dead(polled=True)
+        async with asyncio.timeout(5):
+            event = await line.next()
+        assert event.id == third
+        await line.respond(event, b"3", "application/json")
+        assert (api.answers[second].body, api.answers[third].body) == (b"2", b"3")
+        assert (api.refused, api.connections) == ([], 1)
+
+    run(test)
