@@ -82,7 +82,9 @@ class Lent:
     async def _rest(self) -> None:
         answer = None
         if self._handed is None:
-            self._line.regain_from_dead(polled=not self._taken)  # it has when it has answered
+            self._line.regain_from_dead(taken=self._taken)
+            if self._taken and self._calling is None:  # it was answered on another connection
+                self._line.close()
         else:
             polled, unacknowledged, data = self._handed
             answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)
@@ -93,7 +95,19 @@ class Lent:
             except Refused as error:
                 self._log(error)
         if self._calling is not None and self._event is not None:
-            await self._invocations.complete(self._line, self._event, self._calling)
+            await self._complete(self._event, self._calling)
+
+    async def _complete(self, event: Event, calling: Calling) -> None:
+        if not self._line.polls:
+            await self._invocations.complete(self._line, event, calling)
+            return
+        line = Line(self._address)  # the process has sent an answer, and a poll, before it ended
+        try:
+            await self._invocations.complete(line, event, calling)
+        finally:
+            line.close()
+        if not self._line.brings:
+            self._line.close()
 
     # ---------------------------------------------------------------- a ``Lease``
 

@@ -84,6 +84,11 @@ class Line:
         return self._wire is None or not self._wire.has_begun()
 
     @property
+    def polls(self) -> bool:
+        """Whether a poll is on its way, which an answer would come too late for."""
+        return self._poll is not None
+
+    @property
     def brings(self) -> bool:
         """Whether a poll that went with an answer has begun to bring an event."""
         return self._poll is not None and not self.idle
@@ -108,11 +113,16 @@ class Line:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
 
-    def regain_from_dead(self, *, polled: bool) -> None:
-        """After ``lend``, of a process that has ended: what it has read of an answer's is not known."""
+    def regain_from_dead(self, *, taken: bool) -> None:
+        """After ``lend``, of a process that has ended: what it has read of an answer's is not known.
+
+        taken: nor whether it has sent one, of a call that it had. A part of one is broken off here; to
+        all of one the API has said something by now, and a poll is on its way.
+        """
         assert self._wire is not None
-        expected = self._wire.regain(b"", int(polled), ACCEPTED if polled else 0)
-        self._poll = expected[0] if polled else None
+        (self._poll,) = self._wire.regain(b"", 1, ACCEPTED)
+        if taken and not self.brings:
+            self.close()
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""

@@ -382,12 +382,56 @@ def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -
             theirs.sendall(request + next_request(api.address))
             await api.until(lambda: not api.waiting)
             await asyncio.sleep(0.05)  # both have arrived
-        line.regain_from_dead(polled=True)
+        line.regain_from_dead(taken=False)
         async with asyncio.timeout(5):
             event = await line.next()
         assert event.id == third
         await line.respond(event, b"3", "application/json")
         assert (api.answers[second].body, api.answers[third].body) == (b"2", b"3")
         assert (api.refused, api.connections) == ([], 1)
+
+    run(test)
+
+
+@pytest.mark.parametrize("sent", ["nothing", "part of it", "all of it", "all of it, and a poll"])
+def test_what_a_dead_process_may_have_answered(sent: str) -> None:
+    """Nothing of another answer comes into the middle of its own, and no event is lost."""
+
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        api.invoke(1)
+        await line.respond(await line.next(), b"1", "application/json")
+        lent = line.lend()
+        assert lent is not None
+        with socket.socket(fileno=os.dup(lent[0])) as theirs:
+            second, third = api.invoke(2), api.invoke(3)
+            await api.until(lambda: second not in api.waiting)
+            await asyncio.sleep(0.05)
+            assert b"Aws-Request-Id: " in theirs.recv(1 << 16)
+            event = Event(second, b"", 0.0, {})
+            request = response_request(api.address, event, b'"its own"', "application/json")
+            if sent == "part of it":
+                theirs.sendall(request[:-4])
+                await asyncio.sleep(0.05)
+            elif sent != "nothing":
+                theirs.sendall(request + next_request(api.address) * ("poll" in sent))
+                await api.until(lambda: second in api.answers)
+                await api.until(lambda: "poll" not in sent or not api.waiting)
+                await asyncio.sleep(0.05)
+        line.regain_from_dead(taken=True)
+        assert line.polls == sent.startswith("all")
+        async with asyncio.timeout(5):
+            if line.polls:
+                other = Line(api.address)
+                with pytest.raises(Refused):
+                    await other.respond(event, b'"another"', "application/json")
+                other.close()
+                if not line.brings:
+                    line.close()
+            else:
+                await line.respond(event, b'"another"', "application/json")
+            assert (await line.next()).id == third
+        own = sent.startswith("all")
+        assert api.answers[second].body == (b'"its own"' if own else b'"another"')
 
     run(test)
