@@ -4,6 +4,7 @@ Bare, for it is the way of every direct invocation: an answer and the poll for t
 write. What it cannot do, such as an event of AWS's services, it leaves to the gateway.
 """
 
+import contextlib
 import select
 import socket
 import time
@@ -126,7 +127,9 @@ class Slot:
         self.polled = self.polls_on
         try:
             self._send(request + self._poll if self.polls_on else request)
-        except OSError:
+        except OSError:  # the gateway sends it again: not behind a part of it
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
             self.over = True
 
     def _send(self, data: bytes) -> None:
