@@ -94,6 +94,9 @@ class Lent:
                 await self._line.taken(answer)
             except Refused as error:
                 self._log(error)
+                if error.http_status == 413 and self._event is not None:
+                    told = AnswerTooLarge(str(error))
+                    await self._invocations.fail(self._line, self._event, told)
         if self._calling is not None and self._event is not None:
             await self._complete(self._event, self._calling)
 

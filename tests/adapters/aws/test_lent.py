@@ -254,6 +254,14 @@ def test_an_answer_that_is_not_taken(begin: Begin, status: int) -> None:
     assert container.call({"value": 2}) == Answer(200, {"echo": 2})
 
 
+def test_one_that_is_sent_again_and_is_too_large_then_is_told_too(begin: Begin) -> None:
+    container = begin("zoo.py:Echo")
+    fault(container, "response", RESET, 413)
+    answer = container.call({"value": 1})
+    assert answer.status == 502 and "413" in answer.error
+    assert container.call({"value": 2}) == Answer(200, {"echo": 2})
+
+
 def test_an_api_that_breaks_is_the_end(begin: Begin) -> None:
     container = begin("zoo.py:Echo")
     fault(container, "response", 500)
