@@ -271,7 +271,8 @@ class Loop:
         assert self._feed is not None
         slots = [cast("Slot", call.sink) for call in calls]
         self._feed.tell(slots)
-        deadline_s = time.monotonic() + self._function.settings.timeout_s
+        now = time.monotonic()
+        deadline_s = now + self._function.settings.timeout_s
         works = [Work(call.id, call.body, deadline_s, call.origin) for call in calls]
         with self._spread(1), self._output.during(*[work.id for work in works]):
             answers, predict_ms = self._run(works)
@@ -286,7 +287,7 @@ class Loop:
                     call.finish(answer.result)
                 header = {"kind": "result", "call": -slot.number, "predict_ms": predict_ms}
                 if not slot.event:
-                    header["answered"] = True
+                    header |= {"answered": True, "queue_ms": 1e3 * (now - call.arrived_s)}
                     answer = Answer(problem=answer.problem)
                 frames.append(_result(header, answer))
             self._tell(frames)

@@ -321,6 +321,7 @@ class Served:
                 problem = header.get("problem")
                 if "answered" in header:
                     call.done = True
+                    call.timings_ms["queue"] = header["queue_ms"]
                     instance.lent[-header["call"]].answered(call, problem)
                 elif problem:
                     call.fail(problem)

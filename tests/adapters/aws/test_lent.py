@@ -99,6 +99,22 @@ def test_calls_go_past_the_gateway_and_are_counted_there(begin: Begin) -> None:
     assert api(container).refused == []
 
 
+def test_what_calls_have_taken_is_told_however_late_the_gateway_hears_of_it(begin: Begin) -> None:
+    container = begin("zoo.py:Wide")
+    answers = container.many([0.004] * 50)
+    assert {answer.status for answer in answers} == {200}
+    (id_,) = container.caller.call([_request("GET", "/metrics")])
+    lines = container.caller.answer(id_).value["body"].splitlines()
+    name = 'zerowake_{}{{function="wide"}}'
+    values = {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#"}
+    total_s = values[name.format("invocation_seconds_sum")]
+    assert total_s >= values[name.format("predict_seconds_sum")] >= 0.2
+    counted = {
+        values[name.format(f"{what}_seconds_count")] for what in ("invocation", "predict", "queue")
+    }
+    assert len(counted) == 1
+
+
 def _request(method: str, path: str) -> dict[str, Any]:
     context = {"http": {"method": method, "path": path, "sourceIp": "192.0.2.1"}}
     return {"version": "2.0", "rawPath": path, "headers": {}, "requestContext": context}
