@@ -211,7 +211,7 @@ class Loop:
                 case "lend":
                     self._lend(frame)
                 case kind if kind in RECALLS:
-                    stopping = frame.kind == "stop"
+                    stopping |= frame.kind == "stop"
                     if self._feed is not None:
                         self._feed.recall()
 
