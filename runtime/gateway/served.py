@@ -169,7 +169,8 @@ class Served:
         self._depths.close()
         instances = list(self._processes.instances)
         await self._processes.close()
-        for instance in instances:
+        for instance in instances:  # what they have taken since, with which they were killed
+            _fail([*instance.batch.values(), *instance.waiting.values()], ended)
             instance.lose()
 
     def describe(self) -> dict[str, Any]:
