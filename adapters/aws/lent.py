@@ -169,6 +169,13 @@ class Lent:
         assert self._event is not None
         task = asyncio.create_task(self._fail(self._event, error))
         self._errors.add(task)
+        task.add_done_callback(self._told)
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        """One that could not be told is the end, as where the gateway answers."""
+        self._errors.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self._back.done():
+            self._back.set_exception(error)
 
     async def _fail(self, event: Event, error: Exception) -> None:
         line = Line(self._address)
