@@ -116,10 +116,10 @@ def rehearse(kit: Kit, output: FunctionOutput) -> bool:
     return True
 
 
-def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
+def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> bool:
     """The whole life of an instance, from the fork to the end of its socket.
 
-    Errors on the way to ``ready`` go to the gateway as a ``failed`` frame; the process ends normally.
+    Errors on the way to ``ready`` go to the gateway as a ``failed`` frame. Returns whether it was ready.
     """
     output = FunctionOutput(spec.name, spec.log_format)
     output.install()
@@ -131,12 +131,13 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     except BaseException as error:
         print_exception(error.__cause__ or error)  # the author's, where there is one
         connection.send({"kind": "failed", "problem": to_problem(error)})
-        return
+        return False
     report_ms["total"] = 1e3 * (time.perf_counter() - started)
     form = {"form": kit.form, "reason": kit.reason}
     connection.send({"kind": "ready", "report": report_ms, **form})
     assert kit.restored is not None
     Loop(connection, executor, kit.function, output, kit.restored.eager_calls).run()
+    return True
 
 
 def _start(
