@@ -109,8 +109,7 @@ class Lent:
             await self._invocations.complete(line, event, calling)
         finally:
             line.close()
-        if not self._line.brings:
-            self._line.close()
+        self._line.forget(event)
 
     # ---------------------------------------------------------------- a ``Lease``
 

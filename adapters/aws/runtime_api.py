@@ -124,6 +124,20 @@ class Line:
         if taken and not self.brings:
             self.close()
 
+    def forget(self, event: Event) -> None:
+        """After ``regain_from_dead`` of who had ``event``, once that is answered.
+
+        It may be what the connection has brought; if nothing has come, nothing is known of the connection.
+        """
+        poll = self._poll
+        if poll is None:
+            return
+        if not self.brings:
+            self.close()
+        elif poll.done() and poll.exception() is None:
+            if poll.result().headers.get("lambda-runtime-aws-request-id") == event.id:
+                self._poll = None
+
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""
         return self._answer(response_request(self._host, event, body, content_type))
