@@ -38,6 +38,11 @@ class Wire(asyncio.Protocol):
         self.write(first + second)
         return responses
 
+    @property
+    def has_read(self) -> bool:
+        """Whether a part of a response has been read."""
+        return bool(self._data)
+
     def has_begun(self) -> bool:
         """Whether something of the last response is here, be it in the socket's buffer."""
         if self.closed or self._last is None:

@@ -99,8 +99,13 @@ class Line:
         return event_of(await self._request(self._poll_request, poll))
 
     def lend(self) -> tuple[int, bytes] | None:
-        """As ``Wire.lend``, with a poll on its way; None when there is none."""
+        """As ``Wire.lend``, with a poll on its way; None when there is none, or it brings something.
+
+        What is read here already of an event would go lost with the process that is lent the rest.
+        """
         if self._poll is None or self._poll.done() or self._wire is None or self._wire.closed:
+            return None
+        if self._wire.has_read:
             return None
         self._poll = None
         return self._wire.lend()
