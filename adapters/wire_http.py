@@ -21,6 +21,7 @@ class Wire(asyncio.Protocol):
         self._expected: deque[asyncio.Future[Response]] = deque()
         self._last: asyncio.Future[Response] | None = None
         self._skipped = 0
+        self.has_skipped = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -69,7 +70,7 @@ class Wire(asyncio.Protocol):
         skipped: the status of one that may have come before them, and that nobody waits for.
         """
         self._data += data
-        self._skipped = skipped
+        self._skipped, self.has_skipped = skipped, False
         expected = [self._expect() for _ in range(responses)]
         if self.closed:
             self._fail(ConnectionResetError("it was closed meanwhile"))
@@ -106,6 +107,7 @@ class Wire(asyncio.Protocol):
                 if response.status < 200:  # 100 Continue, say: the response is still to come
                     continue
                 skips, self._skipped = response.status == self._skipped, 0
+                self.has_skipped |= skips
                 if skips and response.keeps_alive:
                     continue
                 if skips:

@@ -82,7 +82,7 @@ class Lent:
     async def _rest(self) -> None:
         answer = None
         if self._handed is None:
-            self._line.regain_from_dead(taken=self._taken)
+            await self._line.regain_from_dead(taken=self._taken)
             if self._taken and self._calling is None:  # it was answered on another connection
                 self._line.close()
         else:

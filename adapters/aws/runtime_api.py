@@ -35,6 +35,7 @@ from zerowake.adapters.wire_http import Wire
 from zerowake.snapshot.errors import ZerowakeError
 
 ACCEPTED = 202  # of an answer
+SAID_S = 0.05  # until the API has said something to an answer that it has
 RETRIES_S = (0.0, 0.05, 0.2, 1.0)  # pauses before a request is sent again on a new connection
 
 
@@ -118,15 +119,18 @@ class Line:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
 
-    def regain_from_dead(self, *, taken: bool) -> None:
+    async def regain_from_dead(self, *, taken: bool) -> None:
         """After ``lend``, of a process that has ended: what it has read of an answer's is not known.
 
         taken: nor whether it has sent one, of a call that it had. A part of one is broken off here; to
-        all of one the API has said something by now, and a poll is on its way.
+        all of one the API soon says something, and a poll is on its way.
         """
-        assert self._wire is not None
-        (self._poll,) = self._wire.regain(b"", 1, ACCEPTED)
+        wire = self._wire
+        assert wire is not None
+        (self._poll,) = wire.regain(b"", 1, ACCEPTED)
         if taken and not self.brings:
+            await asyncio.sleep(SAID_S)
+        if taken and not (self.brings or wire.has_skipped):
             self.close()
 
     def forget(self, event: Event) -> None:

@@ -1,6 +1,7 @@
 """Slots in the hands of the function's own process: the whole of ``zerowake run`` on a scripted API."""
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -198,6 +199,24 @@ def test_an_idle_process_that_is_killed_loses_no_call(begin: Begin) -> None:
     container.until(lambda: lent(container) == 0)
     container.until(lambda: api(container).polling)
     assert container.call({"do": "ok"}) == Answer(200, {"did": "ok", "batch": 1})
+
+
+@pytest.mark.parametrize("slots", [1, 8])
+def test_whenever_a_process_is_killed_no_call_is_lost(begin: Begin, slots: int) -> None:
+    """Between any two of its lines, with calls of all sizes on their way."""
+    container, chance = begin("zoo.py:Batched", slots=slots), random.Random(slots)
+    ids: list[str] = []
+    ends = time.monotonic() + 5.0
+    kill_at = 0.0
+    while time.monotonic() < ends:
+        if len(container.caller.left()) < slots:
+            size = chance.choice([1, 1, 1, 3000, 200_000])
+            ids += container.caller.call([{"do": "x" * size}])
+        if time.monotonic() > kill_at and lent(container):
+            os.kill(instance(container), signal.SIGKILL)
+            kill_at = time.monotonic() + chance.uniform(0.05, 0.3)
+    statuses = {answer.status for answer in answered(container, ids)}
+    assert statuses <= {200, 502}  # of one that was killed twice
 
 
 def test_without_retry_a_death_is_the_answer(begin: Begin, tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -
             theirs.sendall(request + next_request(api.address))
             await api.until(lambda: not api.waiting)
             await asyncio.sleep(0.05)  # both have arrived
-        line.regain_from_dead(taken=False)
+        await line.regain_from_dead(taken=False)
         async with asyncio.timeout(5):
             event = await line.next()
         assert event.id == third
@@ -421,7 +421,7 @@ def test_what_a_dead_process_may_have_answered(sent: str) -> None:
                 await api.until(lambda: second in api.answers)
                 await api.until(lambda: "poll" not in sent or not api.waiting)
                 await asyncio.sleep(0.05)
-        line.regain_from_dead(taken=True)
+        await line.regain_from_dead(taken=True)
         assert line.polls == (sent not in ("nothing", "part of it"))
         async with asyncio.timeout(5):
             if line.polls:
