@@ -143,9 +143,9 @@ class Line:
             return
         if not self.brings:
             self.close()
-        elif poll.done() and poll.exception() is None:
-            if poll.result().headers.get("lambda-runtime-aws-request-id") == event.id:
-                self._poll = None
+        elif poll.done() and not poll.exception():
+            told = poll.result().headers
+            self._poll = None if told.get("lambda-runtime-aws-request-id") == event.id else poll
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""

@@ -19,9 +19,7 @@ def test_nothing_can_be_sent_behind_a_part_of_an_answer(monkeypatch: pytest.Monk
     monkeypatch.setattr(slots, "SEND_S", 0.05)
     theirs, platform = socket.socketpair()
     with theirs, platform:
-        slot = Slot(
-            1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t"
-        )
+        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
         platform.sendall(EVENT)
         call = slot.read()
         assert call is not None
@@ -39,9 +37,7 @@ def test_nothing_of_a_call_is_taken_before_it_is_told(end: int) -> None:
     """Or it would go lost with this process; what has not come whole is the gateway's."""
     theirs, platform = socket.socketpair()
     with theirs, platform:
-        slot = Slot(
-            1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t"
-        )
+        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
         platform.sendall(EVENT[:end])
         assert (slot.read() is not None) is (end == len(EVENT)) is not slot.over
         assert theirs.recv(1 << 16, socket.MSG_PEEK) == EVENT[:end] and not slot.data
