@@ -22,6 +22,7 @@ class Wire(asyncio.Protocol):
         self._expected: deque[asyncio.Future[Response]] = deque()
         self._last: asyncio.Future[Response] | None = None
         self._skipped = 0
+        self.has_skipped = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -38,6 +39,11 @@ class Wire(asyncio.Protocol):
         responses = self._expect(), self._expect()
         self.write(first + second)
         return responses
+
+    @property
+    def has_read(self) -> bool:
+        """Whether a part of a response has been read."""
+        return bool(self._data)
 
     def has_begun(self) -> bool:
         """Whether something of the last response is here, be it in the socket's buffer."""
@@ -57,13 +63,15 @@ class Wire(asyncio.Protocol):
         self._expected.clear()
         return self._transport.get_extra_info("socket").fileno(), data
 
-    def regain(self, data: bytes, responses: int, but: int = 0) -> "list[asyncio.Future[Response]]":
+    def regain(
+        self, data: bytes, responses: int, skipped: int = 0
+    ) -> "list[asyncio.Future[Response]]":
         """Read on, after ``data``: the responses that are still to come.
 
-        but: the status of one that may come before them, and says nothing to us.
+        skipped: the status of one that may have come before them, and that nobody waits for.
         """
         self._data += data
-        self._skipped = but
+        self._skipped, self.has_skipped = skipped, False
         expected = [self._expect() for _ in range(responses)]
         if self.closed:
             self._fail(ConnectionResetError("it was closed meanwhile"))
@@ -101,9 +109,13 @@ class Wire(asyncio.Protocol):
                 del self._data[:nbytes]
                 if response.status < 200:  # 100 Continue, say: the response is still to come
                     continue
-                skipped, self._skipped = self._skipped, 0
-                if response.status == skipped:
+                skips, self._skipped = response.status == self._skipped, 0
+                self.has_skipped |= skips
+                if skips and response.keeps_alive:
                     continue
+                if skips:
+                    self.close()
+                    return
                 if not self._expected or (self._data and len(self._expected) == 1):
                     raise ValueError("it says more than it was asked for")
                 future = self._expected.popleft()

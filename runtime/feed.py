@@ -47,6 +47,9 @@ class Slot(Sink, Protocol):
     def read(self) -> Invocation | None:
         """Take what has arrived; a call, once all of one is here. Raises nothing: then it is over."""
 
+    def was_told(self) -> None:
+        """The gateway has the call that was brought last."""
+
     def next(self) -> Invocation | None:
         """A call that is here already."""
 
@@ -127,6 +130,8 @@ class Feed:
         numbers = [slot.number for slot in brought]
         header = {"kind": "fed", "slots": numbers, "runs": [slot.number for slot in runs]}
         self._connection.send(header, *[slot.event for slot in brought])
+        for slot in brought:
+            slot.was_told()
 
     def answered(self, batch: Sequence[Invocation]) -> None:
         """A batch has been, or its calls are the gateway's to answer."""

@@ -115,10 +115,10 @@ def rehearse(kit: Kit, output: FunctionOutput) -> bool:
     return True
 
 
-def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
+def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> bool:
     """The whole life of an instance, from the fork to the end of its socket.
 
-    Errors on the way to ``ready`` go to the gateway as a ``failed`` frame; the process ends normally.
+    Errors on the way to ``ready`` go to the gateway as a ``failed`` frame. Returns whether it was ready.
     """
     output = FunctionOutput(spec.name, spec.log_format)
     output.install()
@@ -130,12 +130,13 @@ def main(connection: Connection, spec: InstanceSpec, kit: Kit | None) -> None:
     except BaseException as error:
         print_exception(error.__cause__ or error)  # the author's, where there is one
         connection.send({"kind": "failed", "problem": to_problem(error)})
-        return
+        return False
     report_ms["total"] = 1e3 * (time.perf_counter() - started)
     form = {"form": kit.form, "reason": kit.reason}
     connection.send({"kind": "ready", "report": report_ms, **form})
     assert kit.restored is not None
     Loop(connection, executor, kit.function, output, kit.restored.eager_calls).run()
+    return True
 
 
 def _start(
@@ -270,7 +271,8 @@ class Loop:
         assert self._feed is not None
         slots = [cast("Slot", call.sink) for call in calls]
         self._feed.tell(slots)
-        deadline_s = time.monotonic() + self._function.settings.timeout_s
+        now = time.monotonic()
+        deadline_s = now + self._function.settings.timeout_s
         works = [Work(call.id, call.body, deadline_s, call.origin) for call in calls]
         with self._spread(1), self._output.during(*[work.id for work in works]):
             answers, predict_ms = self._run(works)
@@ -285,7 +287,7 @@ class Loop:
                     call.finish(answer.result)
                 header = {"kind": "result", "call": -slot.number, "predict_ms": predict_ms}
                 if not slot.event:
-                    header["answered"] = True
+                    header |= {"answered": True, "queue_ms": 1e3 * (now - call.arrived_s)}
                     answer = Answer(problem=answer.problem)
                 frames.append(_result(header, answer))
             self._tell(frames)

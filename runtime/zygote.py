@@ -33,6 +33,7 @@ from zerowake.snapshot.restore import keep_tokenizers
 from zerowake.snapshot.store import open_snapshot
 
 BARE = "bare"  # a base that imports nothing for its functions
+FAILED = 3  # exit code of a child that could not be restored, and has said why
 ONCE = "once"  # a base that is not to be forked from
 
 
@@ -116,12 +117,12 @@ class Zygote:
             spec = InstanceSpec.from_json(request["spec"])
             if request["role"] == "zygote":
                 process.set_name(f"zw-z {spec.name}")
-                serve_function(connection, self._alive_fd, spec)
+                restored = serve_function(connection, self._alive_fd, spec)
             else:
                 process.set_name(f"zw-i {spec.name}")
                 gc.enable()
-                instance.main(connection, spec, self._kit)
-            code = 0
+                restored = instance.main(connection, spec, self._kit)
+            code = 0 if restored else FAILED
         except BaseException:
             traceback.print_exc()
         finally:
@@ -130,8 +131,11 @@ class Zygote:
             os._exit(code)
 
 
-def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> None:
-    """The life of a function's zygote: restore, check that it may be forked, serve forks."""
+def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> bool:
+    """The life of a function's zygote: restore, check that it may be forked, serve forks.
+
+    Returns whether it could be restored.
+    """
     output = FunctionOutput(spec.name, spec.log_format)
     output.install()
     sockets_before = process.sockets()
@@ -145,16 +149,17 @@ def serve_function(control: Connection, alive_fd: int, spec: InstanceSpec) -> No
     except BaseException as error:
         print_exception(error.__cause__ or error)
         control.send({"kind": "failed", "problem": to_problem(error)})
-        return
+        return False
     if reason is not None:
         control.send({"kind": "unforkable", "reason": reason, "rehearsed": rehearsed})
-        return
+        return True
     # Objects that live now are shared with every fork: the collector must not touch their pages.
     gc.collect()
     gc.freeze()
     total_ms = 1e3 * (time.perf_counter() - started)
     control.send({"kind": "up", "report": {**kit.report_ms, "total": total_ms}})
     Zygote(control, alive_fd, kit).serve()
+    return True
 
 
 def main(arguments: list[str]) -> None:
@@ -211,7 +216,9 @@ def _keep_tokenizers(spec: InstanceSpec) -> None:
     if "tokenizers" not in sys.modules:
         return
     with contextlib.suppress(BaseException):  # a panic of the library's is no Exception
-        keep_tokenizers(open_snapshot(Path(spec.snapshot), checked=spec.digest))
+        snapshot = open_snapshot(Path(spec.snapshot), checked=spec.digest)
+        if snapshot.digest == spec.digest:  # what lies there now has been restored
+            keep_tokenizers(snapshot)
 
 
 def _assert_device_untouched() -> None:

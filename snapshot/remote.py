@@ -144,6 +144,11 @@ def fetch(
     return path
 
 
+def _is_own(file: Path) -> bool:
+    """A file, and not a link to one that lies elsewhere."""
+    return file.is_file() and not file.is_symlink()
+
+
 def upload(
     path: Path,
     store: Store,
@@ -159,7 +164,7 @@ def upload(
     check_digests(snapshot, progress)
     heads = sorted(snapshot.path.glob(f"{forms.DIRECTORY}/[!.]*/{forms.FILE}"))
     files = [
-        *(f for head in heads for f in sorted(head.parent.rglob("*")) if f.is_file() and f != head),
+        *(f for head in heads for f in sorted(head.parent.rglob("*")) if _is_own(f) and f != head),
         *heads,
         *(snapshot.path / name for name in file_sizes(snapshot.manifest)),
         snapshot.path / MANIFEST_FILE,

@@ -149,8 +149,11 @@ def keep_tokenizers(snapshot: Snapshot) -> None:
     """Have forks of this process find the snapshot's tokenizers made (``tokenizer.keep``)."""
     for node in snapshot.skeleton.nodes:
         if node["t"] == "tokenizer":
-            text, *files = (read_file(snapshot, p) for p in (node["asset"], *node.get("files", [])))
-            tokenizer.keep(text, files)
+            paths = node["asset"], *node.get("files", [])
+            nbytes = sum(snapshot.manifest.files[path].nbytes for path in paths)
+            if nbytes <= tokenizer.MOST_KEPT_NBYTES:  # else not even read: forks wait meanwhile
+                text, *files = (read_file(snapshot, path) for path in paths)
+                tokenizer.keep(text, files)
 
 
 def wake_up(target: Any, name: str) -> None:

@@ -121,6 +121,10 @@ class FakeApi(FakeServer):
             self.answers[id_] = answer
         try:
             await self._body(reader, answer)
+        except EOFError:
+            if id_ and not answer.chunks:  # a part of an answer is none
+                self.answers.pop(id_, None)
+            raise
         finally:
             if fault == LOST:
                 writer.transport.abort()

@@ -50,6 +50,7 @@ class Lent:
         self._back: asyncio.Future[Handed | None] = asyncio.get_running_loop().create_future()
         self._event: Event | None = None  # the last that was taken
         self._taken = False  # and not answered by the process
+        self._polled = True  # with its last answer
         self._calling: Calling | None = None  # nor given up
         self._timer: asyncio.TimerHandle | None = None
         self._errors: set[asyncio.Task[None]] = set()  # on their way
@@ -72,9 +73,12 @@ class Lent:
 
     async def _end(self, handed: Handed | None) -> None:
         answer = None
-        if handed is None:
-            polled = not self._taken  # it has when it has answered
-            self._line.regain(b"", polled=polled, dead=True)
+        if handed is None and not self._taken and not self._polled:
+            self._line.close()  # nothing more comes on it
+        elif handed is None:
+            await self._line.regain_from_dead(taken=self._taken)
+            if self._taken and self._calling is None:  # it was answered on another connection
+                self._line.close()
         else:
             polled, unacknowledged, data = handed
             answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)
@@ -84,8 +88,22 @@ class Lent:
                 await self._line.taken(answer)
             except Refused as error:
                 self._log(error)
+                if error.http_status == 413 and self._event is not None:
+                    told = AnswerTooLarge(str(error))
+                    await self._invocations.fail(self._line, self._event, told)
         if self._calling is not None and self._event is not None:
-            await self._invocations.complete(self._line, self._event, self._calling)
+            await self._complete(self._event, self._calling)
+
+    async def _complete(self, event: Event, calling: Calling) -> None:
+        if not self._line.polls:
+            await self._invocations.complete(self._line, event, calling)
+            return
+        line = Line(self._line.host)  # the process has sent an answer, and a poll, before it ended
+        try:
+            await self._invocations.complete(line, event, calling)
+        finally:
+            line.close()
+        self._line.forget(event)
 
     # ---------------------------------------------------------------- a ``Lease``
 
@@ -102,9 +120,9 @@ class Lent:
         self._timer = asyncio.get_running_loop().call_later(left_s, self._at_deadline)
         return self._calling.call
 
-    def answered(self, call: Invocation, problem: dict[str, Any] | None) -> None:
+    def answered(self, call: Invocation, problem: dict[str, Any] | None, polled: bool) -> None:
         self._stop_timer()
-        self._taken = False
+        self._taken, self._polled = False, polled
         if self._calling is not None:
             self._calling.answered(problem)
             self._calling = None
@@ -147,6 +165,13 @@ class Lent:
         assert self._event is not None
         task = asyncio.create_task(self._invocations.fail(self._line, self._event, error))
         self._errors.add(task)
+        task.add_done_callback(self._told)
+
+    def _told(self, task: asyncio.Task[None]) -> None:
+        """One that could not be told is the end, as where the gateway answers."""
+        self._errors.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not self._back.done():
+            self._back.set_exception(error)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -38,7 +38,7 @@ class Event(NamedTuple):
         try:
             deadline_s = int(headers["lambda-runtime-deadline-ms"]) / 1e3
             return cls(headers["lambda-runtime-aws-request-id"], response.body, deadline_s, headers)
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"an invocation without {error}") from None
 
     @property

@@ -35,6 +35,7 @@ from zerowake.adapters.wire_http import Wire
 from zerowake.snapshot.errors import ZerowakeError
 
 ACCEPTED = 202  # of an answer
+SAID_S = 0.05  # until the API has said something to an answer that it has
 RETRIES_S = (0.0, 0.05, 0.2, 1.0)  # pauses before a request is sent again on a new connection
 
 
@@ -85,6 +86,11 @@ class Line:
         return self._wire is None or not self._wire.has_begun()
 
     @property
+    def polls(self) -> bool:
+        """Whether a poll is on its way, which an answer would come too late for."""
+        return self._poll is not None
+
+    @property
     def brings(self) -> bool:
         """Whether a poll that went with an answer has begun to bring an event."""
         return self._poll is not None and not self.idle
@@ -92,30 +98,57 @@ class Line:
     async def next(self) -> Event:
         """Wait for an invocation, for as long as it takes. Raises RuntimeApiError."""
         poll, self._poll = self._poll, None
-        response = await self._request(self._poll_request, poll)
-        return event_of(response)
+        return event_of(await self._request(self._poll_request, poll))
 
     def lend(self) -> tuple[int, bytes] | None:
-        """As ``Wire.lend``, with a poll on its way; None when there is none."""
+        """As ``Wire.lend``, with a poll on its way; None when there is none, or it brings something.
+
+        What is read here already of an event would go lost with the process that is lent the rest.
+        """
         if self._poll is None or self._poll.done() or self._wire is None or self._wire.closed:
+            return None
+        if self._wire.has_read:
             return None
         self._poll, self._lent = None, True
         return self._wire.lend()
 
-    def regain(
-        self, data: bytes, *, polled: bool, unacknowledged: bytes = b"", dead: bool = False
-    ) -> Answer | None:
-        """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any.
-
-        dead: the process has ended, and may not have read that its last answer was taken.
-        """
+    def regain(self, data: bytes, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
+        """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""
         assert self._wire is not None
         self._lent = False
-        responses = bool(unacknowledged) + polled
-        expected = self._wire.regain(data, responses, but=ACCEPTED if dead and polled else 0)
+        expected = self._wire.regain(data, bool(unacknowledged) + polled)
         if polled:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
+
+    async def regain_from_dead(self, *, taken: bool) -> None:
+        """After ``lend``, of a process that has ended: what it has read of an answer's is not known.
+
+        taken: nor whether it has sent one, of a call that it had. A part of one is broken off here; to
+        all of one the API soon says something, and a poll is on its way.
+        """
+        wire = self._wire
+        assert wire is not None
+        self._lent = False
+        (self._poll,) = wire.regain(b"", 1, ACCEPTED)
+        if taken and not self.brings:
+            await asyncio.sleep(SAID_S)
+        if taken and not (self.brings or wire.has_skipped):
+            self.close()
+
+    def forget(self, event: Event) -> None:
+        """After ``regain_from_dead`` of who had ``event``, once that is answered.
+
+        It may be what the connection has brought; if nothing has come, nothing is known of the connection.
+        """
+        poll = self._poll
+        if poll is None:
+            return
+        if not self.brings:
+            self.close()
+        elif poll.done() and not poll.exception():
+            told = poll.result().headers
+            self._poll = None if told.get("lambda-runtime-aws-request-id") == event.id else poll
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""
@@ -190,7 +223,7 @@ class Line:
         await self._request(get(self.host, "/2020-01-01/extension/event/next", headers))
 
     def close(self) -> None:
-        self._poll = None
+        self._poll, self._lent = None, False
         if self._wire is not None:
             self._wire.close()
             self._wire = None

@@ -4,6 +4,7 @@ Bare, for it is the way of every direct invocation: an answer and the poll for t
 write. What it cannot do, such as an event of AWS's services, it leaves to the gateway.
 """
 
+import contextlib
 import select
 import socket
 import time
@@ -50,6 +51,7 @@ class Slot:
         self._poll = next_request(address)
         self._given: Event | None = None
         self._quiet_nbytes = 0
+        self._untold = 0  # bytes of a call that are still in the connection
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)  # as it is for the gateway, whose it is too
 
@@ -57,8 +59,13 @@ class Slot:
         return self._socket.fileno()
 
     def read(self) -> Invocation | None:
+        """Nothing of a call is taken out of the connection before it is told, so nobody can lose it.
+
+        Of one that has not come whole nothing is: the gateway reads it.
+        """
+        looks = not self.data
         try:
-            data = self._socket.recv(READ_NBYTES)
+            data = self._socket.recv(READ_NBYTES, socket.MSG_PEEK if looks else 0)
         except BlockingIOError:
             return None
         except OSError:
@@ -67,7 +74,25 @@ class Slot:
             self.over = True
             return None
         self.data += data
-        return self.next()
+        call = self.next()
+        if looks:
+            if call is None:
+                self._untold = 0
+                self.over |= bool(self.data)
+            else:
+                self._untold = len(self.event)
+            self._drop(len(data) - len(self.data) - self._untold)
+            self.data.clear()
+        return call
+
+    def was_told(self) -> None:
+        self._drop(self._untold)
+        self._untold = 0
+
+    def _drop(self, nbytes: int) -> None:
+        if nbytes:
+            with contextlib.suppress(OSError):  # the next ``read`` finds it as well
+                self._socket.recv(nbytes)
 
     def next(self) -> Invocation | None:
         try:
@@ -138,7 +163,9 @@ class Slot:
         self.polled = self.polls_on
         try:
             self._send(request + self._poll if self.polls_on else request)
-        except OSError:
+        except OSError:  # the gateway sends it again: not behind a part of it
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
             self.over = True
 
     def _send(self, data: bytes) -> None:

@@ -183,6 +183,9 @@ class Calling:
 
     def answered(self, problem: dict[str, Any] | None) -> None:
         """The process that had it ``taken`` has told its caller; ``problem``: of an error."""
+        told_ms = self.call.timings_ms  # its frames may have waited, and been read in one go
+        began_s = self._caller.clock() - (told_ms["queue"] + told_ms["predict"]) / 1e3
+        self.call.arrived_s = min(self.call.arrived_s, began_s)
         self.sink.ended, self.problem = True, problem
         self.end()
 

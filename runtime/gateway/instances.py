@@ -14,6 +14,8 @@ from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.logs import invocation_fields
 from zerowake.runtime.wire import Frame
 
+RESTFUL_NBYTES = 16 << 10
+
 
 class State(StrEnum):
     STARTING = "starting"
@@ -97,7 +99,8 @@ class Instance:
             self.lent[slot].taken(event) for slot, event in zip(slots, frame.parts(), strict=True)
         ]
         self.waiting.update(zip((-slot for slot in slots), taken, strict=True))
-        if not self.batch:  # else somebody waits for what comes next
+        # Else somebody waits for what comes next: it may not fit into the socket's buffer.
+        if not self.batch and len(frame.body) <= RESTFUL_NBYTES:
             self.link.rest()
         if runs:
             if self.state is State.IDLE:

@@ -132,8 +132,8 @@ class Lease(Protocol):
         """
         ...
 
-    def answered(self, call: Invocation, problem: dict[str, Any] | None) -> None:
-        """It has; ``problem``: with an error."""
+    def answered(self, call: Invocation, problem: dict[str, Any] | None, polled: bool) -> None:
+        """It has, and sent a poll along if ``polled``; ``problem``: with an error."""
 
     def refused(self, status: int, said: str) -> None:
         """The platform does not take the last answer."""

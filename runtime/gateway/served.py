@@ -169,7 +169,8 @@ class Served:
         self._depths.close()
         instances = list(self._processes.instances)
         await self._processes.close()
-        for instance in instances:
+        for instance in instances:  # what they have taken since, with which they were killed
+            _fail([*instance.batch.values(), *instance.waiting.values()], ended)
             instance.lose()
 
     def describe(self) -> dict[str, Any]:
@@ -309,7 +310,8 @@ class Served:
                 problem = header.get("problem")
                 if "answered" in header:
                     call.done = True
-                    instance.lent[-header["call"]].answered(call, problem)
+                    call.timings_ms["queue"] = header["queue_ms"]
+                    instance.lent[-header["call"]].answered(call, problem, header["answered"])
                 elif problem:
                     call.fail(problem)
                 else:  # without a body where its items came before

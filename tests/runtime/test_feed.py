@@ -56,6 +56,8 @@ class Line:
     def fail(self, problem: dict[str, object]) -> None:
         self.finish()
 
+    def was_told(self) -> None: ...
+
     def close(self) -> None:
         self._socket.close()
 

@@ -89,3 +89,41 @@ def test_a_function_that_went_to_sleep_finds_its_tokenizer_made(tmp_path: Path) 
         made.path,
     )
     assert found.stdout.split() == ["0", "1"]
+
+
+def test_what_no_process_has_restored_is_not_made_in_the_base(tmp_path: Path) -> None:
+    """A stranger's snapshot whose code is refused: nobody knows what its tokenizer does to a process."""
+    made = freeze_source(
+        tmp_path,
+        """
+        from tokenizers import Tokenizer, models
+        self.pieces = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+        """,
+    )
+    found = run_python(
+        """
+        import os, socket, sys
+        import tokenizers
+        from zerowake.runtime.config import InstanceSpec
+        from zerowake.runtime import zygote
+        from zerowake.runtime.wire import Connection
+        from zerowake.snapshot import tokenizer
+        from zerowake.snapshot.manifest import digest_of
+        path, os.environ["ZEROWAKE_STATE"] = sys.argv[1:]
+        digest = digest_of(open(path + "/manifest.json", "rb").read())
+        _ours, theirs = map(Connection, socket.socketpair())
+        alive, _alive = os.pipe()
+        base = zygote.Zygote(theirs, alive)
+        for role in ("instance", "zygote"):
+            ours, child = socket.socketpair()
+            theirs.descriptors.append(child.detach())
+            spec = InstanceSpec("f", digest, path).to_json()
+            base._fork({"ticket": 1, "role": role, "spec": spec})
+            (pidfd,) = base._children
+            base._reap(pidfd)
+            print(Connection(ours).receive().header["problem"]["code"], len(tokenizer._kept))
+        """,
+        made.path,
+        tmp_path / "state",
+    )
+    assert found.stdout.split() == ["code_not_trusted", "0"] * 2

@@ -1,6 +1,7 @@
 """Slots in the hands of the function's own process: the whole of ``zerowake run`` on a scripted API."""
 
 import os
+import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +100,22 @@ def test_calls_go_past_the_gateway_and_are_counted_there(begin: Begin) -> None:
     assert api(container).refused == []
 
 
+def test_what_calls_have_taken_is_told_however_late_the_gateway_hears_of_it(begin: Begin) -> None:
+    container = begin("zoo.py:Wide")
+    answers = container.many([0.004] * 50)
+    assert {answer.status for answer in answers} == {200}
+    (id_,) = container.caller.call([_request("GET", "/metrics")])
+    lines = container.caller.answer(id_).value["body"].splitlines()
+    name = 'zerowake_{}{{function="wide"}}'
+    values = {line.split()[0]: float(line.split()[1]) for line in lines if line[0] != "#"}
+    total_s = values[name.format("invocation_seconds_sum")]
+    assert total_s >= values[name.format("predict_seconds_sum")] >= 0.2
+    counted = {
+        values[name.format(f"{what}_seconds_count")] for what in ("invocation", "predict", "queue")
+    }
+    assert len(counted) == 1
+
+
 def _request(method: str, path: str) -> dict[str, Any]:
     context = {"http": {"method": method, "path": path, "sourceIp": "192.0.2.1"}}
     return {"version": "2.0", "rawPath": path, "headers": {}, "requestContext": context}
@@ -184,6 +201,24 @@ def test_an_idle_process_that_is_killed_loses_no_call(begin: Begin) -> None:
     assert container.call({"do": "ok"}) == Answer(200, {"did": "ok", "batch": 1})
 
 
+@pytest.mark.parametrize("slots", [1, 8])
+def test_whenever_a_process_is_killed_no_call_is_lost(begin: Begin, slots: int) -> None:
+    """Between any two of its lines, with calls of all sizes on their way."""
+    container, chance = begin("zoo.py:Batched", slots=slots), random.Random(slots)
+    ids: list[str] = []
+    ends = time.monotonic() + 5.0
+    kill_at = 0.0
+    while time.monotonic() < ends:
+        if len(container.caller.left()) < slots:
+            size = chance.choice([1, 1, 1, 3000, 200_000])
+            ids += container.caller.call([{"do": "x" * size}])
+        if time.monotonic() > kill_at and lent(container):
+            os.kill(instance(container), signal.SIGKILL)
+            kill_at = time.monotonic() + chance.uniform(0.05, 0.3)
+    statuses = {answer.status for answer in answered(container, ids)}
+    assert statuses <= {200, 502}  # of one that was killed twice
+
+
 def test_without_retry_a_death_is_the_answer(begin: Begin, tmp_path: Path) -> None:
     container = begin("zoo.py:Once")
     log = tmp_path / "log"
@@ -257,6 +292,14 @@ def test_an_answer_that_is_not_taken(begin: Begin, status: int) -> None:
     container.until_said(f"answers {status}")
     if status == 413:
         assert container.caller.answer(id_).status == 502
+    assert container.call({"value": 2}) == Answer(200, {"echo": 2})
+
+
+def test_one_that_is_sent_again_and_is_too_large_then_is_told_too(begin: Begin) -> None:
+    container = begin("zoo.py:Echo")
+    fault(container, "response", RESET, 413)
+    answer = container.call({"value": 1})
+    assert answer.status == 502 and "413" in answer.error
     assert container.call({"value": 2}) == Answer(200, {"echo": 2})
 
 

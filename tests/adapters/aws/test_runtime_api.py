@@ -260,7 +260,7 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
             if together:
                 api.invoke(3)
                 await arrived(own, b"200 Whatever")
-        line.regain(b"", polled=True, dead=True)
+        await line.regain_from_dead(taken=False)
         if not together:
             asyncio.get_running_loop().call_later(0.05, api.invoke, 3)
         async with asyncio.timeout(api.patience_s):
@@ -407,3 +407,83 @@ async def poll(sent: bytes, piece: int) -> Event:
         line = Line(f"{host}:{port}")
         async with asyncio.timeout(30):
             return await line.next()
+
+
+# -------------------------------------------------------------------- lent lines
+
+
+def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -> None:
+    """Both are here: what the API says to the answer, and the next event behind it."""
+
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        api.invoke(1)
+        await line.respond(await line.next(), b"1", "application/json")
+        lent = line.lend()
+        assert lent is not None
+        with socket.socket(fileno=os.dup(lent[0])) as theirs:
+            second, third = api.invoke(2), api.invoke(3)
+            await api.until(lambda: second not in api.waiting)
+            event = Event(second, b"", 0.0, {})
+            request = response_request(api.address, event, b"2", "application/json")
+            await asyncio.sleep(0.05)
+            assert b"Aws-Request-Id: " in theirs.recv(1 << 16)
+            theirs.sendall(request + next_request(api.address))
+            await api.until(lambda: not api.waiting)
+            await asyncio.sleep(0.05)  # both have arrived
+        await line.regain_from_dead(taken=False)
+        async with asyncio.timeout(5):
+            event = await line.next()
+        assert event.id == third
+        await line.respond(event, b"3", "application/json")
+        assert (api.answers[second].body, api.answers[third].body) == (b"2", b"3")
+        assert (api.refused, api.connections) == ([], 1)
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "sent", ["unread", "nothing", "part of it", "all of it", "all of it, and a poll"]
+)
+def test_what_a_dead_process_may_have_answered(sent: str) -> None:
+    """Nothing of another answer comes into the middle of its own, and no event is lost."""
+
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        api.invoke(1)
+        await line.respond(await line.next(), b"1", "application/json")
+        lent = line.lend()
+        assert lent is not None
+        with socket.socket(fileno=os.dup(lent[0])) as theirs:
+            second, third = api.invoke(2), api.invoke(3)
+            await api.until(lambda: second not in api.waiting)
+            await asyncio.sleep(0.05)
+            looks = socket.MSG_PEEK if sent == "unread" else 0
+            assert b"Aws-Request-Id: " in theirs.recv(1 << 16, looks)
+            event = Event(second, b"", 0.0, {})
+            request = response_request(api.address, event, b'"its own"', "application/json")
+            if sent == "part of it":
+                theirs.sendall(request[:-4])
+                await asyncio.sleep(0.05)
+            elif sent.startswith("all"):
+                theirs.sendall(request + next_request(api.address) * ("poll" in sent))
+                await api.until(lambda: second in api.answers)
+                await api.until(lambda: "poll" not in sent or not api.waiting)
+                await asyncio.sleep(0.05)
+        await line.regain_from_dead(taken=True)
+        assert line.polls == (sent not in ("nothing", "part of it"))
+        async with asyncio.timeout(5):
+            if line.polls:
+                other = Line(api.address)
+                refused = pytest.raises(Refused) if "all" in sent else contextlib.nullcontext()
+                with refused:
+                    await other.respond(event, b'"another"', "application/json")
+                other.close()
+                line.forget(event)
+            else:
+                await line.respond(event, b'"another"', "application/json")
+            assert (await line.next()).id == third
+        own = sent.startswith("all")
+        assert api.answers[second].body == (b'"its own"' if own else b'"another"')
+
+    run(test)

@@ -1,0 +1,48 @@
+"""``zerowake.adapters.aws.slot``: what ends in the middle, on a connection that a test holds."""
+
+import os
+import socket
+
+import pytest
+
+from zerowake.adapters.aws import slot as slots
+from zerowake.adapters.aws.slot import Slot
+
+EVENT = (
+    b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nLambda-Runtime-Deadline-Ms: 99999999999999\r\n"
+    b"Lambda-Runtime-Aws-Request-Id: id-1\r\n\r\n1"
+)
+
+
+def test_nothing_can_be_sent_behind_a_part_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway, which has the connection too, sends it again on another one."""
+    monkeypatch.setattr(slots, "SEND_S", 0.05)
+    theirs, platform = socket.socketpair()
+    with theirs, platform:
+        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
+        platform.sendall(EVENT)
+        call = slot.read()
+        assert call is not None
+        slot.was_told()
+        call.finish(b"x" * (4 << 20))
+        assert slot.over and slot.unacknowledged and not slot.event
+        with pytest.raises(OSError):
+            theirs.send(b"POST")
+        assert theirs.recv(1) == b""
+        slot.close()
+
+
+@pytest.mark.parametrize("end", [len(EVENT), len(EVENT) - 1, 10])
+def test_nothing_of_a_call_is_taken_before_it_is_told(end: int) -> None:
+    """Or it would go lost with this process; what has not come whole is the gateway's."""
+    theirs, platform = socket.socketpair()
+    with theirs, platform:
+        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
+        platform.sendall(EVENT[:end])
+        assert (slot.read() is not None) is (end == len(EVENT)) is not slot.over
+        assert theirs.recv(1 << 16, socket.MSG_PEEK) == EVENT[:end] and not slot.data
+        if not slot.over:
+            slot.was_told()
+            with pytest.raises(BlockingIOError):
+                theirs.recv(1)
+        slot.close()
