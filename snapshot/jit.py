@@ -23,6 +23,7 @@ from zerowake.snapshot.listed import Listed
 # Imported where something is compiled by Inductor; it imports dynamo, together 1.5 s.
 INDUCTOR = "torch._inductor.compile_fx"
 COMPILER = "bin/g++"
+_PREFIX = "zerowake-jit-"
 _NAME = re.compile(r"(?!\.)[\w.+=-]{1,200}(/(?!\.)[\w.+=-]{1,200}){0,6}")  # as a form lists them
 _FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
 _FOREIGN = ("TORCHINDUCTOR_", "TORCHDYNAMO_", "TORCH_COMPILE_", "TRITON_")  # an instance has none
@@ -132,7 +133,12 @@ def _copied(files: Mapping[str, Listed], digest: str) -> Path:
 
 
 def _temporary() -> str:
-    return tempfile.mkdtemp(prefix="zerowake-jit-")
+    """A new folder of this process; those of processes that have ended go."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
 
 
 def _copy(files: Mapping[str, Listed], folder: Path) -> None:

@@ -23,6 +23,7 @@ from zerowake.adapters.http1 import Response, parse
 from zerowake.runtime.invocation import Invocation
 
 READ_NBYTES = 1 << 18
+WAIT_NBYTES = 1 << 15  # of a call that is not complete
 SEND_S = 30.0  # for the API to take in an answer
 
 
@@ -50,7 +51,8 @@ class Slot:
         self._content_type = content_type
         self._poll = next_request(address)
         self._given: Event | None = None
-        self._quiet_nbytes = 0
+        self._quiet_nbytes = 0  # what the API says to an answer
+        self._silent_nbytes = 0  # as ``_wake_after``
         self._untold = 0  # bytes of a call that are still in the connection
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)  # as it is for the gateway, whose it is too
@@ -61,7 +63,7 @@ class Slot:
     def read(self) -> Invocation | None:
         """Nothing of a call is taken out of the connection before it is told, so nobody can lose it.
 
-        Of one that has not come whole nothing is: the gateway reads it.
+        One that is too large to wait there until it is whole is the gateway's.
         """
         looks = not self.data
         try:
@@ -76,12 +78,10 @@ class Slot:
         self.data += data
         call = self.next()
         if looks:
-            if call is None:
-                self._untold = 0
-                self.over |= bool(self.data)
-            else:
-                self._untold = len(self.event)
+            self._untold = len(self.event)
             self._drop(len(data) - len(self.data) - self._untold)
+            self.over |= len(self.data) > WAIT_NBYTES  # a receive buffer may hold no more
+            self._wake_after(len(self.data) or self._quiet_nbytes)  # its beginning is no news
             self.data.clear()
         return call
 
@@ -104,9 +104,8 @@ class Slot:
                 if response.status < 200:
                     continue
                 self.unacknowledged = b""
-                if response.status == 202 and nbytes != self._quiet_nbytes:
+                if response.status == 202:
                     self._quiet_nbytes = nbytes
-                    self._wake_after(nbytes)
                 self.over = not (self.polls_on and response.keeps_alive)
                 if response.status >= 300:
                     self.refused = {"status": response.status, "said": said(response)}
@@ -148,11 +147,14 @@ class Slot:
         self._socket.close()
 
     def _wake_after(self, nbytes: int) -> None:
-        """Be readable once there is more than ``nbytes``, of what the API says to each answer.
+        """Be readable once there is more than ``nbytes``.
 
-        The next event comes after it, and being woken for both takes as long as what is done about it.
+        Of what the API says to an answer, say: the next event comes after it, and being woken for both
+        takes as long as what is done about it.
         """
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes + 1)
+        if nbytes != self._silent_nbytes:
+            self._silent_nbytes = nbytes
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes + 1)
 
     def _answer(self, request: bytes) -> None:
         assert self._given is not None

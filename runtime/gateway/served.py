@@ -363,7 +363,14 @@ class Served:
             )
         may_repeat = self._settings.retry or not instance.begun
         again = []
-        for call in [call for call in instance.batch.values() if not call.done]:
+        # What it was given while it ran calls that it had taken itself has not been begun with.
+        takes_itself = any(place < 0 for place in instance.batch)
+        for place, call in instance.batch.items():
+            if call.done:
+                continue
+            if takes_itself and place >= 0:
+                again.append(call)
+                continue
             call.attempts += 1
             last = instance.batch_size == 1 if instance.timed_out else call.attempts > 1
             if may_repeat and not last and not call.started:
