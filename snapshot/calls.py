@@ -40,6 +40,10 @@ class Calls:
         """
         if self.other_use is not None:
             raise CannotCompile(f"predict {self.other_use}; a compiled module is only called")
+        if (
+            type(self.module).__name__ == "OptimizedModule"
+        ):  # torch's, by name: importing it takes 1 s
+            raise CannotCompile(f"self.{self.path} is compiled by the function itself")
         if not self.seen:
             raise CannotCompile(f"self.{self.path} is not called on the probe")
         given = [dict(self._named(call)) for call in self.seen]

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.util import find_spec
@@ -398,7 +399,7 @@ def test_a_direct_call_needs_few_modules(frozen: Callable[[str], Path], tmp_path
         imported = {line.split("|")[-1].strip() for line in lines if line.count("|") == 2}
         assert "zerowake.adapters.aws.runtime_api" in imported
         spared = """
-            uvloop jsonschema_rs prometheus_client email decimal datetime random shutil tempfile numpy torch
+            _ssl uvloop jsonschema_rs prometheus_client email decimal datetime random shutil tempfile numpy torch
             zerowake.adapters.aws.events zerowake.adapters.aws.http zerowake.adapters.objects
             zerowake.runtime.gateway.app zerowake.runtime.nodes zerowake.snapshot.comparison
             zerowake.snapshot.form
@@ -407,6 +408,21 @@ def test_a_direct_call_needs_few_modules(frozen: Callable[[str], Path], tmp_path
         assert all(map(find_spec, spared.split()))  # each name is still that of a module
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("target", "api", "has_tls"),
+    [("here", "127.0.0.1:9", False), ("gs://b/s", "127.0.0.1:9", True), ("here", "", True)],
+)
+def test_asyncio_is_without_tls_where_nothing_needs_it(
+    target: str, api: str, has_tls: bool
+) -> None:
+    """And only asyncio."""
+    code = "import zerowake.adapters.aws, asyncio.sslproto as a, ssl; print(a.ssl is ssl)"
+    env = {**os.environ, **({adapter.ADDRESS: api} if api else {})}
+    command = [sys.executable, "-c", code, target]
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == str(has_tls)
 
 
 def test_nothing_heavy_is_imported(frozen: Callable[[str], Path], tmp_path: Path) -> None:
