@@ -34,15 +34,31 @@ def test_nothing_can_be_sent_behind_a_part_of_an_answer(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("end", [len(EVENT), len(EVENT) - 1, 10])
 def test_nothing_of_a_call_is_taken_before_it_is_told(end: int) -> None:
-    """Or it would go lost with this process; what has not come whole is the gateway's."""
+    """Or it would go lost with this process; what has not come whole waits there for the rest."""
     theirs, platform = socket.socketpair()
     with theirs, platform:
         slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
         platform.sendall(EVENT[:end])
-        assert (slot.read() is not None) is (end == len(EVENT)) is not slot.over
+        call = slot.read()
+        assert (call is not None) is (end == len(EVENT)) and not slot.over
         assert theirs.recv(1 << 16, socket.MSG_PEEK) == EVENT[:end] and not slot.data
-        if not slot.over:
-            slot.was_told()
-            with pytest.raises(BlockingIOError):
-                theirs.recv(1)
+        if call is None:
+            platform.sendall(EVENT[end:])
+            call = slot.read()
+        assert call is not None and call.body == b"1"
+        assert theirs.recv(1 << 16, socket.MSG_PEEK) == EVENT
+        slot.was_told()
+        with pytest.raises(BlockingIOError):
+            theirs.recv(1)
+        slot.close()
+
+
+def test_what_is_too_large_to_wait_there_is_the_gateways() -> None:
+    theirs, platform = socket.socketpair()
+    with theirs, platform:
+        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
+        part = EVENT.replace(b"Length: 1", b"Length: 99999") + b"1" * slots.WAIT_NBYTES
+        platform.sendall(part)
+        assert slot.read() is None and slot.over and slot.polled
+        assert theirs.recv(1 << 18, socket.MSG_PEEK) == part and not slot.data
         slot.close()
