@@ -6,6 +6,7 @@ callers wait, and what serves them is imported beside the base.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import time
@@ -58,6 +59,8 @@ async def _serve(
     pool = Pool(config, bases, metrics)
     while opened:
         pool.serve(opened.pop(0))  # its tables are of no use any more
+    gc.freeze()
+    gc.enable()  # the command begins without
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
