@@ -241,11 +241,7 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
     """It has answered and polled, and may have read that its answer was taken."""
 
     async def test(api: FakeApi, line: Line) -> None:
-        line.polls_on = True
-        api.invoke(1)
-        await line.respond(await line.next(), b"1", "application/json")
-        given = line.lend()
-        assert given is not None
+        given = await lent_after_one(api, line)
         loop = asyncio.get_running_loop()
         with socket.socket(fileno=os.dup(given[0])) as own:
             id_ = api.invoke(2)
@@ -270,6 +266,16 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
         assert api.connections == 1
 
     run(test)
+
+
+async def lent_after_one(api: FakeApi, line: Line) -> tuple[int, bytes]:
+    """The line, lent with a poll on its way that went along with an answer."""
+    line.polls_on = True
+    api.invoke(1)
+    await line.respond(await line.next(), b"1", "application/json")
+    given = line.lend()
+    assert given is not None
+    return given
 
 
 async def arrived(own: socket.socket, what: bytes) -> None:
@@ -416,11 +422,7 @@ def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -
     """Both are here: what the API says to the answer, and the next event behind it."""
 
     async def test(api: FakeApi, line: Line) -> None:
-        line.polls_on = True
-        api.invoke(1)
-        await line.respond(await line.next(), b"1", "application/json")
-        lent = line.lend()
-        assert lent is not None
+        lent = await lent_after_one(api, line)
         with socket.socket(fileno=os.dup(lent[0])) as theirs:
             second, third = api.invoke(2), api.invoke(3)
             await api.until(lambda: second not in api.waiting)
@@ -449,11 +451,7 @@ def test_what_a_dead_process_may_have_answered(sent: str) -> None:
     """Nothing of another answer comes into the middle of its own, and no event is lost."""
 
     async def test(api: FakeApi, line: Line) -> None:
-        line.polls_on = True
-        api.invoke(1)
-        await line.respond(await line.next(), b"1", "application/json")
-        lent = line.lend()
-        assert lent is not None
+        lent = await lent_after_one(api, line)
         with socket.socket(fileno=os.dup(lent[0])) as theirs:
             second, third = api.invoke(2), api.invoke(3)
             await api.until(lambda: second not in api.waiting)
