@@ -17,6 +17,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def children(gateway: Gateway) -> list[int]:
+    """What it has started itself: at cold only its base zygote."""
+    pid = gateway.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 @pytest.fixture(scope="module")
 def add(frozen: Callable[[str], Path], launch: Callable[..., Gateway]) -> Gateway:
     return launch(frozen("zoo.py:Add"), "--depth", "cold", "--idle-s", "3600")
@@ -62,7 +68,13 @@ def test_calls_during_a_restore_are_its_first_batch(
     frozen: Callable[[str], Path], launch: Callable[..., Gateway]
 ) -> None:
     gateway = launch(frozen("zoo.py:Batched"), "--depth", "cold")
-    calls = [gateway.start_call("batched", {"do": str(i)}) for i in range(4)]
+    (base,) = children(gateway)
+    os.kill(base, signal.SIGSTOP)  # until all of them are there
+    try:
+        calls = [gateway.start_call("batched", {"do": str(i)}) for i in range(4)]
+        gateway.until(lambda: gateway.function("batched")["queued"] == 4)
+    finally:
+        os.kill(base, signal.SIGCONT)
     replies = [call.result() for call in calls]
     assert [reply.status for reply in replies] == [200] * 4
     assert max(reply.json()["batch"] for reply in replies) > 1
@@ -96,8 +108,7 @@ def test_a_lost_base_is_started_again(
     frozen: Callable[[str], Path], launch: Callable[..., Gateway]
 ) -> None:
     gateway = launch(frozen("zoo.py:Add"), "--depth", "cold")
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
-    (base,) = map(int, children.read_text().split())
+    (base,) = children(gateway)
     os.kill(base, signal.SIGKILL)
     assert gateway.call("add", {"a": 1}).json() == 1006
 
@@ -108,8 +119,7 @@ def test_nothing_survives_a_killed_gateway(
     gateway = launch(frozen("zoo.py:Batched"), "--depth", "prewarmed")
     hung = gateway.start_call("batched", {"do": "hang"})
     gateway.until(lambda: gateway.function("batched")["state"] == "busy")
-    children = Path(f"/proc/{gateway.process.pid}/task/{gateway.process.pid}/children")
-    pids = [*map(int, children.read_text().split()), *gateway.pids("batched").values()]
+    pids = [*children(gateway), *gateway.pids("batched").values()]
     assert len(pids) >= 3
     gateway.process.kill()
     gateway.until(lambda: not any(alive(pid) for pid in pids))
