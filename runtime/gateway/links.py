@@ -297,6 +297,10 @@ class InstanceLink(asyncio.Protocol):
             self._handle()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:  # a write has found it gone: what it had said before is still to be read
+            with contextlib.suppress(OSError):
+                while data := self._socket.recv(READ_NBYTES):
+                    self.data_received(data)
         self._lost = True
         if self._handling is None:
             self._end()

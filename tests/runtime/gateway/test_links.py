@@ -87,6 +87,19 @@ async def test_an_instance_that_ends_while_nobody_reads_is_heard_out(world: Worl
     assert [frame.kind for frame in seen] == ["a", "b"]
 
 
+async def test_an_instance_that_has_ended_when_something_is_sent_is_heard_out(world: World) -> None:
+    link, instance, seen = linked(world)
+    instance.send({"kind": "a"})
+    await world.quiet()
+    link.rest()
+    instance.send({"kind": "b"})
+    instance.close()
+    link.send({"kind": "hook"})
+    await instance.die()
+    await link.drained(1.0)
+    assert [frame.kind for frame in seen] == ["a", "b"]
+
+
 async def test_a_frame_that_arrives_byte_by_byte_is_one_frame(world: World) -> None:
     _link, instance, seen = linked(world)
     for byte in encode({"kind": "result", "call": 0}, b"\x00body"):
