@@ -7,10 +7,15 @@ anything of its response has arrived. Knows no platform, no retries and no time 
 import asyncio
 import select
 import socket
+import struct
 from collections import deque
 from typing import cast
 
 from zerowake.adapters.http1 import Response, parse
+
+TCP_INFO_NBYTES = 216  # of Linux's struct tcp_info, up to what is read of it
+NOT_SENT = struct.Struct("<144xI")  # tcpi_notsent_bytes
+SENT = struct.Struct("<200xQQ")  # tcpi_bytes_sent, tcpi_bytes_retrans
 
 
 class Wire(asyncio.Protocol):
@@ -22,7 +27,6 @@ class Wire(asyncio.Protocol):
         self._expected: deque[asyncio.Future[Response]] = deque()
         self._last: asyncio.Future[Response] | None = None
         self._skipped = 0
-        self.has_skipped = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -55,23 +59,30 @@ class Wire(asyncio.Protocol):
         arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(arrived.poll(0))
 
-    def lend(self) -> tuple[int, bytes]:
-        """Let another process read on: the descriptor, and what has arrived. ``regain`` ends it."""
+    def written_nbytes(self) -> int | None:
+        """How much has ever been written to it, whoever did; None where the kernel does not tell."""
+        if self.closed:
+            return None
+        told = self._transport.get_extra_info("socket").getsockopt(
+            socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_NBYTES
+        )
+        if len(told) < TCP_INFO_NBYTES:
+            return None
+        (waiting,), (sent, again) = NOT_SENT.unpack_from(told), SENT.unpack_from(told)
+        return int(sent - again + waiting) or None  # some sandboxes tell zeros only
+
+    def lend(self) -> int:
+        """Let another process read on: the descriptor. ``regain`` ends it."""
         self._transport.pause_reading()
-        data = bytes(self._data)
-        self._data.clear()
         self._expected.clear()
-        return self._transport.get_extra_info("socket").fileno(), data
+        return int(self._transport.get_extra_info("socket").fileno())
 
-    def regain(
-        self, data: bytes, responses: int, skipped: int = 0
-    ) -> "list[asyncio.Future[Response]]":
-        """Read on, after ``data``: the responses that are still to come.
+    def regain(self, responses: int, skipped: int = 0) -> "list[asyncio.Future[Response]]":
+        """Read on: the responses that are still to come.
 
-        skipped: the status of one that may have come before them, and that nobody waits for.
+        skipped: the status of one that may come before them, and that nobody waits for.
         """
-        self._data += data
-        self._skipped, self.has_skipped = skipped, False
+        self._skipped = skipped
         expected = [self._expect() for _ in range(responses)]
         if self.closed:
             self._fail(ConnectionResetError("it was closed meanwhile"))
@@ -79,7 +90,6 @@ class Wire(asyncio.Protocol):
             borrowed = self._transport.get_extra_info("socket")
             borrowed.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)  # whatever was made of it
             self._transport.resume_reading()
-            self._read()
         return expected
 
     def write(self, data: bytes) -> None:
@@ -110,7 +120,6 @@ class Wire(asyncio.Protocol):
                 if response.status < 200:  # 100 Continue, say: the response is still to come
                     continue
                 skips, self._skipped = response.status == self._skipped, 0
-                self.has_skipped |= skips
                 if skips and response.keeps_alive:
                     continue
                 if skips:

@@ -23,35 +23,35 @@ from zerowake.runtime.wire import Connection
 class Slot(Sink, Protocol):
     """One connection to a platform: it brings a call, as whose sink it takes the answer, then the next.
 
-    An adapter's class, made in the instance with ``number``, the descriptor, what had arrived before,
-    and what the adapter tells beside it. A poll is on its way then.
+    An adapter's class, made in the instance with ``number``, the descriptor, and what the adapter tells
+    beside it. A poll is on its way then.
 
     number: what the gateway calls it. polls_on: ask for the next call with each answer. polled: a poll
     is on its way. event: the call that it has brought, as it came, until it is answered; b"" before
-    and after. unacknowledged: an answer that was sent, and may have to be sent again. data: what has
-    arrived and is not read yet. refused: what the platform says of an answer that it has not taken,
-    until it is told. over: it is to be given back.
+    and after. sent_nbytes: all that it has written. unacknowledged: an answer that was sent, and may
+    have to be sent again. refused: what the platform says of an answer that it has not taken, until it
+    is told. over: it is to be given back.
     """
 
     number: int
     polls_on: bool
     polled: bool
     event: bytes
+    sent_nbytes: int
     unacknowledged: bytes
-    data: bytearray
     refused: dict[str, Any] | None
     over: bool
 
     def fileno(self) -> int: ...
 
     def read(self) -> Invocation | None:
-        """Take what has arrived; a call, once all of one is here. Raises nothing: then it is over."""
+        """Look at what has arrived; a call, once all of one is here. Raises nothing: then it is over.
+
+        What is no more than looked at stays in the connection, for the gateway should this process end.
+        """
 
     def was_told(self) -> None:
         """The gateway has the call that was brought last."""
-
-    def next(self) -> Invocation | None:
-        """A call that is here already."""
 
     def close(self) -> None:
         """Of the descriptor only: the connection is the gateway's."""
@@ -74,18 +74,12 @@ class Feed:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def lend(
-        self, number: int, descriptor: int, by: str, told: dict[str, Any], data: bytes
-    ) -> None:
+    def lend(self, number: int, descriptor: int, by: str, told: dict[str, Any]) -> None:
         """Read one more. by: ``module:Class`` of a ``Slot``, made with ``told``."""
         module, _, name = by.partition(":")
-        slot: Slot = getattr(importlib.import_module(module), name)(
-            number, descriptor, data, **told
-        )
+        slot: Slot = getattr(importlib.import_module(module), name)(number, descriptor, **told)
         self._slots[descriptor] = slot
         self._ready.register(slot, select.POLLIN)
-        self._take(slot, slot.next())
-        self.tell()
 
     def recall(self) -> None:
         """Give back all of them: at once what waits for a call, the others once they have answered."""
@@ -127,8 +121,12 @@ class Feed:
         if not self._untold and not runs:
             return
         brought, self._untold = self._untold, []
-        numbers = [slot.number for slot in brought]
-        header = {"kind": "fed", "slots": numbers, "runs": [slot.number for slot in runs]}
+        header = {
+            "kind": "fed",
+            "slots": [slot.number for slot in brought],
+            "sent": [slot.sent_nbytes for slot in brought],
+            "runs": [slot.number for slot in runs],
+        }
         self._connection.send(header, *[slot.event for slot in brought])
         for slot in brought:
             slot.was_told()
@@ -157,4 +155,4 @@ class Feed:
                 del self._slots[descriptor]
                 slot.close()
                 header = {"kind": "handed", "slot": slot.number, "polled": slot.polled}
-                self._connection.send(header, slot.unacknowledged, bytes(slot.data))
+                self._connection.send(header, slot.unacknowledged)

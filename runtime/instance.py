@@ -234,8 +234,8 @@ class Loop:
         told = frame.header
         if self._feed is None:
             self._feed = Feed(self._connection, self._function.settings.batch_rule())
-        descriptor, (data,) = self._connection.descriptors.pop(0), frame.parts()
-        self._feed.lend(told["slot"], descriptor, told["by"], told["with"], data)
+        descriptor = self._connection.descriptors.pop(0)
+        self._feed.lend(told["slot"], descriptor, told["by"], told["with"])
 
     def _batch(self, frame: Frame) -> None:
         now = time.monotonic()

@@ -9,14 +9,14 @@ batch, times are milliseconds where they do not say otherwise. This file only ca
 gateway -> instance     ``batch`` {calls: [{id, timeout_s; origin or head}], busy, sizes}: busy is how many
                         instances of the function compute now; ``cancel`` {call}, ``stop``, ``hook`` {moment}
                         (what the author wants done before a snapshot or after a restore); ``lend``
-                        {slot, by, with, sizes} (a platform's connection, which comes with it as a
+                        {slot, by, with} (a platform's connection, which comes with it as a
                         descriptor: see ``runtime.feed``), ``recall`` (of all that was lent)
 instance -> gateway     ``ready`` {report, form, reason}, ``failed`` {problem}, ``began`` (predict runs from now
                         on; only of a function with retry=False), ``item`` {call, sizes} (one chunk of a
                         stream), ``result`` {call, predict_ms; problem, or else sizes, not after items; head,
                         of a reply}, ``again`` (predict runs anew on a part of the batch), ``settled``
-                        {eager_calls, if any}, ``hooked`` {problem, if it failed}; ``fed`` {slots, runs,
-                        sizes} (calls that slots have brought, and those of slots which run from now on:
+                        {eager_calls, if any}, ``hooked`` {problem, if it failed}; ``fed`` {slots,
+                        sent, runs, sizes} (calls that slots have brought, and those of slots which run from now on:
                         their place is -slot, and their ``result`` says ``answered``, and ``queue_ms``, where
                         the platform was), ``refused`` {slot, status, said}, ``handed`` {slot, polled, sizes}
 gateway -> base         ``import`` {modules}, once, before anything else

@@ -1,10 +1,11 @@
 """Freezing small functions in tests: source text in, snapshot and restored object out."""
 
+import contextlib
 import importlib
 import json
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ def freeze_source(folder: Path, source: str, **options: Any) -> Made:
     return Made(path, originals[0], bring_back(open_snapshot(path)), notes)
 
 
-def forget(*modules: str) -> None:
-    for name in modules:
-        sys.modules.pop(name, None)
+@contextlib.contextmanager
+def own_imports() -> Iterator[None]:
+    """What is imported inside is forgotten afterwards, and what was before is not found inside."""
+    names = ("app", "helper", "pack", "space")
+    before, path = list(sys.meta_path), list(sys.path)
+
+    def forget() -> None:
+        for name in list(sys.modules):
+            if name.partition(".")[0] in names:
+                del sys.modules[name]
+
+    forget()
+    yield
+    sys.meta_path[:] = before
+    sys.path[:] = path
+    forget()

@@ -19,9 +19,10 @@ from zerowake.runtime.invocation import Invocation
 
 log = logging.getLogger("zerowake.adapters")
 
-Handed = tuple[bool, bytes, bytes]  # as ``Lease.handed`` tells it
+Handed = tuple[bool, bytes]  # as ``Lease.handed`` tells it
 
 LATE_S = 0.02  # for an answer of the process that has just been in time
+SAID_S = 1.0  # for the API to say something to an answer that it has
 
 
 class Lent:
@@ -33,11 +34,10 @@ class Lent:
         self,
         line: Line,
         descriptor: int,
-        data: bytes,
         invocations: Invocations,
         took: Callable[[float], None],
     ) -> None:
-        self.descriptor, self.data = descriptor, data
+        self.descriptor = descriptor
         content_type = invocations.content_type
         self.told = {
             "address": line.host,
@@ -49,8 +49,10 @@ class Lent:
         self._took = took
         self._back: asyncio.Future[Handed | None] = asyncio.get_running_loop().create_future()
         self._event: Event | None = None  # the last that was taken
-        self._taken = False  # and not answered by the process
+        self._sent_nbytes = 0  # before it
+        self._taken = False  # and not answered by the process, as far as that has said so
         self._polled = True  # with its last answer
+        self._recalled = False
         self._calling: Calling | None = None  # nor given up
         self._timer: asyncio.TimerHandle | None = None
         self._errors: set[asyncio.Task[None]] = set()  # on their way
@@ -63,55 +65,62 @@ class Lent:
 
         It polls then as it did before. Raises RuntimeApiError.
         """
-        if (given := line.lend()) is None:
+        if (descriptor := line.lend()) is None:
             return
-        lent = cls(line, *given, invocations, took)
+        lent = cls(line, descriptor, invocations, took)
         if invocations.caller.functions.lend(invocations.name, lent):
             await lent._end(await lent._back)
         else:
-            line.regain(lent.data, polled=True)
+            line.regain(polled=True)
 
     async def _end(self, handed: Handed | None) -> None:
-        answer = None
-        if handed is None and not self._taken and not self._polled:
-            self._line.close()  # nothing more comes on it
-        elif handed is None:
-            await self._line.regain_from_dead(taken=self._taken)
-            if self._taken and self._calling is None:  # it was answered on another connection
-                self._line.close()
-        else:
-            polled, unacknowledged, data = handed
-            answer = self._line.regain(data, polled=polled, unacknowledged=unacknowledged)
         await asyncio.gather(*self._errors)
-        if answer is not None:
-            try:
-                await self._line.taken(answer)
-            except Refused as error:
-                self._log(error)
-                if error.http_status == 413 and self._event is not None:
-                    told = AnswerTooLarge(str(error))
-                    await self._invocations.fail(self._line, self._event, told)
-        if self._calling is not None and self._event is not None:
-            await self._complete(self._event, self._calling)
-
-    async def _complete(self, event: Event, calling: Calling) -> None:
-        if not self._line.polls:
-            await self._invocations.complete(self._line, event, calling)
-            return
-        line = Line(self._line.host)  # the process has sent an answer, and a poll, before it ended
         try:
-            await self._invocations.complete(line, event, calling)
-        finally:
-            line.close()
-        self._line.forget(event)
+            if handed is not None:
+                await self._regain(*handed)
+            else:
+                await self._regain_from_dead()
+        except Refused as error:
+            self._log(error)
+            self._stop_calling(error)
+            if error.http_status == 413 and self._event is not None:
+                told = AnswerTooLarge(str(error))
+                await self._invocations.fail(self._line, self._event, told)
+        if self._calling is not None and self._event is not None:
+            await self._invocations.complete(self._line, self._event, self._calling)
+
+    async def _regain(self, polled: bool, unacknowledged: bytes) -> None:
+        """Raises Refused."""
+        answer = self._line.regain(polled=polled, unacknowledged=unacknowledged)
+        if answer is not None:
+            await self._line.taken(answer)
+
+    async def _regain_from_dead(self) -> None:
+        """What the process did last it may not have told, but the connection shows it. Raises Refused."""
+        line = self._line
+        if not self._taken and self._polled:
+            line.regain_poll()
+        elif self._taken and self._event is not None and line.has_written(self._sent_nbytes):
+            limit_s = min(SAID_S, self._invocations.left_s(self._event))
+            if await line.regain_answer(limit_s, polled=not self._recalled):
+                self._stop_calling()
+        else:
+            line.close()  # nothing was asked for on it, and what is still in it was told
+
+    def _stop_calling(self, error: Exception | None = None) -> None:
+        """Nobody waits for it any more, and it is counted."""
+        if self._calling is not None:
+            calling, self._calling = self._calling, None
+            calling.end(error)
 
     # ---------------------------------------------------------------- a ``Lease``
 
-    def taken(self, event: bytes) -> Invocation:
+    def taken(self, event: bytes, sent_nbytes: int) -> Invocation:
         found = parse(bytearray(event), True)
         if found is None:
             raise ValueError("no response")
         self._event = told = Event.of(found[0])
+        self._sent_nbytes = sent_nbytes
         caller, name = self._invocations.caller, self._invocations.name
         self._calling = caller.calling(name, told.id, told.origin)
         self._calling.taken(told.body)
@@ -136,8 +145,11 @@ class Lent:
         elif status == 413:
             self._tell(AnswerTooLarge(str(error)))
 
-    def handed(self, polled: bool, unacknowledged: bytes, data: bytes) -> None:
-        self._come_back((polled, unacknowledged, data))
+    def recalled(self) -> None:
+        self._recalled = True
+
+    def handed(self, polled: bool, unacknowledged: bytes) -> None:
+        self._come_back((polled, unacknowledged))
 
     def lost(self) -> None:
         self._come_back(None)
@@ -157,8 +169,7 @@ class Lent:
         if self._calling is not None:
             error = past_deadline()
             self._tell(error)
-            calling, self._calling = self._calling, None
-            calling.end(error)
+            self._stop_calling(error)
 
     def _tell(self, error: Exception) -> None:
         """Answer with an error, here and now; not on the slot's connection, which is not ours."""

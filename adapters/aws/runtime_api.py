@@ -35,7 +35,6 @@ from zerowake.adapters.wire_http import Wire
 from zerowake.snapshot.errors import ZerowakeError
 
 ACCEPTED = 202  # of an answer
-SAID_S = 0.05  # until the API has said something to an answer that it has
 RETRIES_S = (0.0, 0.05, 0.2, 1.0)  # pauses before a request is sent again on a new connection
 
 
@@ -78,17 +77,13 @@ class Line:
         self._poll: asyncio.Future[Response] | None = None  # that was sent with an answer
         self._poll_request = next_request(address)
         self._lent = False
+        self._written = 0
         self.polls_on = False
 
     @property
     def idle(self) -> bool:
         """Whether a ``next`` that waits may be cancelled: nothing of an event has arrived yet."""
         return self._wire is None or not self._wire.has_begun()
-
-    @property
-    def polls(self) -> bool:
-        """Whether a poll is on its way, which an answer would come too late for."""
-        return self._poll is not None
 
     @property
     def brings(self) -> bool:
@@ -100,55 +95,56 @@ class Line:
         poll, self._poll = self._poll, None
         return event_of(await self._request(self._poll_request, poll))
 
-    def lend(self) -> tuple[int, bytes] | None:
+    def lend(self) -> int | None:
         """As ``Wire.lend``, with a poll on its way; None when there is none, or it brings something.
 
         What is read here already of an event would go lost with the process that is lent the rest.
         """
         if self._poll is None or self._poll.done() or self._wire is None or self._wire.closed:
             return None
-        if self._wire.has_read:
+        if self._wire.has_read or (written := self._wire.written_nbytes()) is None:
             return None
-        self._poll, self._lent = None, True
+        self._poll, self._lent, self._written = None, True, written
         return self._wire.lend()
 
-    def regain(self, data: bytes, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
+    def has_written(self, nbytes: int) -> bool:
+        """Whether something was written to it since ``lend`` beyond ``nbytes``."""
+        assert self._wire is not None
+        return self._wire.written_nbytes() != self._written + nbytes
+
+    def regain(self, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
         """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""
         assert self._wire is not None
         self._lent = False
-        expected = self._wire.regain(data, bool(unacknowledged) + polled)
+        expected = self._wire.regain(bool(unacknowledged) + polled)
         if polled:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
 
-    async def regain_from_dead(self, *, taken: bool) -> None:
-        """After ``lend``, of a process that has ended: what it has read of an answer's is not known.
-
-        taken: nor whether it has sent one, of a call that it had. A part of one is broken off here; to
-        all of one the API soon says something, and a poll is on its way.
-        """
-        wire = self._wire
-        assert wire is not None
+    def regain_poll(self) -> None:
+        """After ``lend``, of a process that has ended: its last answer may be acknowledged already."""
+        assert self._wire is not None
         self._lent = False
-        (self._poll,) = wire.regain(b"", 1, ACCEPTED)
-        if taken and not self.brings:
-            await asyncio.sleep(SAID_S)
-        if taken and not (self.brings or wire.has_skipped):
-            self.close()
+        (self._poll,) = self._wire.regain(1, ACCEPTED)
 
-    def forget(self, event: Event) -> None:
-        """After ``regain_from_dead`` of who had ``event``, once that is answered.
+    async def regain_answer(self, limit_s: float, *, polled: bool) -> bool:
+        """After ``lend``, of a process that has ended in its answer: whether the API has taken that.
 
-        It may be what the connection has brought; if nothing has come, nothing is known of the connection.
+        It has, if it says so within ``limit_s``; else there may be a part of one, which is broken off
+        here. polled: it went with a poll. Raises as ``taken``.
         """
-        poll = self._poll
-        if poll is None:
-            return
-        if not self.brings:
+        assert self._wire is not None
+        self._lent = False
+        sent, self._poll = self._wire.regain(2)
+        await asyncio.wait([sent], timeout=limit_s)
+        if not sent.done() or sent.exception():
             self.close()
-        elif poll.done() and not poll.exception():
-            told = poll.result().headers
-            self._poll = None if told.get("lambda-runtime-aws-request-id") == event.id else poll
+            return False
+        if not polled and not self.brings:
+            self.close()
+        if sent.result().status >= 300:
+            raise _refusal(sent.result())
+        return True
 
     def answer(self, event: Event, body: bytes, content_type: str) -> Answer:
         """Answer, here and now if there is a connection; ``taken`` sees to the rest."""

@@ -34,7 +34,6 @@ class Slot:
         self,
         number: int,
         descriptor: int,
-        data: bytes,
         *,
         address: str,
         function: str,
@@ -43,7 +42,7 @@ class Slot:
         self.number = number
         self.polls_on = self.polled = True
         self.event = self.unacknowledged = b""
-        self.data = bytearray(data)
+        self.sent_nbytes = 0
         self.refused: dict[str, Any] | None = None
         self.over = False
         self._host = address
@@ -65,24 +64,21 @@ class Slot:
 
         One that is too large to wait there until it is whole is the gateway's.
         """
-        looks = not self.data
         try:
-            data = self._socket.recv(READ_NBYTES, socket.MSG_PEEK if looks else 0)
+            data = bytearray(self._socket.recv(READ_NBYTES, socket.MSG_PEEK))
         except BlockingIOError:
             return None
         except OSError:
-            data = b""
+            data = bytearray()
         if not data:  # the gateway sees it as well
             self.over = True
             return None
-        self.data += data
-        call = self.next()
-        if looks:
-            self._untold = len(self.event)
-            self._drop(len(data) - len(self.data) - self._untold)
-            self.over |= len(self.data) > WAIT_NBYTES  # a receive buffer may hold no more
-            self._wake_after(len(self.data) or self._quiet_nbytes)  # its beginning is no news
-            self.data.clear()
+        nbytes = len(data)
+        call = self._parse(data)
+        self._untold = len(self.event)
+        self._drop(nbytes - len(data) - self._untold)
+        self.over |= len(data) > WAIT_NBYTES  # a receive buffer may hold no more
+        self._wake_after(len(data) or self._quiet_nbytes)  # its beginning is no news
         return call
 
     def was_told(self) -> None:
@@ -94,13 +90,14 @@ class Slot:
             with contextlib.suppress(OSError):  # the next ``read`` finds it as well
                 self._socket.recv(nbytes)
 
-    def next(self) -> Invocation | None:
+    def _parse(self, data: bytearray) -> Invocation | None:
+        """What is in ``data`` and was dealt with is taken out of it."""
         try:
-            while not self.over and (found := parse(self.data, False)):
+            while not self.over and (found := parse(data, False)):
                 response, nbytes = found
                 if not self.unacknowledged:
-                    return self._brought(response, nbytes)
-                del self.data[:nbytes]
+                    return self._brought(response, data, nbytes)
+                del data[:nbytes]
                 if response.status < 200:
                     continue
                 self.unacknowledged = b""
@@ -113,14 +110,14 @@ class Slot:
             self.over = True
         return None
 
-    def _brought(self, response: Response, nbytes: int) -> Invocation | None:
+    def _brought(self, response: Response, data: bytearray, nbytes: int) -> Invocation | None:
         """A call, if it is one for us; if not it stays where it was, for the gateway to read."""
         event = Event.of(response) if response.status == 200 else None
         if event is None or not event.is_direct or not response.keeps_alive:
             self.over = True
             return None
-        self.event = bytes(self.data[:nbytes])
-        del self.data[:nbytes]
+        self.event = bytes(data[:nbytes])
+        del data[:nbytes]
         self.polled = False
         self._given = event
         return Invocation(
@@ -182,6 +179,8 @@ class Slot:
 
     def _try(self, data: bytes | memoryview) -> int:
         try:
-            return self._socket.send(data)
+            sent = self._socket.send(data)
         except BlockingIOError:
             return 0
+        self.sent_nbytes += sent
+        return sent

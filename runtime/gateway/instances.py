@@ -82,7 +82,7 @@ class Instance:
     def lend(self, number: int, lease: Lease) -> bool:
         """Have it take calls from a platform itself; False when it does not go now."""
         header = {"kind": "lend", "slot": number, "by": lease.by, "with": lease.told}
-        if not self.link.send_with(lease.descriptor, header, lease.data):
+        if not self.link.send_with(lease.descriptor, header):
             return False
         self.lent[number] = lease
         return True
@@ -90,14 +90,22 @@ class Instance:
     def recall(self) -> None:
         """Have it give back what it was lent."""
         if self.lent:
-            self.link.send({"kind": "recall"})
+            self._recall("recall")
+
+    def stop(self) -> None:
+        """Have it end once it has done so."""
+        self._recall("stop")
+
+    def _recall(self, kind: str) -> None:
+        for lease in self.lent.values():
+            lease.recalled()
+        self.link.send({"kind": kind})
 
     def fed(self, frame: Frame, *, retry: bool) -> list[Invocation]:
         """It has taken calls itself; those that it has begun with come before what it was given."""
         slots, runs = frame.header["slots"], frame.header["runs"]
-        taken = [
-            self.lent[slot].taken(event) for slot, event in zip(slots, frame.parts(), strict=True)
-        ]
+        told = zip(slots, frame.parts(), frame.header["sent"], strict=True)
+        taken = [self.lent[slot].taken(event, sent) for slot, event, sent in told]
         self.waiting.update(zip((-slot for slot in slots), taken, strict=True))
         # Else somebody waits for what comes next: it may not fit into the socket's buffer.
         if not self.batch and len(frame.body) <= RESTFUL_NBYTES:

@@ -233,12 +233,12 @@ class InstanceLink(asyncio.Protocol):
         elif not self._transport.is_closing():
             self._transport.write(data)
 
-    def send_with(self, descriptor: int, header: dict[str, Any], *parts: bytes) -> bool:
+    def send_with(self, descriptor: int, header: dict[str, Any]) -> bool:
         """Send a frame and a descriptor; False when that does not go at once."""
         transport = self._transport
         if transport is None or transport.is_closing() or transport.get_write_buffer_size():
             return False
-        data = encode(header, *parts)
+        data = encode(header)
         try:
             sent = socket.send_fds(self._socket, [data], [descriptor])
         except OSError:
@@ -297,7 +297,9 @@ class InstanceLink(asyncio.Protocol):
             self._handle()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:  # a write has found it gone: what it had said before is still to be read
+        if (
+            exc is not None
+        ):  # a write has found it gone: what it had said before is still to be read
             with contextlib.suppress(OSError):
                 while data := self._socket.recv(READ_NBYTES):
                     self.data_received(data)

@@ -116,19 +116,17 @@ class Lease(Protocol):
     """A connection to a platform in the hands of a function's process, seen from the gateway.
 
     It ends with ``handed`` or ``lost``. by: ``module:Class`` of the ``runtime.feed.Slot`` that the
-    process makes of it. told: what it is made with, as JSON. descriptor: the connection's. data: what
-    has arrived on it before.
+    process makes of it. told: what it is made with, as JSON. descriptor: the connection's.
     """
 
     by: str
     told: dict[str, Any]
     descriptor: int
-    data: bytes
 
-    def taken(self, event: bytes) -> Invocation:
+    def taken(self, event: bytes, sent_nbytes: int) -> Invocation:
         """The process has a call, which the connection has brought as ``event``.
 
-        The call's sink is answered only where the process has not answered the platform.
+        sent_nbytes: what it has written to the connection before. The call's sink is answered only where the process has not answered the platform.
         """
         ...
 
@@ -138,11 +136,13 @@ class Lease(Protocol):
     def refused(self, status: int, said: str) -> None:
         """The platform does not take the last answer."""
 
-    def handed(self, polled: bool, unacknowledged: bytes, data: bytes) -> None:
+    def recalled(self) -> None:
+        """The process is to give it back: its next answer may go without a poll."""
+
+    def handed(self, polled: bool, unacknowledged: bytes) -> None:
         """The process gives the connection back.
 
-        polled: a poll is on its way. unacknowledged: an answer that may not have arrived. data: what
-        has arrived and was not read.
+        polled: a poll is on its way. unacknowledged: an answer that may not have arrived.
         """
 
     def lost(self) -> None:

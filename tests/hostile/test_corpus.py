@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hostile import make
+from workshop import own_imports
 
 from zerowake.snapshot import errors
 from zerowake.snapshot.errors import DamagedSnapshot, ForbiddenClass, UnusableForm
@@ -79,8 +80,9 @@ def test_the_good_one_is_good(canary: Path) -> None:
 
     snapshot = open_snapshot(CORPUS / "good")
     check_digests(snapshot, force=True)
-    code = load_code(snapshot, trusted=frozenset({snapshot.digest}), code_dir=None)
-    app = restore(snapshot, code).object
+    with own_imports():
+        code = load_code(snapshot, trusted=frozenset({snapshot.digest}), code_dir=None)
+        app = restore(snapshot, code).object
     assert canary.exists()
     assert app.model.weight.tolist()[1] == [4, 5, 6, 7] and app.view.tolist()[0] == [20, 22, 24]
     assert app.array[0] == 16 and app.words == {"a": 1} and app.n == 1

@@ -18,11 +18,11 @@ class Line:
 
     made: ClassVar[dict[int, "Line"]] = {}
 
-    def __init__(self, number: int, descriptor: int, data: bytes, **told: Any) -> None:
+    def __init__(self, number: int, descriptor: int, **told: Any) -> None:
         self.number, self.told = number, told
         self.polls_on = self.polled = True
         self.event = self.unacknowledged = b""
-        self.data = bytearray(data)
+        self.sent_nbytes = 7 * number
         self.refused: dict[str, Any] | None = None
         self.over = self.closed = False
         self._socket = socket.socket(fileno=descriptor)
@@ -32,19 +32,11 @@ class Line:
         return self._socket.fileno()
 
     def read(self) -> Invocation | None:
-        data = self._socket.recv(1 << 16)
-        self.over = not data
-        self.data += data
-        return self.next()
-
-    def next(self) -> Invocation | None:
-        line, end, rest = self.data.partition(b"\n")
-        if not end:
+        line, end, _ = self._socket.recv(1 << 16).partition(b"\n")
+        self.over = not end or line == b"else"
+        if self.over:
             return None
-        if line == b"else":
-            self.over = True
-            return None
-        self.event, self.polled, self.data = bytes(line), False, rest
+        self.event, self.polled = line, False
         return Invocation("f", self.event, self, time.monotonic(), self.event.decode())
 
     async def item(self, chunk: bytes) -> None: ...
@@ -74,9 +66,9 @@ class World:
         for number in range(1, count + 1):
             self.lend(number)
 
-    def lend(self, number: int, data: bytes = b"") -> None:
+    def lend(self, number: int) -> None:
         ours, self.platform[number] = socket.socketpair()
-        self.feed.lend(number, ours.detach(), f"{__name__}:Line", {"a": 1}, data)
+        self.feed.lend(number, ours.detach(), f"{__name__}:Line", {"a": 1})
 
     def bring(self, **lines: str) -> None:
         for name, line in lines.items():
@@ -121,7 +113,13 @@ def test_a_call_is_told_with_what_it_is_when_it_runs(world: World) -> None:
     world.bring(s1="a")
     assert answer(world) == ["a"]
     frame = world.told()
-    assert frame.header == {"kind": "fed", "slots": [1], "runs": [1], "sizes": [1]}
+    assert frame.header == {
+        "kind": "fed",
+        "slots": [1],
+        "sent": [7],
+        "runs": [1],
+        "sizes": [1],
+    }
     assert frame.parts() == [b"a"]
     assert Line.made[1].told == {"a": 1}
     world.bring(s1="b")
@@ -152,26 +150,25 @@ def test_the_gateway_comes_first(world: World) -> None:
     world.bring(s1="a")
     world.gateway.send({"kind": "hook"})
     assert world.feed.next() == ()
-    assert world.told().header == {"kind": "fed", "slots": [1], "runs": [], "sizes": [1]}
+    assert world.told().header == {
+        "kind": "fed",
+        "slots": [1],
+        "sent": [7],
+        "runs": [],
+        "sizes": [1],
+    }
     frame = world._instance.receive()
     assert frame is not None and frame.kind == "hook"
     assert world.batch() == ["a"]
 
 
-def test_what_had_arrived_before_is_a_call_too(world: World) -> None:
-    world.lend(2, b"early\n")
-    assert world.told().header["slots"] == [2]
-    assert world.batch() == ["early"]
-
-
-def test_what_is_not_for_the_function_goes_back_unread(world: World) -> None:
+def test_what_is_not_for_the_function_goes_back(world: World) -> None:
     world.lend(2)
     world.bring(s1="else")
     world.bring(s2="a")
     assert world.batch() == ["a"]
     frame = world.told()
-    assert frame.header == {"kind": "handed", "slot": 1, "polled": True, "sizes": [0, 5]}
-    assert frame.parts() == [b"", b"else\n"]
+    assert frame.header == {"kind": "handed", "slot": 1, "polled": True, "sizes": [0]}
     assert len(world.feed) == 1
 
 
@@ -195,7 +192,7 @@ def test_a_recall_gives_back_what_is_idle_and_the_others_once_they_are_answered(
     calls[0].finish(b"1")
     world.feed.answered(calls)
     assert world.told().header["kind"] == "fed"
-    assert world.told().header == {"kind": "handed", "slot": 1, "polled": False, "sizes": [0, 0]}
+    assert world.told().header == {"kind": "handed", "slot": 1, "polled": False, "sizes": [0]}
     assert not world.feed
 
 

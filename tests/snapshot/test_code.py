@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from workshop import freeze_source
+from workshop import freeze_source, own_imports
 
 from zerowake.snapshot import code, state
 from zerowake.snapshot.errors import FreezeError, UntrustedCode
@@ -15,13 +15,8 @@ from zerowake.snapshot.errors import FreezeError, UntrustedCode
 
 @pytest.fixture(autouse=True)
 def clean() -> Iterator[None]:
-    before, path, modules = list(sys.meta_path), list(sys.path), set(sys.modules)
-    yield
-    sys.meta_path[:] = before
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if name.partition(".")[0] in ("app", "helper", "pack", "space"):
-            del sys.modules[name]
+    with own_imports():
+        yield
 
 
 def write(root: Path, **files: str) -> Path:

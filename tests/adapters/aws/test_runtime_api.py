@@ -243,9 +243,9 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
     async def test(api: FakeApi, line: Line) -> None:
         given = await lent_after_one(api, line)
         loop = asyncio.get_running_loop()
-        with socket.socket(fileno=os.dup(given[0])) as own:
+        with socket.socket(fileno=os.dup(given)) as own:
             id_ = api.invoke(2)
-            found = parse(bytearray(given[1] + await loop.sock_recv(own, 1 << 16)), False)
+            found = parse(bytearray(await loop.sock_recv(own, 1 << 16)), False)
             assert found is not None
             answer = response_request(api.address, Event.of(found[0]), b"2", "application/json")
             await loop.sock_sendall(own, answer + next_request(api.address))
@@ -256,7 +256,7 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
             if together:
                 api.invoke(3)
                 await arrived(own, b"200 Whatever")
-        await line.regain_from_dead(taken=False)
+        line.regain_poll()
         if not together:
             asyncio.get_running_loop().call_later(0.05, api.invoke, 3)
         async with asyncio.timeout(api.patience_s):
@@ -268,7 +268,7 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
     run(test)
 
 
-async def lent_after_one(api: FakeApi, line: Line) -> tuple[int, bytes]:
+async def lent_after_one(api: FakeApi, line: Line) -> int:
     """The line, lent with a poll on its way that went along with an answer."""
     line.polls_on = True
     api.invoke(1)
@@ -423,7 +423,7 @@ def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -
 
     async def test(api: FakeApi, line: Line) -> None:
         lent = await lent_after_one(api, line)
-        with socket.socket(fileno=os.dup(lent[0])) as theirs:
+        with socket.socket(fileno=os.dup(lent)) as theirs:
             second, third = api.invoke(2), api.invoke(3)
             await api.until(lambda: second not in api.waiting)
             event = Event(second, b"", 0.0, {})
@@ -433,7 +433,7 @@ def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -
             theirs.sendall(request + next_request(api.address))
             await api.until(lambda: not api.waiting)
             await asyncio.sleep(0.05)  # both have arrived
-        await line.regain_from_dead(taken=False)
+        line.regain_poll()
         async with asyncio.timeout(5):
             event = await line.next()
         assert event.id == third
@@ -444,44 +444,58 @@ def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -
     run(test)
 
 
-@pytest.mark.parametrize(
-    "sent", ["unread", "nothing", "part of it", "all of it", "all of it, and a poll"]
-)
+@pytest.mark.parametrize("sent", ["nothing", "part of it", "all of it", "all of it, and a poll"])
 def test_what_a_dead_process_may_have_answered(sent: str) -> None:
     """Nothing of another answer comes into the middle of its own, and no event is lost."""
 
     async def test(api: FakeApi, line: Line) -> None:
         lent = await lent_after_one(api, line)
-        with socket.socket(fileno=os.dup(lent[0])) as theirs:
+        polled = "poll" in sent
+        with socket.socket(fileno=os.dup(lent)) as theirs:
             second, third = api.invoke(2), api.invoke(3)
             await api.until(lambda: second not in api.waiting)
-            await asyncio.sleep(0.05)
-            looks = socket.MSG_PEEK if sent == "unread" else 0
-            assert b"Aws-Request-Id: " in theirs.recv(1 << 16, looks)
+            await arrived(theirs, b"Aws-Request-Id: ")
+            theirs.recv(1 << 16)
             event = Event(second, b"", 0.0, {})
             request = response_request(api.address, event, b'"its own"', "application/json")
             if sent == "part of it":
                 theirs.sendall(request[:-4])
-                await asyncio.sleep(0.05)
-            elif sent.startswith("all"):
-                theirs.sendall(request + next_request(api.address) * ("poll" in sent))
                 await api.until(lambda: second in api.answers)
-                await api.until(lambda: "poll" not in sent or not api.waiting)
-                await asyncio.sleep(0.05)
-        await line.regain_from_dead(taken=True)
-        assert line.polls == (sent not in ("nothing", "part of it"))
+            elif sent != "nothing":
+                theirs.sendall(request + next_request(api.address) * polled)
+        assert line.has_written(0) is (sent != "nothing")
+        if sent == "nothing":
+            line.close()
+            answered = False
+        else:
+            answered = await line.regain_answer(0.3 if "part" in sent else 5.0, polled=polled)
+        assert answered is sent.startswith("all")
+        if not answered:
+            await line.respond(event, b'"another"', "application/json")
         async with asyncio.timeout(5):
-            if line.polls:
-                other = Line(api.address)
-                refused = pytest.raises(Refused) if "all" in sent else contextlib.nullcontext()
-                with refused:
-                    await other.respond(event, b'"another"', "application/json")
-                other.close()
-                line.forget(event)
-            else:
-                await line.respond(event, b'"another"', "application/json")
             assert (await line.next()).id == third
-        own = sent.startswith("all")
-        assert api.answers[second].body == (b'"its own"' if own else b'"another"')
+        own = b'"its own"' if answered else b'"another"'
+        assert (api.answers[second].body, api.refused) == (own, [])
+
+    run(test)
+
+
+@pytest.mark.parametrize("status", [403, 413, 500])
+def test_an_answer_of_a_dead_process_that_is_not_taken(status: int) -> None:
+    """What the API says to it is not taken for the poll's."""
+
+    async def test(api: FakeApi, line: Line) -> None:
+        lent = await lent_after_one(api, line)
+        with socket.socket(fileno=os.dup(lent)) as theirs:
+            second, third = api.invoke(2), api.invoke(3)
+            await arrived(theirs, b"Aws-Request-Id: ")
+            theirs.recv(1 << 16)
+            event = Event(second, b"", 0.0, {})
+            request = response_request(api.address, event, b"2", "application/json")
+            api.faults["response"] = [status]
+            theirs.sendall(request + next_request(api.address))
+        with pytest.raises(RuntimeApiError if status == 500 else Refused, match=f"{status}"):
+            await line.regain_answer(5.0, polled=True)
+        assert (await line.next()).id == third
 
     run(test)

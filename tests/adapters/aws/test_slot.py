@@ -19,7 +19,7 @@ def test_nothing_can_be_sent_behind_a_part_of_an_answer(monkeypatch: pytest.Monk
     monkeypatch.setattr(slots, "SEND_S", 0.05)
     theirs, platform = socket.socketpair()
     with theirs, platform:
-        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
+        slot = Slot(1, os.dup(theirs.fileno()), address="h:1", function="f", content_type="t")
         platform.sendall(EVENT)
         call = slot.read()
         assert call is not None
@@ -37,11 +37,11 @@ def test_nothing_of_a_call_is_taken_before_it_is_told(end: int) -> None:
     """Or it would go lost with this process; what has not come whole waits there for the rest."""
     theirs, platform = socket.socketpair()
     with theirs, platform:
-        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
+        slot = Slot(1, os.dup(theirs.fileno()), address="h:1", function="f", content_type="t")
         platform.sendall(EVENT[:end])
         call = slot.read()
         assert (call is not None) is (end == len(EVENT)) and not slot.over
-        assert theirs.recv(1 << 16, socket.MSG_PEEK) == EVENT[:end] and not slot.data
+        assert theirs.recv(1 << 16, socket.MSG_PEEK) == EVENT[:end]
         if call is None:
             platform.sendall(EVENT[end:])
             call = slot.read()
@@ -56,9 +56,9 @@ def test_nothing_of_a_call_is_taken_before_it_is_told(end: int) -> None:
 def test_what_is_too_large_to_wait_there_is_the_gateways() -> None:
     theirs, platform = socket.socketpair()
     with theirs, platform:
-        slot = Slot(1, os.dup(theirs.fileno()), b"", address="h:1", function="f", content_type="t")
+        slot = Slot(1, os.dup(theirs.fileno()), address="h:1", function="f", content_type="t")
         part = EVENT.replace(b"Length: 1", b"Length: 99999") + b"1" * slots.WAIT_NBYTES
         platform.sendall(part)
         assert slot.read() is None and slot.over and slot.polled
-        assert theirs.recv(1 << 18, socket.MSG_PEEK) == part and not slot.data
+        assert theirs.recv(1 << 18, socket.MSG_PEEK) == part
         slot.close()
