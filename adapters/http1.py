@@ -36,7 +36,7 @@ def parse(data: bytearray, ended: bool) -> tuple[Response, int] | None:
         body = b""
     elif headers.get("transfer-encoding", "").lower() == "chunked":
         # The end of the chunks looks like this: they are not cut again for each part that arrives.
-        found = _parse_chunks(data, at) if data.endswith(b"\r\n\r\n") else None
+        found = _parse_chunks(data, at) if data.find(b"\r\n\r\n", at) >= 0 else None
         if found is None:
             return None
         body, at = found

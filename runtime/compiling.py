@@ -49,7 +49,6 @@ from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.skeleton import torch_at, within_modules
 from zerowake.snapshot.store import check_digests, open_snapshot, read_file
 
-INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 # Runs of the probe until one finds all that it compiles: the first compiles, in the second sizes vary from
 # the start that have varied in the first.
 MOST_RUNS = 3
@@ -189,7 +188,7 @@ def _in_new_process(
     # Inductor keeps what it has compiled, below /tmp by default, where others could put it first.
     # Here it goes with the staging directory: it is 1.5 MB a module, and of no use to the next.
     cache = out / ".inductor"
-    environ = {INDUCTOR_CACHE: str(cache), **os.environ}
+    environ = {jit.INDUCTOR_CACHE: str(cache), **os.environ}
     environ[process.PARENT] = str(os.getpid())
     # A session of its own: a compiler that hangs or takes too long goes with its children.
     with subprocess.Popen(

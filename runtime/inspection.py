@@ -125,8 +125,8 @@ def _form_lines(form: dict[str, Any]) -> list[str]:
     why = "the reason stands above" if form["here"] else form["reason"]
     lines = [
         f"{where}: {form['dtype'] or 'own dtype'}, error {form['error']:.1e} (at most "
-        f"{form['tolerance']:.1e}), {'torch-free' if form['torch_free'] else 'needs torch'}, "
-        f"{human_nbytes(form['library_nbytes'])} of code",
+        f"{form['tolerance']:.1e}), {'torch-free' if form['torch_free'] else 'needs torch'}"
+        + (f", {human_nbytes(form['library_nbytes'])} of code" if form["modules"] else ""),
         f"  {form['digest']}",
         "  used here" if not form["reason"] else f"  not used: {why}",
     ]

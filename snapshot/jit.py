@@ -25,7 +25,8 @@ INDUCTOR = "torch._inductor.compile_fx"
 COMPILER = "bin/g++"
 _PREFIX = "zerowake-jit-"
 _NAME = re.compile(r"(?!\.)[\w.+=-]{1,200}(/(?!\.)[\w.+=-]{1,200}){0,6}")  # as a form lists them
-_FOLDERS = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton"}
+INDUCTOR_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+_FOLDERS = {INDUCTOR_CACHE: "inductor", "TRITON_CACHE_DIR": "triton"}
 _FOREIGN = ("TORCHINDUCTOR_", "TORCHDYNAMO_", "TORCH_COMPILE_", "TRITON_")  # an instance has none
 
 # What differs between the process that compiles and one that is to find it must not be part of a key,
