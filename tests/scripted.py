@@ -25,9 +25,9 @@ from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.forms import Chosen, FormName
 from zerowake.runtime.gateway.base import BaseProcess
-from zerowake.runtime.gateway.links import Forked, ZygoteLink
 from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.served import Served
+from zerowake.runtime.gateway.zygote_link import Forked, ZygoteLink
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics

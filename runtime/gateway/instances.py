@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 from zerowake.runtime.errors import RemoteError
-from zerowake.runtime.gateway.links import Forked, InstanceLink, mark_seen
+from zerowake.runtime.gateway.instance_link import InstanceLink
 from zerowake.runtime.gateway.port import Lease
+from zerowake.runtime.gateway.zygote_link import Forked, mark_seen
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.logs import invocation_fields

@@ -12,10 +12,10 @@ from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import Draining, UnknownFunction
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
-from zerowake.runtime.gateway.links import ZygoteLink, adopt
 from zerowake.runtime.gateway.opening import Opened, open_target
 from zerowake.runtime.gateway.port import Lease
 from zerowake.runtime.gateway.served import Served
+from zerowake.runtime.gateway.zygote_link import ZygoteLink, adopt
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation

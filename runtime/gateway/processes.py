@@ -22,8 +22,8 @@ from zerowake.runtime.errors import (
 )
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.instances import Instance, State
-from zerowake.runtime.gateway.links import Forked, ZygoteLink
 from zerowake.runtime.gateway.standing import Standing
+from zerowake.runtime.gateway.zygote_link import Forked, ZygoteLink
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.process import exit_reason, reap_orphans

@@ -27,10 +27,10 @@ from zerowake.runtime.exchange import ReplyHead
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.depths import Depths
 from zerowake.runtime.gateway.instances import Instance, State
-from zerowake.runtime.gateway.links import ZygoteLink
 from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.port import Lease
 from zerowake.runtime.gateway.processes import Processes
+from zerowake.runtime.gateway.zygote_link import ZygoteLink
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import Invocation

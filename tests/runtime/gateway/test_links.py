@@ -12,7 +12,8 @@ from scripted import ScriptedInstance, ScriptedZygote, World
 
 from zerowake.runtime.config import InstanceSpec
 from zerowake.runtime.errors import FunctionFailed, RemoteError, Unforkable, ZygoteLost
-from zerowake.runtime.gateway.links import REST_S, InstanceLink, ZygoteLink, adopt
+from zerowake.runtime.gateway.instance_link import REST_S, InstanceLink
+from zerowake.runtime.gateway.zygote_link import ZygoteLink, adopt
 from zerowake.runtime.wire import HEAD, Frame, encode
 
 SPEC = InstanceSpec("f", "sha256:0", "/nowhere")

@@ -22,9 +22,9 @@ from zerowake.runtime.errors import (
 )
 from zerowake.runtime.forms import FormName
 from zerowake.runtime.gateway.instances import Instance, State
-from zerowake.runtime.gateway.links import ZygoteLink
 from zerowake.runtime.gateway.processes import STOP_LIMIT_S, Processes
 from zerowake.runtime.gateway.standing import SLOW_START_S
+from zerowake.runtime.gateway.zygote_link import ZygoteLink
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.wire import Frame
 from zerowake.snapshot.errors import (
@@ -156,7 +156,7 @@ async def test_a_system_that_has_no_descriptor_left_is_a_failed_start(
     def socketpair() -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("zerowake.runtime.gateway.links.socket.socketpair", socketpair)
+    monkeypatch.setattr("zerowake.runtime.gateway.zygote_link.socket.socketpair", socketpair)
     assert await made.start(hot=True, warm=False) is None
     assert "the system refuses another process" in made.standing.last_failure
 
