@@ -3,7 +3,10 @@
 from zerowake import function
 
 
-@function(examples=[[[1.0, 2.0, 3.0]], [[1.0, -2.0, 3.0], [0.5, 0.0, 1.0]]])
+@function(
+    examples=[[[1.0, 2.0, 3.0]], [[1.0, -2.0, 3.0], [0.5, 0.0, 1.0]]],
+    timeout_s=300,  # a compiler may have to share its core
+)
 class Jitted:
     def load(self) -> None:
         import torch
