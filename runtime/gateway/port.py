@@ -30,6 +30,13 @@ class Functions(Protocol):
         """Whether the gateway is on its way out: calls under way finish, new ones are refused."""
         ...
 
+    async def arrived(self) -> None:
+        """Wait until all functions that were named are here: snapshots in stores are fetched first.
+
+        Until then the other methods know none of them. Raises FunctionFailed with what is wrong with
+        one, or Draining.
+        """
+
     def names(self) -> list[str]:
         """The names of all functions served, in the order they were named."""
         ...
