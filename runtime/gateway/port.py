@@ -137,14 +137,19 @@ class Lease(Protocol):
         """
         ...
 
-    def answered(self, call: Invocation, problem: dict[str, Any] | None, polled: bool) -> None:
-        """It has, and sent a poll along if ``polled``; ``problem``: with an error."""
+    def answered(
+        self, call: Invocation, problem: dict[str, Any] | None, polled: bool, read_nbytes: int
+    ) -> None:
+        """It has, and sent a poll along if ``polled``; ``problem``: with an error.
+
+        read_nbytes: what it has taken out of the connection, before anything was said to its answer.
+        """
 
     def refused(self, status: int, said: str) -> None:
         """The platform does not take the last answer."""
 
     def recalled(self) -> None:
-        """The process is to give it back: its next answer may go without a poll."""
+        """Its answers go without a poll from now on."""
 
     def handed(self, polled: bool, unacknowledged: bytes) -> None:
         """The process gives the connection back.

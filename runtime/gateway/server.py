@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowake.gateway")
 
+LEFT_S = 1.0
+
 Arriving = Callable[[], Coroutine[Any, Any, list[Opened]]]
 Reload = Callable[["Pool"], Coroutine[Any, Any, None]]
 
@@ -94,6 +96,8 @@ async def _serve(
         with contextlib.suppress(asyncio.CancelledError):
             await draining
     await pool.close()
+    if not ingress.many_connections:  # it may still hold what the functions' processes have left
+        await asyncio.wait([serving], timeout=LEFT_S)
     ingress.close()
     await asyncio.wait([serving])
     if arrival is not None:  # what is wrong with it has ended the ingress as well
