@@ -114,7 +114,10 @@ class Line:
     def was_read(self, nbytes: int) -> bool:
         """Whether more than ``nbytes`` were taken out of it since ``lend``."""
         counts = self._wire.counts() if self._wire is not None else None
-        return counts is not None and counts.read > self._counts.read + nbytes
+        read_nbytes = self._counts.read + nbytes
+        return (
+            counts is not None and counts.read > read_nbytes + 1
+        )  # the connection's end counts as one
 
     def regain(self, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
         """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""

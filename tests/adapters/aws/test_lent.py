@@ -88,6 +88,12 @@ def answered(container: PullContainer, ids: list[str]) -> list[Answer]:
     return [container.caller.answer(id_) for id_ in ids]
 
 
+def _request(method: str, path: str) -> dict[str, Any]:
+    context = {"http": {"method": method, "path": path, "sourceIp": "192.0.2.1"}}
+    return {"version": "2.0", "rawPath": path, "headers": {}, "requestContext": context}
+
+
+LIVEZ = _request("GET", "/livez")
 SQS = {"Records": [{"messageId": "m", "eventSource": "aws:sqs", "body": '{"do": "ok"}'}]}
 
 
@@ -117,11 +123,6 @@ def test_what_calls_have_taken_is_told_however_late_the_gateway_hears_of_it(begi
         values[name.format(f"{what}_seconds_count")] for what in ("invocation", "predict", "queue")
     }
     assert len(counted) == 1
-
-
-def _request(method: str, path: str) -> dict[str, Any]:
-    context = {"http": {"method": method, "path": path, "sourceIp": "192.0.2.1"}}
-    return {"version": "2.0", "rawPath": path, "headers": {}, "requestContext": context}
 
 
 def test_what_is_no_direct_invocation_is_the_gateways(begin: Begin) -> None:
@@ -220,6 +221,70 @@ def test_whenever_a_process_is_killed_no_call_is_lost(begin: Begin, slots: int) 
             kill_at = time.monotonic() + chance.uniform(0.05, 0.3)
     statuses = {answer.status for answer in answered(container, ids)}
     assert statuses <= {200, 502}  # of one that was killed twice
+
+
+@pytest.mark.parametrize("last", ["ok", "die told"])
+def test_all_slots_come_back_from_a_recall(begin: Begin, tmp_path: Path, last: str) -> None:
+    """Also that of a call which waited in the process, and one whose process ends with its answer."""
+    container = begin("last.py:Alone", slots=4)
+    container.many([{"do": "ok"}] * 24)
+    gates = [tmp_path / "0", tmp_path / "1"]
+    ids = container.caller.call([{"do": "ok", "gate": str(gates[0])}])
+    container.until_said(f"waits for {gates[0]}")
+    ids += container.caller.call([LIVEZ, {"do": "ok", "gate": str(gates[1])}, {"do": last}])
+    container.until(lambda: container.caller.arrived(ids))
+    gates[0].touch()
+    container.until_said(f"waits for {gates[1]}")
+    container.caller.answer(ids[1])  # and what was lent is wanted back
+    gates[1].touch()
+    assert [answer.value for answer in answered(container, ids)[2:]] == ["ok", last]
+    container.until(lambda: api(container).polling == 4)
+    assert api(container).refused == []
+
+
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize("status", [202, 403, 413, RESET])
+def test_what_the_api_says_to_the_last_answer_of_a_process(
+    begin: Begin, status: int | str, behind: bool
+) -> None:
+    """It was told as sent; nobody has read what became of it, and maybe the next call."""
+    container = begin("last.py:Alone")
+    if status != 202:
+        fault(container, "response", status)
+    ids = container.caller.call([{"do": "die told"}] + [{"do": "ok"}] * behind)
+    if status != 403:  # which nobody hears of
+        answer = container.caller.answer(ids[0])
+        assert answer.status == {202: 200, 413: 502, RESET: 499}[status]
+    assert [answer.value for answer in answered(container, ids[1:])] == ["ok"] * behind
+    container.until(lambda: api(container).polling == 1)
+    assert container.call({"do": "ok"}).value == "ok"
+    assert api(container).refused == []
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_what_has_come_is_answered_when_a_drain_has_taken_too_long(begin: Begin, size: int) -> None:
+    container = begin("zoo.py:Batched", "--drain-s", "1", slots=4)
+    ids = container.caller.call([{"do": "hang"}])
+    container.until(lambda: not api(container).waiting)
+    ids += container.caller.call([{"do": "x" * size}] * 3)
+    container.until(lambda: not api(container).waiting)
+    container.process.send_signal(signal.SIGTERM)
+    assert container.process.wait(60) == 0
+    assert all(answer.status >= 500 for answer in answered(container, ids))
+
+
+def test_a_death_in_a_drain_does_not_prolong_it(begin: Begin, tmp_path: Path) -> None:
+    container = begin("last.py:Alone", "--drain-s", "300", slots=4)
+    container.many([{"do": "ok"}] * 24)
+    gate = tmp_path / "gate"
+    (held,) = container.caller.call([{"do": "ok", "gate": str(gate)}])
+    container.until_said("waits for")
+    container.process.send_signal(signal.SIGTERM)
+    container.until_said("draining")
+    os.kill(instance(container), signal.SIGKILL)
+    gate.touch()
+    assert container.caller.answer(held).status == 200
+    assert container.process.wait(60) == 0
 
 
 def test_without_retry_a_death_is_the_answer(begin: Begin, tmp_path: Path) -> None:

@@ -50,6 +50,9 @@ class FakeFunctions:
         self.infos[name] = function_info(name, **known)
         self._answers[name] = answer
 
+    async def arrived(self) -> None:
+        """They are."""
+
     def names(self) -> list[str]:
         return list(self.infos)
 
