@@ -125,7 +125,8 @@ class _Recorder:
         return found
 
     @property  # type: ignore[misc]
-    def __class__(self) -> Any:  # isinstance asks it; type() cannot be seen
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # isinstance asks for it; a look by type() cannot be seen
         return type(self._used(f"looks at the class of self.{self._calls.path}"))
 
     def __getattr__(self, name: str) -> Any:

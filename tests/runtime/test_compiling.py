@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,6 +69,25 @@ def test_another_dtype_in_its_place_is_told(
     compiling.compile_snapshot(snapshot.path, note=notes.append)
     assert len(notes) == 1
     assert notes[0].startswith("it takes the place of the earlier form (own dtype, error ")
+
+
+@pytest.mark.parametrize(
+    "unsteady, said",
+    [
+        ([["items[0].id"]], r"differs from run to run \(items\[0\].id\); take random numbers from"),
+        (
+            [list("gfedcba"), ["a"]],
+            r"run to run \(a, b, c, d, e and 2 more\); .* a key of its own$",
+        ),
+        ([], "as it has no probe; freeze it with --probe$"),
+    ],
+)
+def test_where_nothing_would_prove_a_form_it_is_said_what_to_do(
+    unsteady: list[list[str]], said: str
+) -> None:
+    cases = [[b"1"] for _ in unsteady]
+    evidence = proof.Proof(cases, [[[b"1"]] for _ in unsteady], unsteady)
+    assert re.search(said, compiling._nothing_to_compare(evidence))
 
 
 def test_of_a_form_that_nothing_proves_the_same_is_said_as_of_the_original(
