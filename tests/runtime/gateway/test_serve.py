@@ -70,7 +70,7 @@ def test_it_listens_then_the_base_starts_and_then_snapshots_are_opened(
     monkeypatch.setattr(serving, "BaseProcess", Base)
     monkeypatch.setattr(http.HttpIngress, "open", noted("it listens", lambda self: None))
     monkeypatch.setattr(opening, "open_target", noted("a snapshot is opened", opening.open_target))
-    monkeypatch.setattr(server, "run", noted("it serves", lambda *given: None))
+    monkeypatch.setattr(server, "run", noted("it serves", lambda *given, **named: None))
     serving.serve([str(tmp_path / "snapshot")], config, ingress, open_store)
     assert events == [
         "it listens",
