@@ -229,4 +229,6 @@ def _verify_form(
             f"the compiled form in {form.path} does not answer the probe as it did: {failure}; "
             f"`zerowake compile {snapshot.path}` makes it anew"
         ) from None
+    if (nothing := comparison.says_nothing(evidence)) is not None:
+        return f"compiled: {nothing}"
     return f"compiled: the proof is right (largest error {found:.1e}, at most {form.tolerance:.1e})"

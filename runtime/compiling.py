@@ -18,13 +18,13 @@ import sys
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime import process
 from zerowake.runtime.config import COMPILE_TIMEOUT_S, COMPILE_TOLERANCE, shows_gpu
 from zerowake.runtime.errors import to_problem
 from zerowake.runtime.executor import Executor
-from zerowake.runtime.imported import import_function
+from zerowake.runtime.imported import Imported, import_function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.prove import prove_compiled
 from zerowake.snapshot import comparison, jit, proof, state
@@ -48,6 +48,9 @@ from zerowake.snapshot.publish import publish, staged, sync, write_file
 from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.skeleton import torch_at, within_modules
 from zerowake.snapshot.store import check_digests, open_snapshot, read_file
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.calls import Calls
 
 # Runs of the probe until one finds all that it compiles: the first compiles, in the second sizes vary from
 # the start that have varied in the first.
@@ -278,15 +281,14 @@ def _compile(path: Path, out: Path, dtype: str | None, told: dict[str, Any]) -> 
     """
     snapshot = open_snapshot(path)
     imported = import_function(snapshot, trusted=(snapshot.digest,))
-    function, target = imported.function, imported.restore().object
-    wake_up(target, snapshot.manifest.name)
-    from zerowake.snapshot.calls import recorded
-
-    calls = recorded(target)
+    function = imported.function
     try:
-        imported.answer_probe(target)
+        target, calls = _watched(snapshot, imported)
     finally:  # nothing else has imported it yet
         told["jit"] = jit.INDUCTOR in sys.modules
+    evidence = proof.parse(read_file(snapshot, "proof.json"))
+    if comparison.says_nothing(evidence) is not None:
+        raise CannotCompile(_nothing_to_compare(evidence))
     if function.kind is Kind.BATCH and function.settings.batch is not None:
         # A batch of several, whatever the examples: so that the batch dimension varies.
         bodies = [body for case in imported.cases for body in case]
@@ -313,6 +315,51 @@ def _compile(path: Path, out: Path, dtype: str | None, told: dict[str, Any]) -> 
     if not modules:
         raise CannotCompile("; ".join(left))
     told |= {"modules": modules, "left": left}
+
+
+def _watched(snapshot: Snapshot, imported: Imported) -> tuple[Any, "list[Calls]"]:
+    """The object, awake, with recorders in place of its modules; and what they have seen on the probe.
+
+    A module that is not only called stands there itself, and all is done again: what stood in its
+    place may have failed, or have been kept by somebody (``torch.compile`` in ``wake``). Raises what
+    ``wake`` and ``predict`` raise.
+    """
+    from zerowake.snapshot.calls import recorded
+
+    used: dict[str, str] = {}
+    while True:
+        target = imported.restore().object
+        calls = recorded(target, used)
+        known, failure = len(used), None
+        try:
+            for each in calls:
+                each.during = "wake"
+            wake_up(target, snapshot.manifest.name)
+            for each in calls:
+                each.during = "predict"
+            imported.answer_probe(target)
+        except Exception as error:
+            failure = error
+        used |= {each.path: each.other_use for each in calls if each.other_use is not None}
+        if len(used) == known:
+            break
+    if failure is not None:
+        raise failure
+    return target, calls
+
+
+def _nothing_to_compare(evidence: proof.Proof) -> str:
+    if not evidence.cases:
+        return (
+            "nothing would show that it answers wrongly, as it has no probe; freeze it with --probe"
+        )
+    fields = sorted({field for case in evidence.unsteady for field in case})
+    more = f" and {len(fields) - 5} more" if len(fields) > 5 else ""
+    return (
+        "nothing on the probe would show that it answers wrongly, as all that is answered differs from "
+        f"run to run ({', '.join(fields[:5])}{more}); take random numbers from random, numpy.random or "
+        "torch, which are seeded, or return what the model gives under a key of its own"
+    )
 
 
 def main(arguments: list[str]) -> int:

@@ -4,8 +4,9 @@ Knows nothing of export, libraries or files.
 """
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ class Calls:
     """A module, where it stands on the object, and its calls: arguments by parameter, defaults too.
 
     seen: on the probe; tried: in batches that nobody has asked for, once ``is_probe`` is false.
-    other_use: what else predict has done with it, which a compiled form has no answer to.
+    during: who calls now, "wake" or "predict". other_use: who has done what else with it, which a
+    compiled form has no answer to.
     """
 
     path: str
@@ -30,6 +32,7 @@ class Calls:
     seen: list[dict[str, Any]] = field(default_factory=list)
     tried: list[dict[str, Any]] = field(default_factory=list)
     is_probe: bool = True
+    during: str = "predict"
     other_use: str | None = None
 
     def arguments(self) -> tuple[list[str], dict[str, Any]]:
@@ -39,7 +42,7 @@ class Calls:
         module is not only called.
         """
         if self.other_use is not None:
-            raise CannotCompile(f"predict {self.other_use}; a compiled module is only called")
+            raise CannotCompile(f"{self.other_use}; a compiled module is only called")
         if (
             type(self.module).__name__ == "OptimizedModule"
         ):  # torch's, by name: importing it takes 1 s
@@ -121,6 +124,11 @@ class _Recorder:
         )
         return found
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # isinstance asks for it; a look by type() cannot be seen
+        return type(self._used(f"looks at the class of self.{self._calls.path}"))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._used(f"reads self.{self._calls.path}.{name}"), name)
 
@@ -139,23 +147,30 @@ class _Recorder:
     def __bool__(self) -> bool:  # without it len is asked
         return bool(self._calls.module)
 
+    def __repr__(self) -> str:
+        return repr(self._used(f"prints self.{self._calls.path}"))
+
     def _used(self, how: str) -> Any:
-        self._calls.other_use = self._calls.other_use or how
+        self._calls.other_use = self._calls.other_use or f"{self._calls.during} {how}"
         return self._calls.module
 
 
-def recorded(target: Any) -> list[Calls]:
+def recorded(target: Any, used: Mapping[str, str] = MappingProxyType({})) -> list[Calls]:
     """Put a recorder in place of each module that stands on ``target``; the calls that they record.
 
-    Raises CannotCompile when there is none.
+    used: ``other_use`` of those, by path, that stay as they are. Raises CannotCompile when there is
+    no module.
     """
     found: dict[int, tuple[Calls, _Recorder]] = {}
     for name, value in list(getattr(target, "__dict__", {}).items()):
         if isinstance(value, torch.nn.Module):
             if id(value) not in found:  # it may stand under a second name
                 calls = Calls(name, value, inspect.signature(value.forward))
+                calls.other_use = used.get(name)
                 found[id(value)] = calls, _Recorder(calls)
-            setattr(target, name, found[id(value)][1])
+            calls, recorder = found[id(value)]
+            if calls.other_use is None:
+                setattr(target, name, recorder)
     if not found:
         raise CannotCompile("the object has no attribute that is a module")
     return [calls for calls, _ in found.values()]

@@ -46,8 +46,13 @@ def _steady(
         raise ProofFailed(f"{len(proof.answers)} cases were asked and {len(found)} answered")
     for case, (wanted, got) in enumerate(zip(proof.answers, found, strict=True)):
         for field, old, new in differences(wanted, got, apart):
-            if field not in proof.unsteady[case]:
+            if not _left_out(field, proof.unsteady[case]):
                 yield case, field, old, new
+
+
+def _left_out(field: str, unsteady: list[str]) -> bool:
+    """Whether a field is one of those, or inside of one."""
+    return any(f"{field}.".startswith((f"{one}.", f"{one}[")) for one in unsteady)
 
 
 def _error(old: Any, new: Any) -> float | None:
@@ -77,21 +82,35 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def summary(proof: Proof) -> str:
     """How much ``compare`` looks at, in words: what is not deterministic proves nothing."""
-    if not proof.cases:
-        return "the proof holds no calls, as its function may not be called to be tried"
-    compared = left_out = 0
-    for answers, unsteady in zip(proof.answers, proof.unsteady, strict=True):
-        for field in {field for i, answer in enumerate(answers) for field in _named(i, answer)}:
-            if any(f"{field}.".startswith((f"{one}.", f"{one}[")) for one in unsteady):
-                left_out += 1
-            else:
-                compared += 1
-    if left_out and not compared:
-        return f"the proof says nothing: no field is deterministic ({left_out} left out)"
+    if (nothing := says_nothing(proof)) is not None:
+        return nothing
+    compared, left_out = _counts(proof)
     return (
         f"the proof is right (fields compared: {compared}, left out as not deterministic: "
         f"{left_out})"
     )
+
+
+def says_nothing(proof: Proof) -> str | None:
+    """Why no answer, right or wrong, would be found to differ; None where one would."""
+    if not proof.cases:
+        return "the proof holds no calls, as its function may not be called to be tried"
+    compared, left_out = _counts(proof)
+    if left_out and not compared:
+        return f"the proof says nothing: no field is deterministic ({left_out} left out)"
+    return None
+
+
+def _counts(proof: Proof) -> tuple[int, int]:
+    """How many fields are compared, and how many left out."""
+    compared = left_out = 0
+    for answers, unsteady in zip(proof.answers, proof.unsteady, strict=True):
+        for field in {field for i, answer in enumerate(answers) for field in _named(i, answer)}:
+            if _left_out(field, unsteady):
+                left_out += 1
+            else:
+                compared += 1
+    return compared, left_out
 
 
 def unsteady(first: list[Answers], second: list[Answers]) -> list[list[str]]:
@@ -158,11 +177,13 @@ def _differences(
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
         for key in old:
             yield from _differences(f"{where}.{key}", old[key], new[key], apart)
-    elif apart and isinstance(old, list) and old and all(map(_is_number, old)):
-        if old != new:
-            yield where, old, new
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        inside = where if where.endswith("[*]") else f"{where}[*]"
+        if apart and old and all(map(_is_number, old)):
+            if old != new:
+                yield inside, old, new
+            return
         for a, b in zip(old, new, strict=True):
-            yield from _differences(where if where.endswith("[*]") else f"{where}[*]", a, b, apart)
+            yield from _differences(inside, a, b, apart)
     elif json.dumps(old) != json.dumps(new):
         yield (where, old, new) if apart else (where, f"{old!r:.80}", f"{new!r:.80}")

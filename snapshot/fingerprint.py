@@ -1,6 +1,8 @@
 """What compiled code depends on: the processor's features, torch's version, the device, threads.
 
-Names the directory of a compiled form (docs/format.md, section 8). Knows no snapshot.
+Names the directory of a compiled form (docs/format.md, section 8). The device is always the CPU, for
+libraries are made for no other; what a function compiles itself, for a GPU too, lies in caches whose
+own keys name the device. Knows no snapshot.
 """
 
 import functools

@@ -258,6 +258,24 @@ def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> 
     assert f"eager (it was not compiled: {reason})" in zerowake("inspect", snapshot).stdout
 
 
+def test_answers_that_are_all_unsteady_prove_no_form(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import os\nfrom zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
+        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+        "    def predict(self, rows: list[list[float]]) -> list:\n"
+        "        return [os.urandom(8).hex(), self.model(rows)[0][0] > 0]\n"
+    )
+    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    said = "all that is answered differs from run to run (items[0][*]); take random numbers from"
+    assert "note: not compiled: " in run.stderr and said in run.stderr
+    snapshot = Path(run.stdout.removesuffix("\n"))
+    assert said in only_why(snapshot)
+    verified = zerowake("verify", snapshot)
+    assert "eager: the proof says nothing: no field is deterministic (1 left" in verified.stdout
+    assert f"compiled: not replayed: it was not compiled: {only_why(snapshot)}" in verified.stdout
+
+
 def test_what_of_the_object_keeps_torch_in_the_process_is_named(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "from zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"

@@ -17,3 +17,5 @@ def test_the_demo_shows_every_depth_and_leaves_nothing_running() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     for part in ("384 numbers", "prewarmed ", "zygote ", "cold ", "base zygote", "predict"):
         assert part in run.stdout
+    # The example is what README and the deployment files say of it: it runs without torch.
+    assert "compiled, and it needs no torch" in run.stderr

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from zerowake.runtime import compiling
+from zerowake.runtime import build, compiling
 from zerowake.runtime.inspection import compiled_forms, describe, trusts_code
+from zerowake.snapshot import proof
 from zerowake.snapshot.errors import CannotCompile, UnusableForm
 from zerowake.snapshot.form import find_form, home, lies_here, why_file
 from zerowake.snapshot.opened import Snapshot
-from zerowake.snapshot.store import open_snapshot
+from zerowake.snapshot.store import open_snapshot, read_file
 
 
 @pytest.fixture
@@ -67,6 +69,39 @@ def test_another_dtype_in_its_place_is_told(
     compiling.compile_snapshot(snapshot.path, note=notes.append)
     assert len(notes) == 1
     assert notes[0].startswith("it takes the place of the earlier form (own dtype, error ")
+
+
+@pytest.mark.parametrize(
+    "unsteady, said",
+    [
+        ([["items[0].id"]], r"differs from run to run \(items\[0\].id\); take random numbers from"),
+        (
+            [list("gfedcba"), ["a"]],
+            r"run to run \(a, b, c, d, e and 2 more\); .* a key of its own$",
+        ),
+        ([], "as it has no probe; freeze it with --probe$"),
+    ],
+)
+def test_where_nothing_would_prove_a_form_it_is_said_what_to_do(
+    unsteady: list[list[str]], said: str
+) -> None:
+    cases = [[b"1"] for _ in unsteady]
+    evidence = proof.Proof(cases, [[[b"1"]] for _ in unsteady], unsteady)
+    assert re.search(said, compiling._nothing_to_compare(evidence))
+
+
+def test_of_a_form_that_nothing_proves_the_same_is_said_as_of_the_original(
+    snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier releases have published such ones."""
+    told = proof.parse(read_file(snapshot, "proof.json"))
+    monkeypatch.setattr(build, "prove_compiled", lambda *given: (told.answers, None))
+    for unsteady, said in (
+        ([], "compiled: the proof is right (largest error 0.0e+00, at most 1.0e-04)"),
+        (["items[0]"], "compiled: the proof says nothing: no field is deterministic ("),
+    ):
+        evidence = replace(told, unsteady=[unsteady for _ in told.cases])
+        assert build._verify_form(snapshot, evidence, frozenset(), None).startswith(said)
 
 
 def test_a_form_that_nobody_wants_is_removed(snapshot: Snapshot) -> None:

@@ -54,6 +54,31 @@ def test_a_libtorch_that_cannot_be_used_is_left_to_those_that_need_it(tmp_path: 
     assert found.stdout.split() == ["up", "True"]
 
 
+def test_a_base_with_libtorch_runs_it_once_before_it_is_up() -> None:
+    found = run_python(
+        """
+        import os, socket
+        from zerowake.runtime import zygote
+        from zerowake.runtime.wire import Connection, encode
+        from zerowake.snapshot.libtorch import LibTorch
+        def multiply(library, run_once=LibTorch.run_once):
+            run_once(library)
+            print("has run", flush=True)
+        LibTorch.run_once = multiply
+        ours, theirs = map(Connection, socket.socketpair())
+        ours.socket.sendall(encode({"kind": "import", "modules": ["zerowake.snapshot.libtorch"]}))
+        alive, _ours = os.pipe()
+        if not os.fork():
+            ours.socket.close()
+            zygote.main([str(theirs.socket.fileno()), str(alive)])
+            os._exit(0)
+        theirs.socket.close()
+        print(ours.receive().header["kind"])
+        """
+    )
+    assert found.stdout.splitlines() == ["has run", "up"]
+
+
 def test_a_function_that_went_to_sleep_finds_its_tokenizer_made(tmp_path: Path) -> None:
     """And one whose process was killed does not: that may have been the tokenizer's doing."""
     made = freeze_source(

@@ -113,3 +113,39 @@ def test_what_is_no_number_must_be_the_same(old: Any, new: Any) -> None:
 def test_unsteady_fields_count_for_nothing() -> None:
     unsteady = Proof([[b"1"]], [[[b'{"a": 1, "b": 2}']]], [["items[0].a"]])
     assert comparison.distance(unsteady, found({"a": 5, "b": 2})) == 0.0
+    with pytest.raises(ProofFailed, match=r"items\[0\].b: 2 and '2'"):
+        comparison.distance(unsteady, found({"a": 5, "b": "2"}))
+
+
+@pytest.mark.parametrize(
+    "field, changed",
+    [
+        ("items[0].a[*]", {"a": [3.0, 4.0], "b": 1}),  # numbers, which are judged as one
+        ("items[0].a", {"a": [3.0], "b": 1}),
+        ("items[0]", {"a": [9.0, 2.0], "b": 2}),  # all that is inside
+        ("items", {"a": [9.0, 2.0], "b": 2}),
+    ],
+)
+def test_a_field_that_is_inside_of_an_unsteady_one_counts_for_nothing(
+    field: str, changed: Any
+) -> None:
+    told = Proof([[b"1"]], [[[b'{"a": [1.0, 2.0], "b": 1}']]], [[field]])
+    assert comparison.distance(told, found(changed)) == 0.0
+    comparison.compare(told, found(changed))
+    with pytest.raises(ProofFailed):
+        comparison.compare(evidence({"a": [1.0, 2.0], "b": 1}), found(changed))
+
+
+def test_a_list_whose_numbers_are_unsteady_keeps_its_length() -> None:
+    told = Proof([[b"1"]], [[[b"[1.0, 2.0]"]]], [["items[0][*]"]])
+    with pytest.raises(ProofFailed, match=r"items\[0\]: "):
+        comparison.distance(told, found([1.0]))
+
+
+def test_where_all_is_unsteady_the_proof_says_nothing() -> None:
+    def said(*unsteady: str) -> str | None:
+        return comparison.says_nothing(Proof([[b"1"]], [[[b'[0.1, {"a": 2}]']]], [list(unsteady)]))
+
+    assert said() is None and said("items[0][*].a") is None
+    assert said("items[0][*]") == "the proof says nothing: no field is deterministic (2 left out)"
+    assert (comparison.says_nothing(Proof([], [], [])) or "").startswith("the proof holds no calls")

@@ -99,6 +99,8 @@ def test_another_use_than_a_call_is_noted_and_done(tmp_path: Path) -> None:
         (lambda net: net[0].weight.shape == (2, 3), r"predict reads self.net\[0\]; a compiled"),
         (lambda net: len(net) == 1, "predict takes the length of self.net; a compiled"),
         (lambda net: len(list(net)) == 1, "predict iterates over self.net; a compiled"),
+        (lambda net: isinstance(net, nn.Module), "predict looks at the class of self.net; a com"),
+        (lambda net: str(net).startswith("Sequential("), "predict prints self.net; a compiled"),
         (lambda net: not net.training, "predict reads self.net.training; a compiled"),
         (lambda net: setattr(net, "mark", 1) is None, "predict sets self.net.mark; a compiled"),
     ]:

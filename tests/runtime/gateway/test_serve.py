@@ -1,7 +1,10 @@
 """``zerowake.runtime.gateway.serve``: what is refused before it listens, and what is begun on a guess."""
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import GOOD
@@ -9,7 +12,7 @@ from scripted import GOOD
 from zerowake.adapters.stores import open_store
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
-from zerowake.runtime.gateway import http
+from zerowake.runtime.gateway import http, opening, server
 from zerowake.runtime.gateway import serve as serving
 
 
@@ -31,6 +34,51 @@ def test_reload_of_nothing_but_snapshots_says_what_to_name() -> None:
     config = ServeConfig(port=0)
     with pytest.raises(ConfigError, match=r"name path/app\.py:Class, or leave --reload out"):
         serving.serve([str(GOOD)], config, http.HttpIngress(config), open_store, reload=True)
+
+
+def test_it_listens_then_the_base_starts_and_then_snapshots_are_opened(
+    frozen: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that all that is slow goes on beside the base, and early callers wait."""
+    shutil.copytree(frozen("zoo.py:Add"), tmp_path / "snapshot")
+    form = tmp_path / "snapshot" / "compiled" / "0123456789abcdef" / "form.json"
+    form.parent.mkdir(parents=True)
+    form.write_bytes(b'{"torch_free": true}')  # only looked at
+    events: list[str] = []
+
+    class Base:
+        def __init__(self, *given: Any, once: bool) -> None:
+            self.started = False
+
+        def start(self, *, libtorch: bool = False) -> None:
+            self.started = True
+            events.append(f"a base starts, libtorch={libtorch}")
+
+        def share(self, modules: list[str]) -> None:
+            if self.started:
+                events.append("it is told what to import")
+
+    def noted(what: str, does: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any, **named: Any) -> Any:
+            events.append(what)
+            return does(*given, **named)
+
+        return call
+
+    config = ServeConfig(port=0)
+    ingress = http.HttpIngress(config)
+    monkeypatch.setattr(serving, "BaseProcess", Base)
+    monkeypatch.setattr(http.HttpIngress, "open", noted("it listens", lambda self: None))
+    monkeypatch.setattr(opening, "open_target", noted("a snapshot is opened", opening.open_target))
+    monkeypatch.setattr(server, "run", noted("it serves", lambda *given, **named: None))
+    serving.serve([str(tmp_path / "snapshot")], config, ingress, open_store)
+    assert events == [
+        "it listens",
+        "a base starts, libtorch=True",
+        "a snapshot is opened",
+        "it is told what to import",
+        "it serves",
+    ]
 
 
 def test_a_strangers_form_is_not_waited_for(tmp_path: Path) -> None:
