@@ -21,9 +21,9 @@ from fake_jobs import FakeJobs
 from support import PATIENCE_S, Gateway, Reply, free_ports
 from threaded import Threaded
 
-from zerowake.adapters import KNOWN
+from zerowake.adapters import KNOWN, POD
 
-MARKS = {mark for known in KNOWN.values() for mark in known.marks}
+MARKS = {POD, *(mark for known in KNOWN.values() for mark in known.marks)}
 
 
 @dataclass
@@ -202,19 +202,21 @@ def _azure_http(value: Any) -> Any:
     }
 
 
+KNATIVE = {"K_SERVICE": "s", "K_REVISION": "s-1", "K_CONFIGURATION": "s"}
+
 PUSH = [
     PushPlatform("container"),
     PushPlatform(
         "knative",
-        lambda port: {"PORT": str(port), "K_SERVICE": "s", "K_REVISION": "s-1"},
+        lambda port: {"PORT": str(port), **KNATIVE, POD: "10.0.0.1"},
         probe=("/whatever", 200, 503, 503),
         probe_headers={"K-Network-Probe": "probe"},
     ),
-    PushPlatform("cloud-run", options=("--adapter", "cloud-run")),
+    PushPlatform("cloud-run", lambda port: {"PORT": str(port), **KNATIVE}),
     PushPlatform(
         "kserve",
         lambda port: {"PORT": str(port), "MODEL_NAME": "mine"},
-        options=("--adapter", "kserve"),
+        options=("--adapter", "kserve"),  # there is no /mnt/models here
         path=lambda name: f"/v1/models/{name}:predict",
         wrap=lambda value: {"instances": [value]},
         unwrap=lambda value: value["predictions"][0],

@@ -1,5 +1,6 @@
 """``zerowake.adapters.run``: which function it serves where none is named."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,6 +8,18 @@ import pytest
 from zerowake.adapters.run import run
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be."""
+    found: list[str] = []
+
+    def serve(targets: list[str], *rest: Any) -> None:
+        found.extend(targets)
+
+    monkeypatch.setattr("zerowake.runtime.gateway.serve.serve", serve)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -18,19 +31,59 @@ from zerowake.runtime.errors import ConfigError
         ({"FUNCTION_SOURCE": "src/app.py"}, None),
     ],
 )
-def test_what_is_served(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], target: str | None
-) -> None:
-    served: list[Any] = []
-    monkeypatch.setattr(
-        "zerowake.runtime.gateway.serve.serve", lambda targets, *rest: served.extend(targets)
-    )
+def test_what_is_served(served: list[str], environ: dict[str, str], target: str | None) -> None:
     if target is None:
         with pytest.raises(ConfigError, match="FUNCTION_TARGET"):
             run(None, "container", ServeConfig(), environ)
     else:
         run(None, "container", ServeConfig(), environ)
         assert served == [target]
+
+
+@pytest.mark.parametrize(
+    ("place", "environ", "argument"),
+    [
+        ("mnt/models", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),
+        ("opt/ml/model", {}, "serve"),
+        ("a/folder", {"AIP_HTTP_PORT": "8080", "AIP_STORAGE_URI": "/a/folder/"}, None),
+    ],
+    ids=["kserve", "sagemaker", "vertex"],
+)
+def test_a_model_is_taken_from_where_its_platform_has_laid_it(
+    served: list[str],
+    tmp_path: Path,
+    place: str,
+    environ: dict[str, str],
+    argument: str | None,
+) -> None:
+    def start(**also: str) -> str:
+        run(argument, None, ServeConfig(), {**environ, **also}, tmp_path)
+        return served.pop()
+
+    with pytest.raises(ConfigError, match="nothing to run"):
+        start()
+    folder = tmp_path / place
+    for name in ("first", "second"):
+        (folder / name).mkdir(parents=True)
+    assert start() == str(folder)  # opening it says what is wrong
+    (folder / "first" / "manifest.json").touch()
+    assert start() == str(folder / "first")
+    (folder / "second" / "manifest.json").touch()
+    assert start() == str(folder)  # which of them?
+    (folder / "manifest.json").touch()
+    assert start() == str(folder)
+    assert start(ZEROWAKE_SNAPSHOT="/other") == "/other"
+
+
+def test_a_model_of_vertex_is_mostly_in_a_store(served: list[str], tmp_path: Path) -> None:
+    for url in ("gs://bucket/model", "gs://bucket/model/"):
+        run(None, "vertex", ServeConfig(), {"AIP_STORAGE_URI": url}, tmp_path)
+        assert served.pop() == url
+
+
+def test_a_multi_model_endpoint_may_start_with_none(served: list[str], tmp_path: Path) -> None:
+    run("serve", None, ServeConfig(), {"SAGEMAKER_MULTI_MODEL": "true"}, tmp_path)
+    assert not served
 
 
 @pytest.mark.parametrize(
