@@ -1,9 +1,15 @@
 """``zerowake.adapters.run``: which function it serves where none is named."""
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import Gateway, free_ports, is_ready
 
 from zerowake.adapters.run import run
 from zerowake.runtime.config import ServeConfig
@@ -100,3 +106,29 @@ def test_a_variable_that_makes_no_sense_is_named_before_anything_is_opened(
     monkeypatch.setattr("zerowake.runtime.gateway.serve.serve", None)
     with pytest.raises(ConfigError, match=rf"^{name}\b.*{value.split()[-1]}"):
         run("/snapshot", "container", ServeConfig(), {name: value})
+
+
+SLEEPY = """
+import os, sys
+from zerowake.adapters.run import run
+from zerowake.runtime.config import ServeConfig
+run(sys.argv[1], "container", ServeConfig(idle_s=0.01), os.environ)
+"""
+
+
+def test_nothing_sleeps_however_short_the_idle_time(frozen: Callable[[str], Path]) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-c", SLEEPY, str(frozen("zoo.py:Once"))]
+    process = subprocess.Popen(command, env={**os.environ, "PORT": str(port)})
+    container = Gateway(process, f"http://127.0.0.1:{port}")
+    try:
+        container.until(lambda: is_ready(container))
+        for _ in range(4):
+            reply = container.request("POST", "/", b'{"do": "x"}')
+            assert (reply.status, reply.headers["zerowake-depth"]) == (200, "hot")
+            time.sleep(0.2)  # many times that
+        told = container.request("GET", "/metrics").body.decode()
+        starts = 'zerowake_restore_phase_seconds_count{function="once",phase="total"} '
+        assert [line for line in told.splitlines() if line.startswith(starts)] == [f"{starts}1.0"]
+    finally:
+        container.stop()
