@@ -21,7 +21,7 @@ POD = "KUBERNETES_SERVICE_HOST"
 # What ``run`` asks of one; ``port.Adapter`` says what each is.
 _PARTS = (
     "capabilities", "configure", "many_connections", "open", "serve", "drain", "close",
-    "report_init_error",
+    "report_error",
 )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def run(
             open_store,
         )
     except Exception as error:
-        ingress.report_init_error(error)
+        ingress.report_error(error)
         raise
 
 

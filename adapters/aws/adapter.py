@@ -173,7 +173,7 @@ class Lambda(Pull):
         if self._extension is not None:
             self._extension.cancel()
 
-    def report_init_error(self, error: BaseException) -> None:
+    def report_error(self, error: BaseException) -> None:
         async def report() -> None:
             line = Line(self._address)
             if isinstance(error, HookFailed):

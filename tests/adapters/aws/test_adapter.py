@@ -242,7 +242,7 @@ def test_a_start_that_fails_is_reported_whoever_has_done_so_before() -> None:
             error = task.exception()
             assert isinstance(error, FunctionFailed)
             api.faults = {"init_error": [403]}
-            await asyncio.to_thread(served.report_init_error, error)
+            await asyncio.to_thread(served.report_error, error)
             verb, headers, told = api.told[0]
             assert (verb, told["errorMessage"]) == ("init_error", "no database")
             assert headers["lambda-runtime-function-error-type"] == "Function.FunctionFailed"
@@ -364,7 +364,7 @@ def test_hooks_that_fail_are_reported(moment: Moment, verb: str, type_: str, cod
             error = task.exception()
             assert isinstance(error, adapter.HookFailed)
             assert error.exit_code == code
-            await asyncio.to_thread(served.report_init_error, error)
+            await asyncio.to_thread(served.report_error, error)
             said, headers, told = api.told[0]
             assert (said, headers["lambda-runtime-function-error-type"]) == (verb, type_)
             assert (told["errorType"], told["errorMessage"]) == (type_, "ValueError: no")
