@@ -135,7 +135,9 @@ class Feed:
         """A batch has been, or its calls are the gateway's to answer."""
         self._queue.settle(len(batch), time.monotonic())
         for call in batch:
-            self._ready.register(cast(Slot, call.sink), select.POLLIN)
+            slot = cast(Slot, call.sink)
+            slot.over |= not slot.polls_on  # what is said to its answer does not wake us
+            self._ready.register(slot, select.POLLIN)
         self._settle()
 
     def _take(self, slot: Slot, call: Invocation | None) -> None:

@@ -281,6 +281,7 @@ def test_under_load_it_ends_when_all_that_it_has_taken_is_answered(
     answers = [call.result() for call in calls]
     assert {(answer.status, answer.value["did"]) for answer in answers} == {(200, f"gate:{gate}")}
     assert container.stop() == 0
+    assert not [line for line in container.log if "calls still run" in line]
 
 
 # ---------------------------------------------------------------------------- platforms that are asked
@@ -423,6 +424,7 @@ def test_under_load_it_ends_with_every_call_answered_or_not_taken(
     container.until_said("draining")
     gate.touch()
     assert container.process.wait(60) == 0, container.log
+    assert not [line for line in container.log if "calls still run" in line]
     left = container.caller.left()
     taken = [id_ for id_ in ids if id_ not in left]
     assert len(taken) == pull.slots

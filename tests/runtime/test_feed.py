@@ -43,7 +43,6 @@ class Line:
 
     def finish(self, result: bytes | None = None) -> None:
         self.event, self.polled = b"", self.polls_on
-        self.over = not self.polls_on
 
     def fail(self, problem: dict[str, object]) -> None:
         self.finish()
