@@ -6,7 +6,7 @@ under /api/. Whichever names function.json has, there is one function.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, ClassVar
 from urllib.parse import quote, urlsplit
 
@@ -50,14 +50,18 @@ class Azure(Push):
     def routes(self) -> list[Route]:
         return [
             Route("POST", "/{function}", self._trigger),
-            Route("", "", self._proxied),
+            Route("", "", self._proxied, early=True),
         ]
 
-    def _proxied(self, request: Request) -> Passed:
-        """function.json may have given the function any route below /api/."""
-        if not request.path.startswith("/api/") or takes_requests(self.functions, self.only()):
+    def _proxied(self, request: Request) -> Passed | Coroutine[Any, Any, Passed]:
+        if not request.path.startswith("/api/"):
             return Passed(request.path)
-        return Passed("/")
+        return self._below_api(request)
+
+    async def _below_api(self, request: Request) -> Passed:
+        """function.json may have given the function any route here."""
+        await self.functions.arrived()
+        return Passed(request.path if takes_requests(self.functions, self.only()) else "/")
 
     async def _trigger(self, request: Request) -> Response:
         value = parse_json(await request.body())

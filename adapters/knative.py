@@ -35,7 +35,7 @@ class Knative(Push):
 
     def routes(self) -> list[Route]:
         # Whatever path a probe has been given, the answer is whether calls are welcome.
-        return [Route("GET", "", self._get)]
+        return [Route("GET", "", self._get, early=True)]
 
     def _get(self, request: Request) -> Response | Passed:
         value = request.headers.get(PROBE_HEADER)

@@ -44,8 +44,8 @@ class KServe(Push):
             Route("POST", "/v1/models/{model}:predict", self._predict),
             Route("GET", "/v2", self._server_metadata),
             Route("GET", "/v2/", self._server_metadata),
-            Route("GET", "/v2/health/live", lambda request: answer_json({"live": True})),
-            Route("GET", "/v2/health/ready", self._ready),
+            Route("GET", "/v2/health/live", self._live, early=True),
+            Route("GET", "/v2/health/ready", self._ready, early=True),
             *(Route("GET", path, self._metadata) for path in VERSIONED),
             *(Route("GET", f"{path}/ready", self._model_ready) for path in VERSIONED),
             *(Route("POST", f"{path}/infer", self._infer) for path in VERSIONED),
@@ -60,6 +60,9 @@ class KServe(Push):
         )
 
     # ---------------------------------------------------------------- health and metadata
+
+    def _live(self, request: Request) -> Response:
+        return answer_json({"live": True})
 
     def _ready(self, request: Request) -> Response:
         return answer_json({"ready": self.functions.ready}, 200 if self.functions.ready else 503)

@@ -53,18 +53,22 @@ class Pull:
             self._given_up.add(wait)
             wait.cancel()
 
-    async def _until_up(
-        self, functions: Functions, name: str, limit_s: float | None = None
-    ) -> None:
-        """Wait for the function to be up, or ``limit_s`` to be over, or the end.
+    async def _until_up(self, functions: Functions, limit_s: float | None = None) -> None:
+        """Wait for the functions to be here and up, or ``limit_s`` to be over, or the end.
 
-        Raises FunctionFailed when it cannot start.
+        Raises FunctionFailed when one cannot be fetched, or start.
         """
+
+        async def up() -> None:
+            await functions.arrived()
+            for name in functions.names():
+                await functions.wake(name)
+
         try:
             async with asyncio.timeout(limit_s):
-                await self._unless_drained(functions.wake(name))
+                await self._unless_drained(up())
         except TimeoutError:
-            log.warning("%s is not up after %g s: its first call waits for it", name, limit_s)
+            log.warning("not up after %g s: the first call waits for it", limit_s)
 
     async def _unless_drained(
         self, work: Coroutine[Any, Any, T], poll: Poll | None = None, *, begun: bool = False

@@ -62,8 +62,8 @@ class Push(HttpIngress):
         app = super().app(functions, metrics, with_orders=with_orders)
         # Anybody may send events who reaches the port, so the operator names what may be fetched.
         objects = Objects(limit_nbytes, allowed(self.environ) or ())
-        app = Table(Events(self.caller, objects).routes(), app, limit_nbytes)
-        return Table(self.routes(), app, limit_nbytes, self.tell)
+        app = Table(Events(self.caller, objects).routes(), app, limit_nbytes, functions.arrived)
+        return Table(self.routes(), app, limit_nbytes, functions.arrived, self.tell)
 
     def report_error(self, error: BaseException) -> None:
         """Nobody to tell: the exit code and the log do it."""

@@ -101,11 +101,15 @@ Handler = Callable[[Request], Response | Passed | Coroutine[Any, Any, Response |
 
 
 class Route(NamedTuple):
-    """method: "" for every one; GET is HEAD as well. template: ``/models/{name}``, "" for every path."""
+    """method: "" for every one; GET is HEAD as well. template: ``/models/{name}``, "" for every path.
+
+    early: answered before the functions are here, as what asks whether they are.
+    """
 
     method: str
     template: str
     handler: Handler
+    early: bool = False
 
 
 def answer_json(value: object, status: int = 200) -> Response:
@@ -122,7 +126,7 @@ def problem_response(problem: Mapping[str, Any], error: Exception) -> Response:
 class Table:
     """An ASGI app: the first route that fits answers, ``app`` answers everything else.
 
-    tell: how an error that a handler has raised is answered. Another method of a known path is the
+    arrived: waits until the functions are here. tell: how an error that a handler has raised is answered. Another method of a known path is the
     app's as well.
     """
 
@@ -131,10 +135,12 @@ class Table:
         routes: list[Route],
         app: ASGIApp,
         limit_nbytes: int,
+        arrived: Callable[[], Coroutine[Any, Any, None]],
         tell: Callable[[Mapping[str, Any], Exception], Response] = problem_response,
     ) -> None:
         self._routes = [(route, _pattern(route.template)) for route in routes]
         self._app = app
+        self._arrived = arrived
         self._limit_nbytes = limit_nbytes
         self._tell = tell
 
@@ -143,10 +149,12 @@ class Table:
         if found is None:
             await self._app(scope, receive, send)
             return
-        handler, parts = found
+        route, parts = found
         request = Request(scope, receive, parts, self._limit_nbytes)
         try:
-            answer = handler(request)
+            if not route.early:
+                await self._arrived()
+            answer = route.handler(request)
             if isinstance(answer, Coroutine):
                 answer = await _unless_left(request, receive, answer)
         except Cancelled:
@@ -159,11 +167,11 @@ class Table:
         else:
             await respond(send, answer.status, _headers(answer), answer.body)
 
-    def _find(self, scope: Scope) -> tuple[Handler, dict[str, str]] | None:
+    def _find(self, scope: Scope) -> tuple[Route, dict[str, str]] | None:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         for route, pattern in self._routes:
             if route.method in ("", method) and (match := pattern.fullmatch(scope["path"])):
-                return route.handler, match.groupdict()
+                return route, match.groupdict()
         return None
 
     async def _fail(self, request: Request, receive: Receive, send: Send, error: Exception) -> None:

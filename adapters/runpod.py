@@ -67,11 +67,11 @@ class RunPod(Pull):
         self._failed = ""  # why the function runs no more
 
     async def serve(self, functions: Functions, metrics: Metrics) -> None:
-        (self._name,) = functions.names()
-        self._caller = Caller(functions, metrics, checks=False)
-        await self._until_up(functions, self._name)  # until then others may have the jobs
+        await self._until_up(functions)  # until then others may have the jobs
         if self._draining:
             return
+        (self._name,) = functions.names()
+        self._caller = Caller(functions, metrics, checks=False)
         self._slots = self._slots or _slots(functions.find(self._name).settings)
         log.info("serving %s on RunPod, %d jobs at a time", self._name, self._slots)
         beside = [asyncio.create_task(self._heartbeats()), asyncio.create_task(self._stop_jobs())]

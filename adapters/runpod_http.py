@@ -46,7 +46,7 @@ class RunPodHttp(Push):
 
     def routes(self) -> list[Route]:
         path = self.environ.get("HEALTH_CHECK_PATH") or "/ping"
-        return [Route("GET", path, self.probe)]
+        return [Route("GET", path, self.probe, early=True)]
 
     def probe(self, request: Request) -> Response:
         if self.functions.ready:

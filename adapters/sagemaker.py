@@ -70,7 +70,10 @@ class SageMaker(Push):
         self._loading = asyncio.Lock()  # one at a time: each looks at the memory that is left
 
     def routes(self) -> list[Route]:
-        routes = [Route("GET", "/ping", self.probe), Route("POST", "/invocations", self._invoke)]
+        routes = [
+            Route("GET", "/ping", self.probe, early=True),
+            Route("POST", "/invocations", self._invoke),
+        ]
         if not _is_multi(self.environ):
             return routes
         return [

@@ -40,7 +40,7 @@ class Vertex(Push):
     def routes(self) -> list[Route]:
         health = self.environ.get("AIP_HEALTH_ROUTE") or "/health"
         predict = self.environ.get("AIP_PREDICT_ROUTE") or "/predict"
-        return [Route("GET", health, self.probe), Route("POST", predict, self._predict)]
+        return [Route("GET", health, self.probe, early=True), Route("POST", predict, self._predict)]
 
     async def _predict(self, request: Request) -> Response | Passed:
         body = await request.body()

@@ -5,17 +5,27 @@ anything of its response has arrived. Knows no platform, no retries and no time 
 """
 
 import asyncio
+import contextlib
+import fcntl
 import select
 import socket
 import struct
+import termios
 from collections import deque
-from typing import cast
+from typing import NamedTuple, cast
 
 from zerowake.adapters.http1 import Response, parse
 
-TCP_INFO_NBYTES = 216  # of Linux's struct tcp_info, up to what is read of it
-NOT_SENT = struct.Struct("<144xI")  # tcpi_notsent_bytes
-SENT = struct.Struct("<200xQQ")  # tcpi_bytes_sent, tcpi_bytes_retrans
+# Of Linux's struct tcp_info: tcpi_bytes_received, tcpi_notsent_bytes, tcpi_bytes_sent, tcpi_bytes_retrans
+TCP_INFO = struct.Struct("<128xQ8xI52xQQ")
+UNREAD = struct.Struct("i")  # as FIONREAD tells it
+
+
+class Counts(NamedTuple):
+    """How many bytes have ever been written to a connection and read from it, by whoever has it."""
+
+    written: int
+    read: int
 
 
 class Wire(asyncio.Protocol):
@@ -26,7 +36,6 @@ class Wire(asyncio.Protocol):
         self._data = bytearray()
         self._expected: deque[asyncio.Future[Response]] = deque()
         self._last: asyncio.Future[Response] | None = None
-        self._skipped = 0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -59,17 +68,29 @@ class Wire(asyncio.Protocol):
         arrived.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(arrived.poll(0))
 
-    def written_nbytes(self) -> int | None:
-        """How much has ever been written to it, whoever did; None where the kernel does not tell."""
+    def counts(self) -> Counts | None:
+        """None where the kernel does not tell, or nothing is left to ask."""
         if self.closed:
             return None
-        told = self._transport.get_extra_info("socket").getsockopt(
-            socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_NBYTES
-        )
-        if len(told) < TCP_INFO_NBYTES:
+        sock = self._transport.get_extra_info("socket")
+
+        def told() -> tuple[int, int, int, int]:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO.size)
+            received, waiting, sent, again = TCP_INFO.unpack(info)
+            return received, waiting, sent, again
+
+        try:
+            before, found = None, told()
+            while before != found:  # else something has arrived between the two questions
+                before = found
+                unread = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(UNREAD.size))
+                found = told()
+        except (OSError, struct.error):
             return None
-        (waiting,), (sent, again) = NOT_SENT.unpack_from(told), SENT.unpack_from(told)
-        return int(sent - again + waiting) or None  # some sandboxes tell zeros only
+        received, waiting, sent, again = found
+        if not sent:  # some sandboxes tell zeros
+            return None
+        return Counts(sent - again + waiting, received - UNREAD.unpack(unread)[0])
 
     def lend(self) -> int:
         """Let another process read on: the descriptor. ``regain`` ends it."""
@@ -77,12 +98,8 @@ class Wire(asyncio.Protocol):
         self._expected.clear()
         return int(self._transport.get_extra_info("socket").fileno())
 
-    def regain(self, responses: int, skipped: int = 0) -> "list[asyncio.Future[Response]]":
-        """Read on: the responses that are still to come.
-
-        skipped: the status of one that may come before them, and that nobody waits for.
-        """
-        self._skipped = skipped
+    def regain(self, responses: int) -> "list[asyncio.Future[Response]]":
+        """Read on: the responses that are still to come."""
         expected = [self._expect() for _ in range(responses)]
         if self.closed:
             self._fail(ConnectionResetError("it was closed meanwhile"))
@@ -99,6 +116,9 @@ class Wire(asyncio.Protocol):
         await self._writable.wait()
 
     def close(self) -> None:
+        if not self.closed:
+            with contextlib.suppress(OSError):  # another process may hold it too
+                self._transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         self.closed = True
         self._transport.close()
 
@@ -119,12 +139,6 @@ class Wire(asyncio.Protocol):
                 del self._data[:nbytes]
                 if response.status < 200:  # 100 Continue, say: the response is still to come
                     continue
-                skips, self._skipped = response.status == self._skipped, 0
-                if skips and response.keeps_alive:
-                    continue
-                if skips:
-                    self.close()
-                    return
                 if not self._expected or (self._data and len(self._expected) == 1):
                     raise ValueError("it says more than it was asked for")
                 future = self._expected.popleft()

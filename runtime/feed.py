@@ -28,7 +28,7 @@ class Slot(Sink, Protocol):
 
     number: what the gateway calls it. polls_on: ask for the next call with each answer. polled: a poll
     is on its way. event: the call that it has brought, as it came, until it is answered; b"" before
-    and after. sent_nbytes: all that it has written. unacknowledged: an answer that was sent, and may
+    and after. sent_nbytes, read_nbytes: all that it has written and taken out. unacknowledged: an answer that was sent, and may
     have to be sent again. refused: what the platform says of an answer that it has not taken, until it
     is told. over: it is to be given back.
     """
@@ -38,6 +38,7 @@ class Slot(Sink, Protocol):
     polled: bool
     event: bytes
     sent_nbytes: int
+    read_nbytes: int
     unacknowledged: bytes
     refused: dict[str, Any] | None
     over: bool
@@ -83,10 +84,18 @@ class Feed:
 
     def recall(self) -> None:
         """Give back all of them: at once what waits for a call, the others once they have answered."""
+        self.end_polls()
         for slot in self._slots.values():
-            slot.polls_on = False
             slot.over |= not slot.event
         self._settle()
+
+    def end_polls(self) -> None:
+        """From now on answers go without a poll, and the gateway hears of that before."""
+        if polling := [slot for slot in self._slots.values() if slot.polls_on]:
+            numbers = [slot.number for slot in polling]
+            self._connection.send({"kind": "recalled", "slots": numbers})
+        for slot in polling:
+            slot.polls_on = False
 
     def next(self) -> tuple[Invocation, ...]:
         """The next batch; () when the gateway says something first, or when there is no slot left.
@@ -135,9 +144,7 @@ class Feed:
         """A batch has been, or its calls are the gateway's to answer."""
         self._queue.settle(len(batch), time.monotonic())
         for call in batch:
-            slot = cast(Slot, call.sink)
-            slot.over |= not slot.polls_on  # what is said to its answer does not wake us
-            self._ready.register(slot, select.POLLIN)
+            self._ready.register(cast(Slot, call.sink), select.POLLIN)
         self._settle()
 
     def _take(self, slot: Slot, call: Invocation | None) -> None:

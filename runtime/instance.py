@@ -234,8 +234,11 @@ class Loop:
         told = frame.header
         if self._feed is None:
             self._feed = Feed(self._connection, self._function.settings.batch_rule())
-        descriptor = self._connection.descriptors.pop(0)
-        self._feed.lend(told["slot"], descriptor, told["by"], told["with"])
+        if self._connection.descriptors:  # else this process has as many as it may
+            descriptor = self._connection.descriptors.pop(0)
+            self._feed.lend(told["slot"], descriptor, told["by"], told["with"])
+        else:
+            self._connection.send({"kind": "handed", "slot": told["slot"], "polled": True}, b"")
 
     def _batch(self, frame: Frame) -> None:
         now = time.monotonic()
@@ -277,8 +280,7 @@ class Loop:
         with self._spread(1), self._output.during(*[work.id for work in works]):
             answers, predict_ms = self._run(works)
             if any(frame.kind in ("recall", "stop") for frame in self._looked_at()):
-                for slot in slots:
-                    slot.polls_on = False
+                self._feed.end_polls()
             frames = []
             for call, slot, answer in zip(calls, slots, answers, strict=True):
                 if answer.problem is not None:
@@ -287,7 +289,8 @@ class Loop:
                     call.finish(answer.result)
                 header = {"kind": "result", "call": -slot.number, "predict_ms": predict_ms}
                 if not slot.event:
-                    header |= {"answered": True, "queue_ms": 1e3 * (now - call.arrived_s)}
+                    header |= {"answered": slot.polled, "read": slot.read_nbytes}
+                    header["queue_ms"] = 1e3 * (now - call.arrived_s)
                     answer = Answer(problem=answer.problem)
                 frames.append(_result(header, answer))
             self._tell(frames)

@@ -3,6 +3,7 @@
 Knows no store: ``open_store`` of a higher floor opens one by its URL.
 """
 
+import asyncio
 import logging
 import os
 import pickle
@@ -77,14 +78,18 @@ class Localizing:
         process.AWAITED.add(self._pid)
         os.close(write)
 
-    def path(self) -> str:
+    async def path(self) -> str:
         """Waits for it. Raises as ``localize``."""
+        reader = asyncio.StreamReader()
+        protocol, file = asyncio.StreamReaderProtocol(reader), os.fdopen(self._read, "rb")
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, file)
         try:
-            with open(self._read, "rb") as file:
-                said = file.read()
-        except KeyboardInterrupt:  # SIGTERM as well; the process that fetches ends with us
+            said = await reader.read()
+        except asyncio.CancelledError:  # the process that fetches ends with us
             log.info("told to stop while %s was fetched; the next start fetches it", self._text)
             raise
+        finally:
+            pipe.close()
         _, status = os.waitpid(self._pid, 0)
         process.AWAITED.discard(self._pid)
         if not said:

@@ -17,8 +17,9 @@ instance -> gateway     ``ready`` {report, form, reason}, ``failed`` {problem}, 
                         of a reply}, ``again`` (predict runs anew on a part of the batch), ``settled``
                         {eager_calls, if any}, ``hooked`` {problem, if it failed}; ``fed`` {slots,
                         sent, runs, sizes} (calls that slots have brought, and those of slots which run from now on:
-                        their place is -slot, and their ``result`` says ``answered``, and ``queue_ms``, where
-                        the platform was), ``refused`` {slot, status, said}, ``handed`` {slot, polled, sizes}
+                        their place is -slot, and their ``result`` says ``answered``, whether with a poll,
+                        ``read`` and ``queue_ms``, where the platform was), ``recalled`` {slots} (they poll no
+                        more), ``refused`` {slot, status, said}, ``handed`` {slot, polled, sizes}
 gateway -> base         ``import`` {modules}, once, before anything else
 gateway -> zygote       ``fork`` {ticket, role, spec}, the child's socket comes with it as a descriptor
 zygote -> gateway       ``up`` {report}, ``failed`` {problem}, ``unforkable`` {reason, rehearsed}, then

@@ -31,9 +31,14 @@ class FakeFunctions:
         self.moments: list[Moment] = []
         self.broken: dict[Moment, Exception] = {}
         self.refusals: list[Exception] = []
+        self.arriving: Callable[[], Awaitable[None]] | None = None
         self.waking: Callable[[], Awaitable[None]] | None = None
         self._info = function_info("f", **known)
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def arrived(self) -> None:
+        if self.arriving is not None:
+            await self.arriving()
 
     def names(self) -> list[str]:
         return ["f"]

@@ -118,7 +118,7 @@ class PushContainer(Process):
     @property
     def function_name(self) -> str:
         """From the log, as tests do not ask an operator's route."""
-        serving = re.compile(r"serving (\w+) on http")
+        serving = re.compile(r"serving (\w+)( on http|$)")
         found: re.Match[str] = self.until(
             lambda: next(filter(None, map(serving.search, list(self.log))), None)
         )

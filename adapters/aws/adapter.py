@@ -23,7 +23,6 @@ from zerowake.runtime.errors import ConfigError, InvocationError, to_problem
 from zerowake.runtime.gateway.caller import Caller
 from zerowake.runtime.gateway.port import Functions
 from zerowake.runtime.hooks import Moment
-from zerowake.runtime.info import Kind
 from zerowake.snapshot.errors import ZerowakeError
 
 if TYPE_CHECKING:
@@ -124,7 +123,6 @@ class Lambda(Pull):
         self._recall: Callable[[], None] = lambda: None
 
     async def serve(self, functions: Functions, metrics: "Metrics") -> None:
-        (name,) = functions.names()
         limit_nbytes = self._config.max_body_nbytes
 
         def app() -> "ASGIApp":
@@ -142,20 +140,20 @@ class Lambda(Pull):
             # Who may invoke us may name any object, unless it is set.
             return Objects(limit_nbytes, allowed(self._environ))
 
-        invocations = Invocations(caller, name, app, streaming=self._streaming, objects=objects)
+        invocations = Invocations(caller, app, streaming=self._streaming, objects=objects)
         registered = asyncio.Event()
         self._extension = asyncio.create_task(self._be_extension(registered))
         # The first poll ends the start: until then the platform gives us all its cores.
-        await self._until_up(functions, name, self._init_s)
+        await self._until_up(functions, self._init_s)
         await self._unless_drained(registered.wait())  # not after the first poll: it ends the start
         if self._snap_start and not self._draining:
-            await self._be_restored(functions, name)
+            await self._be_restored(functions)
         if self._draining:
             return
-        log.info("serving %s on AWS Lambda, %d at a time", name, self._slots)
-        self._recall = partial(functions.recall, name)
-        lends = functions.find(name).kind not in (Kind.STREAM, Kind.HTTP)
-        slots = [asyncio.create_task(self._slot(invocations, lends)) for _ in range(self._slots)]
+        names = ", ".join(functions.names()) or "what is still fetched"
+        log.info("serving %s on AWS Lambda, %d at a time", names, self._slots)
+        self._recall = partial(_recall, functions)
+        slots = [asyncio.create_task(self._slot(invocations)) for _ in range(self._slots)]
         try:
             await asyncio.gather(*slots)
         finally:
@@ -189,7 +187,7 @@ class Lambda(Pull):
 
     # ---------------------------------------------------------------- start and slots
 
-    async def _be_restored(self, functions: Functions, name: str) -> None:
+    async def _be_restored(self, functions: Functions) -> None:
         """Be snapshotted here, and go on in each environment that is made of the snapshot.
 
         https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks.html. No connection to
@@ -197,6 +195,7 @@ class Lambda(Pull):
         compared with the clock at each event, and no timer of a function that is up is set.
         Raises HookFailed.
         """
+        (name,) = functions.names()
         await self._hook(functions, name, Moment.BEFORE_SNAPSHOT)
         line = Line(self._address)
         await self._unless_drained(line.restore_next(), line)
@@ -228,8 +227,7 @@ class Lambda(Pull):
             registered.set()
             line.close()
 
-    async def _slot(self, invocations: Invocations, lends: bool) -> None:
-        """lends: whether the function is one whose process can take calls itself."""
+    async def _slot(self, invocations: Invocations) -> None:
         line = Line(self._address)
         self._lines.append(line)
         line.polls_on = not self._draining
@@ -237,7 +235,7 @@ class Lambda(Pull):
             while (event := await self._poll(line)) is not None:
                 is_time = self._lends_after(event)
                 await invocations.answer(line, event)
-                if lends and is_time and not self._draining:
+                if is_time and invocations.lends and not self._draining:
                     from zerowake.adapters.aws.lent import Lent  # not of a start
 
                     await Lent.while_it_lasts(line, invocations, self._took)
@@ -264,3 +262,8 @@ class Lambda(Pull):
 
     async def _poll(self, line: Line) -> Event | None:
         return await self._unless_drained(line.next(), line, begun=line.brings)
+
+
+def _recall(functions: Functions) -> None:
+    for name in functions.names():
+        functions.recall(name)

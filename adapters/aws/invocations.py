@@ -42,9 +42,9 @@ END_S = 1.0  # for the trailers of a broken stream
 
 
 class Invocations:
-    """Answers the invocations of one function.
+    """Answers the invocations of one function, which the first of them may have to wait for.
 
-    app: makes the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
+    name: the function's; "" until it is here. app: makes the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
     function, in chunks; the caller must have asked for that, and no event tells. objects: makes
     what fetches the content that S3's events tell of. clock: unix seconds, as deadlines are told.
     """
@@ -52,7 +52,6 @@ class Invocations:
     def __init__(
         self,
         caller: Caller,
-        name: str,
         app: "Callable[[], ASGIApp]",
         *,
         streaming: bool,
@@ -60,7 +59,7 @@ class Invocations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.caller = caller
-        self.name = name
+        self.name = ""
         self._make_app = app
         self._streaming = streaming
         self._objects = cache(objects)
@@ -74,6 +73,13 @@ class Invocations:
     def content_type(self) -> str:
         """Of results."""
         return RAW if self.caller.functions.find(self.name).raw_output else JSON
+
+    @property
+    def lends(self) -> bool:
+        """Whether the function is one whose process can take calls itself."""
+        if not self.name:
+            return False
+        return self.caller.functions.find(self.name).kind not in (Kind.STREAM, Kind.HTTP)
 
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""
@@ -96,6 +102,10 @@ class Invocations:
             await self.fail(line, event, error)
 
     async def _answer(self, line: Line, event: Event) -> None:
+        if not self.name:
+            async with self._until(event):
+                await self.caller.functions.arrived()
+            (self.name,) = self.caller.functions.names()
         if event.is_direct:
             await self._direct(line, event)
             return

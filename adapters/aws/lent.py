@@ -14,6 +14,7 @@ from zerowake.adapters.aws.messages import Event
 from zerowake.adapters.aws.runtime_api import Line, Refused, RuntimeApiError
 from zerowake.adapters.http1 import parse
 from zerowake.adapters.port import AnswerTooLarge
+from zerowake.runtime.errors import Cancelled
 from zerowake.runtime.gateway.caller import Calling
 from zerowake.runtime.invocation import Invocation
 
@@ -50,6 +51,7 @@ class Lent:
         self._back: asyncio.Future[Handed | None] = asyncio.get_running_loop().create_future()
         self._event: Event | None = None  # the last that was taken
         self._sent_nbytes = 0  # before it
+        self._read_nbytes = 0  # before its answer was acknowledged
         self._taken = False  # and not answered by the process, as far as that has said so
         self._polled = True  # with its last answer
         self._recalled = False
@@ -97,15 +99,22 @@ class Lent:
 
     async def _regain_from_dead(self) -> None:
         """What the process did last it may not have told, but the connection shows it. Raises Refused."""
-        line = self._line
-        if not self._taken and self._polled:
-            line.regain_poll()
-        elif self._taken and self._event is not None and line.has_written(self._sent_nbytes):
-            limit_s = min(SAID_S, self._invocations.left_s(self._event))
-            if await line.regain_answer(limit_s, polled=not self._recalled):
+        line, event = self._line, self._event
+        if self._taken and not line.was_written(self._sent_nbytes):
+            line.close()  # it has not begun to answer, and what is still there was told
+        elif event is None or (not self._taken and line.was_read(self._read_nbytes)):
+            if self._polled:
+                line.regain(polled=True)
+            else:
+                line.close()
+        else:  # nothing of what the API says to its answer was read
+            polled = not self._recalled if self._taken else self._polled
+            limit_s = max(LATE_S, min(SAID_S, self._invocations.left_s(event)))
+            if await line.regain_answer(limit_s, polled=polled):
                 self._stop_calling()
-        else:
-            line.close()  # nothing was asked for on it, and what is still in it was told
+            elif not self._taken:  # it counts as answered, and nobody may have heard of it
+                error = Cancelled("the connection broke off in mid-answer")
+                await self._invocations.fail(line, event, error)
 
     def _stop_calling(self, error: Exception | None = None) -> None:
         """Nobody waits for it any more, and it is counted."""
@@ -129,9 +138,11 @@ class Lent:
         self._timer = asyncio.get_running_loop().call_later(left_s, self._at_deadline)
         return self._calling.call
 
-    def answered(self, call: Invocation, problem: dict[str, Any] | None, polled: bool) -> None:
+    def answered(
+        self, call: Invocation, problem: dict[str, Any] | None, polled: bool, read_nbytes: int
+    ) -> None:
         self._stop_timer()
-        self._taken, self._polled = False, polled
+        self._taken, self._polled, self._read_nbytes = False, polled, read_nbytes
         if self._calling is not None:
             self._calling.answered(problem)
             self._calling = None

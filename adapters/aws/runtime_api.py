@@ -31,10 +31,9 @@ from zerowake.adapters.aws.messages import (
     versioned,
 )
 from zerowake.adapters.http1 import Response, head
-from zerowake.adapters.wire_http import Wire
+from zerowake.adapters.wire_http import Counts, Wire
 from zerowake.snapshot.errors import ZerowakeError
 
-ACCEPTED = 202  # of an answer
 RETRIES_S = (0.0, 0.05, 0.2, 1.0)  # pauses before a request is sent again on a new connection
 
 
@@ -77,7 +76,7 @@ class Line:
         self._poll: asyncio.Future[Response] | None = None  # that was sent with an answer
         self._poll_request = next_request(address)
         self._lent = False
-        self._written = 0
+        self._counts = Counts(0, 0)  # when it was lent
         self.polls_on = False
 
     @property
@@ -102,15 +101,20 @@ class Line:
         """
         if self._poll is None or self._poll.done() or self._wire is None or self._wire.closed:
             return None
-        if self._wire.has_read or (written := self._wire.written_nbytes()) is None:
+        if self._wire.has_read or (counts := self._wire.counts()) is None:
             return None
-        self._poll, self._lent, self._written = None, True, written
+        self._poll, self._lent, self._counts = None, True, counts
         return self._wire.lend()
 
-    def has_written(self, nbytes: int) -> bool:
-        """Whether something was written to it since ``lend`` beyond ``nbytes``."""
-        assert self._wire is not None
-        return self._wire.written_nbytes() != self._written + nbytes
+    def was_written(self, nbytes: int) -> bool:
+        """Whether something was written to it since ``lend`` beyond ``nbytes``, as far as is known."""
+        counts = self._wire.counts() if self._wire is not None else None
+        return counts is None or counts.written != self._counts.written + nbytes
+
+    def was_read(self, nbytes: int) -> bool:
+        """Whether more than ``nbytes`` were taken out of it since ``lend``."""
+        counts = self._wire.counts() if self._wire is not None else None
+        return counts is not None and counts.read > self._counts.read + nbytes
 
     def regain(self, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
         """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""
@@ -121,12 +125,6 @@ class Line:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
 
-    def regain_poll(self) -> None:
-        """After ``lend``, of a process that has ended: its last answer may be acknowledged already."""
-        assert self._wire is not None
-        self._lent = False
-        (self._poll,) = self._wire.regain(1, ACCEPTED)
-
     async def regain_answer(self, limit_s: float, *, polled: bool) -> bool:
         """After ``lend``, of a process that has ended in its answer: whether the API has taken that.
 
@@ -135,13 +133,12 @@ class Line:
         """
         assert self._wire is not None
         self._lent = False
-        sent, self._poll = self._wire.regain(2)
+        sent, *polls = self._wire.regain(1 + polled)
         await asyncio.wait([sent], timeout=limit_s)
         if not sent.done() or sent.exception():
             self.close()
             return False
-        if not polled and not self.brings:
-            self.close()
+        self._poll = polls[0] if polls else None
         if sent.result().status >= 300:
             raise _refusal(sent.result())
         return True

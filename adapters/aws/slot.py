@@ -42,7 +42,7 @@ class Slot:
         self.number = number
         self.polls_on = self.polled = True
         self.event = self.unacknowledged = b""
-        self.sent_nbytes = 0
+        self.sent_nbytes = self.read_nbytes = 0
         self.refused: dict[str, Any] | None = None
         self.over = False
         self._host = address
@@ -77,8 +77,11 @@ class Slot:
         call = self._parse(data)
         self._untold = len(self.event)
         self._drop(nbytes - len(data) - self._untold)
-        self.over |= len(data) > WAIT_NBYTES  # a receive buffer may hold no more
-        self._wake_after(len(data) or self._quiet_nbytes)  # its beginning is no news
+        if call is None:
+            self.over |= len(data) > WAIT_NBYTES  # a receive buffer may hold no more
+            self._wake_after(len(data))  # its beginning is no news
+        else:
+            self._wake_after(self._quiet_nbytes)
         return call
 
     def was_told(self) -> None:
@@ -88,7 +91,7 @@ class Slot:
     def _drop(self, nbytes: int) -> None:
         if nbytes:
             with contextlib.suppress(OSError):  # the next ``read`` finds it as well
-                self._socket.recv(nbytes)
+                self.read_nbytes += len(self._socket.recv(nbytes))
 
     def _parse(self, data: bytearray) -> Invocation | None:
         """What is in ``data`` and was dealt with is taken out of it."""
@@ -103,7 +106,7 @@ class Slot:
                 self.unacknowledged = b""
                 if response.status == 202:
                     self._quiet_nbytes = nbytes
-                self.over = not (self.polls_on and response.keeps_alive)
+                self.over = not response.keeps_alive
                 if response.status >= 300:
                     self.refused = {"status": response.status, "said": said(response)}
         except ValueError:  # the gateway reads it again, and says so
@@ -162,6 +165,7 @@ class Slot:
         self.polled = self.polls_on
         try:
             self._send(request + self._poll if self.polls_on else request)
+            self.over = not self.polls_on
         except OSError:  # the gateway sends it again: not behind a part of it
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)

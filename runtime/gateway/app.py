@@ -79,6 +79,7 @@ class Edge:
     async def _route(self, scope: Scope) -> ASGIApp:
         path: str = scope["path"]
         if path.startswith("/invoke/"):
+            await self._functions.arrived()
             called = path.removeprefix("/invoke/")
             name = called.partition("/")[0]
             if not takes_requests(self._functions, name):
@@ -88,6 +89,8 @@ class Edge:
             if scope["method"] not in ("GET", "HEAD"):
                 raise problems.MethodNotAllowed(scope["method"], path, "GET, HEAD")
             return _fixed(200, *await probe(scope))
+        if not self._is_order(path):
+            await self._functions.arrived()
         names = self._functions.names()
         if (
             len(names) == 1

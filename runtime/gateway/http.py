@@ -86,9 +86,8 @@ class HttpIngress:
         )
         host, port = self._sockets[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        log.info(
-            "serving %s on http://%s:%d", ", ".join(functions.names()) or "nothing yet", shown, port
-        )
+        names = ", ".join(functions.names()) or "nothing yet"
+        log.info("serving %s on http://%s:%d", names, shown, port)
         await self._server.serve(sockets=self._sockets)
 
     def drain(self) -> None:

@@ -91,16 +91,7 @@ class Instance:
     def recall(self) -> None:
         """Have it give back what it was lent."""
         if self.lent:
-            self._recall("recall")
-
-    def stop(self) -> None:
-        """Have it end once it has done so."""
-        self._recall("stop")
-
-    def _recall(self, kind: str) -> None:
-        for lease in self.lent.values():
-            lease.recalled()
-        self.link.send({"kind": kind})
+            self.link.send({"kind": "recall"})
 
     def fed(self, frame: Frame, *, retry: bool) -> list[Invocation]:
         """It has taken calls itself; those that it has begun with come before what it was given."""
@@ -124,10 +115,14 @@ class Instance:
     def slot_told(self, frame: Frame) -> None:
         """It says something of a connection that it was lent."""
         header = frame.header
-        if frame.kind == "refused":
-            self.lent[header["slot"]].refused(header["status"], header["said"])
-        else:
-            self.lent.pop(header["slot"]).handed(header["polled"], *frame.parts())
+        match frame.kind:
+            case "recalled":
+                for slot in header["slots"]:
+                    self.lent[slot].recalled()
+            case "refused":
+                self.lent[header["slot"]].refused(header["status"], header["said"])
+            case "handed":
+                self.lent.pop(header["slot"]).handed(header["polled"], *frame.parts())
 
     def lose(self) -> None:
         """It has ended, and with it the connections."""

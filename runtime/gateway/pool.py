@@ -10,17 +10,18 @@ from typing import Any
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.depth import Depth
-from zerowake.runtime.errors import Draining, UnknownFunction
+from zerowake.runtime.errors import Draining, FunctionFailed, UnknownFunction
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.opening import Opened, open_target
 from zerowake.runtime.gateway.port import Lease
 from zerowake.runtime.gateway.served import Served
-from zerowake.runtime.gateway.zygote_link import ZygoteLink, adopt
+from zerowake.runtime.gateway.zygote_link import ZygoteLink, adopt, mark_seen
 from zerowake.runtime.hooks import Moment
 from zerowake.runtime.info import FunctionInfo
 from zerowake.runtime.invocation import Invocation
 from zerowake.runtime.metrics import Metrics
 from zerowake.runtime.policy.lifecycle import start_delay_s
+from zerowake.snapshot.errors import ZerowakeError
 
 log = logging.getLogger("zerowake.gateway")
 
@@ -74,6 +75,7 @@ class Pool:
         self._metrics = metrics
         self._served: dict[str, Served] = {}
         self._retired: dict[asyncio.Task[None], Served] = {}
+        self._arrival: asyncio.Task[None] | None = None
         self.draining = False
         metrics.watch(lambda: [served.gauges() for served in self._served.values()])
 
@@ -93,6 +95,21 @@ class Pool:
         if old is not None:
             self._retire(old)
 
+    def expect(self, arrival: "asyncio.Task[None]") -> None:
+        """Functions are on their way until it is done."""
+        self._arrival = arrival
+        arrival.add_done_callback(mark_seen)
+
+    async def arrived(self) -> None:
+        if self._arrival is None:
+            return
+        try:
+            await asyncio.shield(self._arrival)
+        except ZerowakeError as error:  # of whoever serves it, not of who calls it
+            if isinstance(error, Draining):
+                raise
+            raise FunctionFailed(f"the function cannot be served: {error}") from error
+
     async def load(self, target: str, name: str) -> None:
         opened = await asyncio.to_thread(open_target, target, self._config)
         self.serve(opened.named(name))
@@ -110,6 +127,8 @@ class Pool:
     def ready(self) -> bool:
         served = self._served.values()
         if self.draining or (served and all(each.failed for each in served)):
+            return False
+        if self._arrival is not None and not self._arrival.done():
             return False
         return all(each.at_rest for each in served)
 

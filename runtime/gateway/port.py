@@ -30,6 +30,13 @@ class Functions(Protocol):
         """Whether the gateway is on its way out: calls under way finish, new ones are refused."""
         ...
 
+    async def arrived(self) -> None:
+        """Wait until all functions that were named are here: snapshots in stores are fetched first.
+
+        Until then the other methods know none of them. Raises FunctionFailed with what is wrong with
+        one, or Draining.
+        """
+
     def names(self) -> list[str]:
         """The names of all functions served, in the order they were named."""
         ...
@@ -130,14 +137,19 @@ class Lease(Protocol):
         """
         ...
 
-    def answered(self, call: Invocation, problem: dict[str, Any] | None, polled: bool) -> None:
-        """It has, and sent a poll along if ``polled``; ``problem``: with an error."""
+    def answered(
+        self, call: Invocation, problem: dict[str, Any] | None, polled: bool, read_nbytes: int
+    ) -> None:
+        """It has, and sent a poll along if ``polled``; ``problem``: with an error.
+
+        read_nbytes: what it has taken out of the connection, before anything was said to its answer.
+        """
 
     def refused(self, status: int, said: str) -> None:
         """The platform does not take the last answer."""
 
     def recalled(self) -> None:
-        """The process is to give it back: its next answer may go without a poll."""
+        """Its answers go without a poll from now on."""
 
     def handed(self, polled: bool, unacknowledged: bytes) -> None:
         """The process gives the connection back.

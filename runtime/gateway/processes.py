@@ -325,7 +325,7 @@ class Processes:
         if starting:
             instance.link.kill()
         else:
-            instance.stop()
+            instance.link.send({"kind": "stop"})
         await asyncio.wait([instance.link.exited], timeout=STOP_LIMIT_S)
         instance.link.kill()
         await asyncio.shield(instance.link.exited)

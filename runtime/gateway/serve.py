@@ -1,7 +1,8 @@
 """``zerowake serve`` and ``zerowake run``: from targets on the command line to a running gateway.
 
 The order is the point: open the ingress (early callers wait in the socket's backlog), start the base
-zygote, look at the snapshots while it loads, and import what serves while it still does.
+zygote, look at the snapshots while it loads, and import what serves while it still does. Snapshots that
+are fetched first may take minutes: then the ingress serves already, and its callers wait for them.
 """
 
 import logging
@@ -18,8 +19,9 @@ from zerowake.snapshot.errors import DamagedSnapshot
 from zerowake.snapshot.mapping import read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
+    from zerowake.runtime.gateway.opening import Opened
     from zerowake.runtime.gateway.pool import Pool
     from zerowake.runtime.remote import Localizing, OpenStore
 
@@ -47,6 +49,12 @@ def serve(
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
     check_device(config.device)
+    sources = [text for text in targets if "://" not in text and _is_source(text)]
+    if reload and not sources:
+        raise ConfigError(
+            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
+            "or leave --reload out"
+        )
     fetched = {text: _fetch(text, open_store) for text in targets if "://" in text}
     ingress.open()
     bases = {
@@ -55,16 +63,30 @@ def serve(
     }
     if all(text in fetched or _looks_torch_free(text) for text in targets):
         bases[Flavour.LIGHT].start(libtorch=True)
-    targets = [fetched[text].path() if text in fetched else text for text in targets]
-    from zerowake.runtime.gateway.opening import open_target, shared_modules
-    from zerowake.runtime.target import is_target
 
-    sources = [text for text in targets if is_target(text)]
-    if reload and not sources:
-        raise ConfigError(
-            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
-            "or leave --reload out"
-        )
+    async def fetch_and_open() -> "list[Opened]":
+        paths = {text: await localizing.path() for text, localizing in fetched.items()}
+        paths_or_sources = [paths.get(text, text) for text in targets]
+        return _open(paths_or_sources, config, ingress, bases, reload=reload)
+
+    opened = [] if fetched else _open(targets, config, ingress, bases, reload=reload)
+    from zerowake.runtime.gateway.server import run
+
+    watch = _watching(sources, config) if reload else None
+    run(opened, config, ingress, bases, arriving=fetch_and_open if fetched else None, reload=watch)
+
+
+def _open(
+    targets: list[str],
+    config: ServeConfig,
+    ingress: Ingress,
+    bases: "Mapping[Flavour, BaseProcess]",
+    *,
+    reload: bool,
+) -> "list[Opened]":
+    """Look at what is here, and have the bases import what it needs. Raises as ``serve``."""
+    from zerowake.runtime.gateway.opening import open_target, shared_modules
+
     opened = [open_target(text, config, reload=reload, schemas=False) for text in targets]
     known = [digest for each in opened for digest in each.digests]
     for digest in sorted(set(config.trusted).difference(known)):
@@ -86,10 +108,13 @@ def serve(
 
         for each in opened:  # where there is a schema 14 ms, beside the base, which imports now
             check_schemas(each.info)
-    from zerowake.runtime.gateway.server import run
+    return opened
 
-    watch = _watching(sources, config) if reload else None
-    run(opened, config, ingress, bases, watch)
+
+def _is_source(target: str) -> bool:
+    from zerowake.runtime.target import is_target
+
+    return is_target(target)
 
 
 def _watching(

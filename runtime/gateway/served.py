@@ -42,6 +42,7 @@ from zerowake.runtime.wire import Frame
 log = logging.getLogger("zerowake.gateway")
 
 THAW_S = 0.02  # for what has come while a platform had frozen us
+HEARD_S = 1.0  # for what an instance that has ended had said
 
 
 class Served:
@@ -170,6 +171,7 @@ class Served:
         instances = list(self._processes.instances)
         await self._processes.close()
         for instance in instances:  # what they have taken since, with which they were killed
+            await instance.link.drained(HEARD_S)
             _fail([*instance.batch.values(), *instance.waiting.values()], ended)
             instance.lose()
 
@@ -311,7 +313,8 @@ class Served:
                 if "answered" in header:
                     call.done = True
                     call.timings_ms["queue"] = header["queue_ms"]
-                    instance.lent[-header["call"]].answered(call, problem, header["answered"])
+                    lease = instance.lent[-header["call"]]
+                    lease.answered(call, problem, header["answered"], header["read"])
                 elif problem:
                     call.fail(problem)
                 else:  # without a body where its items came before
@@ -331,7 +334,7 @@ class Served:
                 if runs := header["runs"]:
                     self._watch_time(instance)
                     self._metrics.observe_batch(self.name, len(runs))
-            case "handed" | "refused":
+            case "handed" | "refused" | "recalled":
                 instance.slot_told(frame)
                 self._advance()
             case "began":

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime.config import ServeConfig
+from zerowake.runtime.errors import Draining
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.port import Ingress
@@ -24,18 +25,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("zerowake.gateway")
 
+LEFT_S = 1.0
+
+Arriving = Callable[[], Coroutine[Any, Any, list[Opened]]]
+Reload = Callable[["Pool"], Coroutine[Any, Any, None]]
+
 
 def run(
     opened: list[Opened],
     config: ServeConfig,
     ingress: Ingress,
     bases: Mapping[Flavour, BaseProcess],
-    reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None = None,
+    *,
+    arriving: Arriving | None = None,
+    reload: Reload | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, or the ingress ends; then drain and return.
 
-    reload: watches the sources and gives the pool new snapshots; runs beside the server. Raises
-    what ended the ingress.
+    arriving: brings more functions, which callers wait for. reload: watches the sources and gives the
+    pool new snapshots; both run beside the server. Raises what ended the ingress, or is wrong with
+    what was to arrive.
     """
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if ingress.many_connections:  # else its 4 ms of a start come to nothing
@@ -43,7 +52,7 @@ def run(
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(_serve(opened, config, ingress, bases, reload))
+        runner.run(_serve(opened, config, ingress, bases, arriving, reload))
 
 
 async def _serve(
@@ -51,7 +60,8 @@ async def _serve(
     config: ServeConfig,
     ingress: Ingress,
     bases: Mapping[Flavour, BaseProcess],
-    reload: Callable[["Pool"], Coroutine[Any, Any, None]] | None,
+    arriving: Arriving | None,
+    reload: Reload | None,
 ) -> None:
     from zerowake.runtime.gateway.pool import Pool
 
@@ -63,6 +73,10 @@ async def _serve(
     gc.enable()  # the command begins without
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    arrival = None
+    if arriving is not None:
+        arrival = asyncio.create_task(_arrive(arriving(), pool, stop))
+        pool.expect(arrival)
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     serving = asyncio.create_task(ingress.serve(pool, metrics))
@@ -71,6 +85,8 @@ async def _serve(
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
     if watching is not None:
         watching.cancel()
+    if arrival is not None:
+        arrival.cancel()
     ingress.drain()
     if not (serving.done() and serving.exception()):  # else no answer has a way any more
         log.info("draining for at most %g s (a second signal ends it now)", config.drain_s)
@@ -80,8 +96,30 @@ async def _serve(
         with contextlib.suppress(asyncio.CancelledError):
             await draining
     await pool.close()
+    if not ingress.many_connections:  # it may still hold what the functions' processes have left
+        await asyncio.wait([serving], timeout=LEFT_S)
     ingress.close()
+    await asyncio.wait([serving])
+    if arrival is not None:  # what is wrong with it has ended the ingress as well
+        with contextlib.suppress(Draining):
+            await arrival
     await serving
+
+
+async def _arrive(
+    arriving: Coroutine[Any, Any, list[Opened]], pool: "Pool", stop: asyncio.Event
+) -> None:
+    """Raises Draining when it is cancelled, for the sake of those who wait for it."""
+    try:
+        opened = await arriving
+    except asyncio.CancelledError:
+        raise Draining("the server was told to stop before its functions were there") from None
+    except BaseException:
+        stop.set()
+        raise
+    while opened:
+        pool.serve(opened.pop(0))
+    log.info("serving %s", ", ".join(pool.names()))
 
 
 async def _drain(

@@ -45,9 +45,12 @@ ROUTES = [
 ]
 
 
+async def arrived() -> None: ...
+
+
 def ask(method: str, path: str, **options: Any) -> httpx.Response:
     async def run() -> httpx.Response:
-        transport = httpx.ASGITransport(Table(ROUTES, app, 100))
+        transport = httpx.ASGITransport(Table(ROUTES, app, 100, arrived))
         async with httpx.AsyncClient(transport=transport, base_url="http://table") as client:
             return await client.request(method, path, **options)
 
@@ -126,7 +129,7 @@ def test_who_leaves_has_the_work_cancelled_and_gets_nothing() -> None:
 
         scope = {"type": "http", "method": "POST", "path": "/w", "headers": []}
         handler: Any = work
-        calling: Coroutine[Any, Any, None] = Table([Route("POST", "/w", handler)], app, 9)(
+        calling: Coroutine[Any, Any, None] = Table([Route("POST", "/w", handler)], app, 9, arrived)(
             scope, receive, send
         )
         await calling

@@ -22,7 +22,7 @@ class Line:
         self.number, self.told = number, told
         self.polls_on = self.polled = True
         self.event = self.unacknowledged = b""
-        self.sent_nbytes = 7 * number
+        self.sent_nbytes, self.read_nbytes = 7 * number, 0
         self.refused: dict[str, Any] | None = None
         self.over = self.closed = False
         self._socket = socket.socket(fileno=descriptor)
@@ -43,6 +43,7 @@ class Line:
 
     def finish(self, result: bytes | None = None) -> None:
         self.event, self.polled = b"", self.polls_on
+        self.over = not self.polls_on
 
     def fail(self, problem: dict[str, object]) -> None:
         self.finish()
@@ -185,6 +186,7 @@ def test_a_recall_gives_back_what_is_idle_and_the_others_once_they_are_answered(
     world.bring(s1="a")
     calls = world.feed.next()
     world.feed.recall()
+    assert world.told().header == {"kind": "recalled", "slots": [1, 2]}
     assert world.told().header["slot"] == 2
     slots: list[Any] = [call.sink for call in calls]
     world.feed.tell(slots)

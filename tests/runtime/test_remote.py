@@ -1,12 +1,12 @@
 """``zerowake.runtime.remote.Localizing``: a snapshot that another process brings here."""
 
+import asyncio
 import logging
 import os
 import re
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -61,8 +61,8 @@ def test_it_is_brought_here_and_what_that_takes_is_not(
         return Folder(frozen("zoo.py:Add"))
 
     logs.configure("text")
-    path = Path(localizing(open_store, tmp_path).path())
-    assert localizing(open_store, tmp_path).path() == str(path)
+    path = Path(asyncio.run(localizing(open_store, tmp_path).path()))
+    assert asyncio.run(localizing(open_store, tmp_path).path()) == str(path)
     fetching, fetched = capfd.readouterr().err.splitlines()  # once: then it is there
     assert re.search(rf" INFO    fetching 0\.0 MB from {URL}$", fetching)
     assert re.search(rf" INFO    fetched {URL} in \d+\.\d s$", fetched)
@@ -75,10 +75,10 @@ def test_what_is_wrong_is_told_as_if_it_had_happened_here(tmp_path: Path) -> Non
         raise StoreDenied(f"{url}: access denied")
 
     with pytest.raises(StoreDenied, match=r"^test://store/add: access denied$"):
-        localizing(denied, tmp_path).path()
+        asyncio.run(localizing(denied, tmp_path).path())
     (tmp_path / "empty").mkdir()
     with pytest.raises(SnapshotNotFound):
-        localizing(lambda url: Folder(tmp_path / "empty"), tmp_path).path()
+        asyncio.run(localizing(lambda url: Folder(tmp_path / "empty"), tmp_path).path())
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,22 @@ def test_its_end_is_an_error(tmp_path: Path, end: Callable[[], None], said: str)
         raise AssertionError
 
     with pytest.raises(StoreError, match=f"the process that fetched it ended: {said}"):
-        localizing(open_store, tmp_path).path()
+        asyncio.run(localizing(open_store, tmp_path).path())
 
 
-def test_a_signal_meanwhile_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stop_meanwhile_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure("text")
     fetch = localizing(lambda url: time.sleep(3600), tmp_path)  # type: ignore[arg-type, return-value]
-    main = threading.main_thread().ident
-    assert main is not None
-    threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+
+    async def stop() -> None:
+        task = asyncio.create_task(fetch.path())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await task
+
     try:
-        with pytest.raises(KeyboardInterrupt):
-            fetch.path()
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(stop())
     finally:
         os.kill(fetch._pid, signal.SIGKILL)
         os.waitpid(fetch._pid, 0)

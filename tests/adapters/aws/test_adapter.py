@@ -113,6 +113,26 @@ def test_it_polls_when_the_function_is_ready_or_the_start_has_taken_too_long(
     run(test)
 
 
+def test_the_first_call_waits_for_a_function_that_is_still_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adapter, "INIT_S", 0.0)
+
+    async def test(api: FakeApi) -> None:
+        gate = asyncio.Event()
+        functions = FakeFunctions()
+        functions.arriving = gate.wait  # type: ignore[assignment]
+        async with serving(api, functions):
+            late = api.invoke(1, left_s=0.2)
+            assert b"deadline has come" in (await api.answer(late)).body
+            id_ = api.invoke(2)
+            await api.until(lambda: id_ in api.given)
+            gate.set()
+            assert (await api.answer(id_)).json() == 2
+
+    run(test)
+
+
 def test_a_managed_instance_answers_many_at_a_time() -> None:
     async def test(api: FakeApi) -> None:
         together = asyncio.Barrier(16)

@@ -268,7 +268,6 @@ async def answers(functions: FakeFunctions, bodies: list[bytes]) -> list[Any]:
     app = create_app(functions, metrics, max_body_nbytes=1 << 20, version="0")
     invocations = Invocations(
         Caller(functions, metrics),
-        "f",
         lambda: app,
         streaming=False,
         objects=lambda: Objects(1 << 20, None),

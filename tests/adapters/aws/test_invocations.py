@@ -34,7 +34,7 @@ class Slot:
         app = create_app(functions, metrics, max_body_nbytes=1 << 20, version="0")
         caller = Caller(functions, metrics)
         self._invocations = Invocations(
-            caller, "f", lambda: app, streaming=streaming, objects=lambda: Objects(1 << 20, None)
+            caller, lambda: app, streaming=streaming, objects=lambda: Objects(1 << 20, None)
         )
         self.ended: asyncio.Task[None]
 

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 from fake_api import LOST, RESET, FakeApi
@@ -245,7 +246,7 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
         loop = asyncio.get_running_loop()
         with socket.socket(fileno=os.dup(given)) as own:
             id_ = api.invoke(2)
-            found = parse(bytearray(await loop.sock_recv(own, 1 << 16)), False)
+            found = parse(bytearray(data := await loop.sock_recv(own, 1 << 16)), False)
             assert found is not None
             answer = response_request(api.address, Event.of(found[0]), b"2", "application/json")
             await loop.sock_sendall(own, answer + next_request(api.address))
@@ -256,7 +257,11 @@ def test_what_came_on_a_connection_in_the_hands_of_a_process_that_has_ended(
             if together:
                 api.invoke(3)
                 await arrived(own, b"200 Whatever")
-        line.regain_poll()
+        assert line.was_read(len(data)) is read
+        if read:
+            line.regain(polled=True)
+        else:
+            assert await line.regain_answer(5.0, polled=True)
         if not together:
             asyncio.get_running_loop().call_later(0.05, api.invoke, 3)
         async with asyncio.timeout(api.patience_s):
@@ -418,32 +423,6 @@ async def poll(sent: bytes, piece: int) -> Event:
 # -------------------------------------------------------------------- lent lines
 
 
-def test_what_a_dead_process_has_not_read_of_its_answer_takes_no_event_along() -> None:
-    """Both are here: what the API says to the answer, and the next event behind it."""
-
-    async def test(api: FakeApi, line: Line) -> None:
-        lent = await lent_after_one(api, line)
-        with socket.socket(fileno=os.dup(lent)) as theirs:
-            second, third = api.invoke(2), api.invoke(3)
-            await api.until(lambda: second not in api.waiting)
-            event = Event(second, b"", 0.0, {})
-            request = response_request(api.address, event, b"2", "application/json")
-            await asyncio.sleep(0.05)
-            assert b"Aws-Request-Id: " in theirs.recv(1 << 16)
-            theirs.sendall(request + next_request(api.address))
-            await api.until(lambda: not api.waiting)
-            await asyncio.sleep(0.05)  # both have arrived
-        line.regain_poll()
-        async with asyncio.timeout(5):
-            event = await line.next()
-        assert event.id == third
-        await line.respond(event, b"3", "application/json")
-        assert (api.answers[second].body, api.answers[third].body) == (b"2", b"3")
-        assert (api.refused, api.connections) == ([], 1)
-
-    run(test)
-
-
 @pytest.mark.parametrize("sent", ["nothing", "part of it", "all of it", "all of it, and a poll"])
 def test_what_a_dead_process_may_have_answered(sent: str) -> None:
     """Nothing of another answer comes into the middle of its own, and no event is lost."""
@@ -463,7 +442,7 @@ def test_what_a_dead_process_may_have_answered(sent: str) -> None:
                 await api.until(lambda: second in api.answers)
             elif sent != "nothing":
                 theirs.sendall(request + next_request(api.address) * polled)
-        assert line.has_written(0) is (sent != "nothing")
+        assert line.was_written(0) is (sent != "nothing")
         if sent == "nothing":
             line.close()
             answered = False
@@ -497,5 +476,46 @@ def test_an_answer_of_a_dead_process_that_is_not_taken(status: int) -> None:
         with pytest.raises(RuntimeApiError if status == 500 else Refused, match=f"{status}"):
             await line.regain_answer(5.0, polled=True)
         assert (await line.next()).id == third
+
+    run(test)
+
+
+def test_a_kernel_that_counts_no_bytes_has_nothing_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(api: FakeApi, line: Line) -> None:
+        line.polls_on = True
+        for place, told in enumerate((OSError(92, "no such option"), b"", bytes(232))):
+            api.invoke(place)
+            event = await line.next()
+            monkeypatch.setattr(asyncio.trsock.TransportSocket, "getsockopt", answers(told))
+            await line.respond(event, b"1", "application/json")
+            assert line.lend() is None
+            monkeypatch.undo()
+        assert line.lend() is not None
+
+    def answers(told: bytes | OSError) -> Callable[..., bytes]:
+        def getsockopt(*_arguments: Any) -> bytes:
+            if isinstance(told, OSError):
+                raise told
+            return told
+
+        return getsockopt
+
+    run(test)
+
+
+def test_what_is_broken_off_ends_though_another_process_holds_it() -> None:
+    async def test(api: FakeApi, line: Line) -> None:
+        api.invoke(1)
+        event = await line.next()
+        assert line._wire is not None
+        with socket.socket(fileno=os.dup(line._wire.lend())):
+            line._wire.write(
+                b"POST /2018-06-01/runtime/invocation/id-1/response HTTP/1.1\r\nContent-Length: 9\r\n\r\n1"
+            )
+            await api.until(lambda: "response" in api.requests)
+            line.close()
+            async with asyncio.timeout(api.patience_s):
+                await line.respond(event, b"2", "application/json")
+        assert (api.answers[event.id].body, api.refused) == (b"2", [])
 
     run(test)
