@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from zerowake.adapters import KNOWN, find, name_of
+from zerowake.adapters import KNOWN, find, name_of, under
 from zerowake.adapters.model import snapshot_in
 from zerowake.adapters.stores import open_store
 from zerowake.runtime import logs
@@ -27,15 +27,20 @@ FUNCTION, SOURCE = "FUNCTION_TARGET", "FUNCTION_SOURCE"
 
 
 def run(
-    target: str | None, adapter: str | None, config: ServeConfig, environ: Mapping[str, str]
+    target: str | None,
+    adapter: str | None,
+    config: ServeConfig,
+    environ: Mapping[str, str],
+    root: Path = Path("/"),
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
     target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or FUNCTION_TARGET in
-    FUNCTION_SOURCE, or what lies where the platform lays models. Raises what is wrong with it, with
-    the environment, or with the platform's answers, after the platform was told.
+    FUNCTION_SOURCE, or what lies where the platform lays models. root: of the file system that the
+    platform has laid something in. Raises what is wrong with the target, with the environment, or
+    with the platform's answers, after the platform was told.
     """
-    kind = find(environ, adapter, target or "")
+    kind = find(environ, adapter, target or "", root)
     if target in {known.argument for known in KNOWN.values()}:
         target = None  # the platform's word, which names no model
     config = kind.configure(
@@ -53,7 +58,7 @@ def run(
 
             allowed(environ)  # what is wrong with it is said now, not at the first event
         target = target or environ.get(SNAPSHOT) or _named_source(environ)
-        target = target or _laid_out(kind.capabilities.model, environ)
+        target = target or _laid_out(kind.capabilities.model, environ, root)
         if not target and config.alone:  # else functions may come later
             raise ConfigError(
                 f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}, or "
@@ -66,7 +71,7 @@ def run(
             open_store,
         )
     except Exception as error:
-        ingress.report_init_error(error)
+        ingress.report_error(error)
         raise
 
 
@@ -84,8 +89,14 @@ def _named_source(environ: Mapping[str, str]) -> str:
     return f"{environ.get(SOURCE) or 'main.py'}:{function}" if function else ""
 
 
-def _laid_out(place: str, environ: Mapping[str, str]) -> str:
-    """What stands for the model that the platform has laid at ``place``; "" when there is none."""
+def _laid_out(place: str, environ: Mapping[str, str], root: Path) -> str:
+    """What stands for the model that the platform has laid at ``place``; "" when there is none.
+
+    A URL is that of the snapshot itself: nothing is listed in a store.
+    """
     if place.startswith("$"):
-        return environ.get(place[1:], "")
-    return str(snapshot_in(Path(place))) if place and Path(place).is_dir() else ""
+        place = environ.get(place[1:], "")
+    if not place or "://" in place:
+        return place
+    folder = under(root, place)
+    return str(snapshot_in(folder)) if folder.is_dir() else ""

@@ -86,7 +86,7 @@ class RunPod(Pull):
                 task.cancel()
             self._server.close()
 
-    def report_init_error(self, error: BaseException) -> None:
+    def report_error(self, error: BaseException) -> None:
         """Nobody to tell: no job is taken, and RunPod replaces a worker that has ended."""
 
     # ---------------------------------------------------------------- jobs in
