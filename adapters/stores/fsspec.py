@@ -12,7 +12,13 @@ from typing import Any
 
 import fsspec
 
-from zerowake.snapshot.errors import NotInStore, StoreDenied, StoreError, StoreInterrupted
+from zerowake.snapshot.errors import (
+    NotInStore,
+    StoreChanged,
+    StoreDenied,
+    StoreError,
+    StoreInterrupted,
+)
 from zerowake.snapshot.storage import Found
 
 _VERSIONS = ("generation", "etag", "ETag", "mtime", "last_modified", "updated", "created")
@@ -84,11 +90,13 @@ class FsspecStore:
         except FileNotFoundError as error:
             raise NotInStore(f"{url} is not there") from error
         except Exception as error:  # each file system has its own
-            said = f"{url}: {type(error).__name__}: {error}"
+            said = f"{url}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             status = _status(error)
             denied = isinstance(error, PermissionError) or str(error).startswith("Forbidden")
             if denied or status in (401, 403):
                 raise StoreDenied(f"{said}; check the credentials and what they may do") from error
+            if status in (412, 416):
+                raise StoreChanged(f"{url} was replaced while it was read; start again") from error
             broken = any(each.__name__ in _BROKEN for each in type(error).__mro__)
             broken = broken or getattr(error, "retryable", False) is True  # google-auth's
             if status >= 500 or status in (408, 429) or broken:

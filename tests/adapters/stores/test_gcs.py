@@ -125,13 +125,10 @@ def test_a_store_that_nobody_listens_at(gcs: Proxy, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "error", "pauses"),
     [
-        (429, "StoreInterrupted", 5),
         (502, "StoreInterrupted", 5),
         (503, "StoreInterrupted", 5),
         (401, "StoreDenied", 0),
         (403, "StoreDenied", 0),
-        (404, "SnapshotNotFound", 0),
-        (400, "StoreError", 0),
     ],
 )
 def test_what_a_status_means(
