@@ -92,6 +92,11 @@ def add_verbs(verb: Verb) -> None:
         metavar="PACKAGE",
         help="bring this installed package as well (repeatable)",
     )
+    bundle.add_argument(
+        "--declared",
+        action="store_true",
+        help="bring all that the packages declare, also what is known to be unused there",
+    )
 
 
 _PLATFORMS = (
@@ -165,6 +170,7 @@ def _bundle(options: argparse.Namespace) -> None:
         eager=options.eager,
         inside=options.with_snapshot,
         extra=tuple(options.extra),
+        declared=options.declared,
         named=tuple(options.trust),
     )
 
