@@ -49,12 +49,7 @@ def serve(
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
     check_device(config.device)
-    sources = [text for text in targets if "://" not in text and _is_source(text)]
-    if reload and not sources:
-        raise ConfigError(
-            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
-            "or leave --reload out"
-        )
+    watch = _watching(targets, config) if reload else None
     fetched = {text: _fetch(text, open_store) for text in targets if "://" in text}
     ingress.open()
     bases = {
@@ -72,7 +67,6 @@ def serve(
     opened = [] if fetched else _open(targets, config, ingress, bases, reload=reload)
     from zerowake.runtime.gateway.server import run
 
-    watch = _watching(sources, config) if reload else None
     run(opened, config, ingress, bases, arriving=fetch_and_open if fetched else None, reload=watch)
 
 
@@ -111,17 +105,18 @@ def _open(
     return opened
 
 
-def _is_source(target: str) -> bool:
-    from zerowake.runtime.target import is_target
-
-    return is_target(target)
-
-
 def _watching(
-    sources: list[str], config: ServeConfig
+    targets: list[str], config: ServeConfig
 ) -> "Callable[[Pool], Coroutine[Any, Any, None]]":
     from zerowake.runtime.gateway.reloading import keep_fresh  # nothing of it is needed otherwise
+    from zerowake.runtime.target import is_target
 
+    sources = [text for text in targets if "://" not in text and is_target(text)]
+    if not sources:
+        raise ConfigError(
+            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
+            "or leave --reload out"
+        )
     return lambda pool: keep_fresh(sources, config, pool)
 
 
