@@ -56,10 +56,11 @@ class CompiledModule:
             object.__setattr__(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes tensors, numpy arrays or nested lists; returns what it was given.
+        """Takes tensors, numpy arrays, DLPack's, buffers or nested lists; returns what it was given.
 
-        Raises TypeError or ValueError naming the argument, IndexError for a row that no table has,
-        RuntimeError with the library's words; and what the original raises where that answers.
+        ``Kind`` says more. Raises TypeError, ValueError or BufferError naming the argument, IndexError
+        for a row that no table has, RuntimeError with the library's words; and what the original
+        raises where that answers.
         """
         form = self._form
         bound = form.signature.bind(*args, **kwargs)
@@ -144,7 +145,7 @@ class CompiledModule:
             return take(value, wanted.dtype, len(wanted.shape))
         except (WrongPrecision, WrongRank) as error:
             raise NotTaken(f"{self._form.path}: {wanted.name}: {error}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, BufferError) as error:
             raise type(error)(f"{self._form.path}: {wanted.name}: {error}") from None
 
     def _check(self, arrays: Sequence[Array]) -> None:

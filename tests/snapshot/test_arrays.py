@@ -88,12 +88,13 @@ def test_what_no_list_can_be_is_refused(value: Any, dtype: str, ndim: int, said:
         numpy.ones((2, 3), dtype=numpy.float16),
         numpy.zeros((0, 3)),
         numpy.zeros((3, 0)),
+        numpy.frombuffer(bytearray(9), "f4", offset=1).reshape(1, 2),
     ],
 )
 def test_numpy_arrays_are_made_dense_and_converted(value: Any) -> None:
     taken = take(value, "float32", 2)
     assert taken.shape == value.shape and taken.strides == contiguous_strides(value.shape)
-    assert back(taken) == value.tolist()
+    assert taken.address % 4 == 0 and back(taken) == value.tolist()
     numpy.testing.assert_array_equal(give(taken, Kind.NUMPY), value)
 
 
