@@ -19,6 +19,7 @@ what was wanted and what to do. The whole tree::
     |- StoreError                 502 store_failed
     |  |- NotInStore              404 not_in_store
     |  |- StoreDenied             403 store_denied
+    |  |  |- NoCredentials        403 no_credentials
     |  |- StoreChanged            409 store_changed
     |  |- StoreInterrupted        503 store_interrupted
     |- (zerowake.runtime.errors continues below ZerowakeError)
@@ -121,6 +122,12 @@ class StoreDenied(StoreError):
 
     status = 403
     code = "store_denied"
+
+
+class NoCredentials(StoreDenied):
+    """There are none here at all, so the store was not even asked."""
+
+    code = "no_credentials"
 
 
 class StoreChanged(StoreError):

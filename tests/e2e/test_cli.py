@@ -132,6 +132,9 @@ def test_paths_that_are_no_folders_of_snapshots(
         code, _, error = freeze(APPS / "zoo.py:Add", out)
         assert code == 1 and "file is a file; name a folder" in error
         assert len(error.splitlines()) == 1
+    for out in (path, path / "code" / "new"):
+        code, _, error = freeze(APPS / "zoo.py:Add", out)
+        assert code == 1 and f"name the folder above it, {path.parent}" in error
     looped = tmp_path / "loop"
     looped.symlink_to(looped)
     run = zerowake("verify", looped)
