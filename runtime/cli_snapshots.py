@@ -177,6 +177,7 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
     from zerowake.runtime.compiling import compile_snapshot
     from zerowake.snapshot.errors import CannotCompile, UnusableForm
     from zerowake.snapshot.form import find_form
+    from zerowake.snapshot.remote import is_remote
     from zerowake.snapshot.store import open_snapshot
 
     def note(text: str) -> None:
@@ -195,6 +196,10 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
         compile_snapshot(path, note=note, **wanted)
     except (CannotCompile, UnusableForm, OSError) as error:
         note(f"not compiled: {error}")
+    except KeyboardInterrupt:
+        if not is_remote(options.out):  # else it goes with its folder
+            note(f"the snapshot {path} is there, not compiled; `zerowake compile {path}` does that")
+        raise
     bar.update("compile", 1, 1)
 
 
@@ -206,7 +211,8 @@ def _compile(options: argparse.Namespace) -> None:
     path = Path(local(options.snapshot, options))
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=frozenset(options.trust), code_dir=options.code)
-    print(COMPILING, file=sys.stderr)
+    if snapshot.skeleton.needs_torch:
+        print(COMPILING, file=sys.stderr)
     form = compile_snapshot(
         path, note=lambda text: print(text, file=sys.stderr), **_compiling(options)
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE_S, Gateway, zerowake
+from support import APPS, PATIENCE_S, Gateway, zerowake
 
 TEXT = [
     [[1, 2, 3], [4, 5, 6]],
@@ -258,6 +258,22 @@ def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> 
     assert f"eager (it was not compiled: {reason})" in zerowake("inspect", snapshot).stdout
 
 
+def test_an_interrupted_compiler_leaves_the_snapshot_and_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zerowake", "freeze", APPS / "tiny.py:Tiny", "--out"]
+    with subprocess.Popen([*command, tmp_path], stderr=subprocess.PIPE, text=True) as freezing:
+        assert freezing.stderr is not None
+        while "compiling for this machine" not in freezing.stderr.readline():
+            assert freezing.poll() is None
+        freezing.send_signal(signal.SIGINT)
+        _, error = freezing.communicate(timeout=PATIENCE_S)
+    (snapshot,) = tmp_path.glob("tiny-*")
+    told, end = error.splitlines()[-2:]
+    assert told.startswith(
+        f"note: the snapshot {snapshot} is there, not compiled; `zerowake compile"
+    )
+    assert end == "zerowake freeze: interrupted"
+
+
 def test_answers_that_are_all_unsteady_prove_no_form(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import os\nfrom zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
@@ -439,7 +455,7 @@ def test_modules_of_half_precision(
 
 def test_a_plain_snapshot_is_not_compiled(frozen: Callable[[str], Path]) -> None:
     run = zerowake("compile", frozen("zoo.py:Add"))
-    assert run.returncode == 1 and "it holds no module" in run.stderr
+    assert run.returncode == 1 and run.stderr.startswith("zerowake compile: it holds no module")
 
 
 def test_options_out_of_range() -> None:
