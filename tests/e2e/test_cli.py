@@ -124,6 +124,10 @@ def test_paths_that_are_no_folders_of_snapshots(
     assert above.returncode == 1 and f"name one of those below it: {path.parent}/" in above.stderr
     source = zerowake("serve", "tiny.py", "--port", "0", cwd=APPS)
     assert source.returncode == 1 and "name the function in it, tiny.py:Tiny; `" in source.stderr
+    nameless = zerowake("serve", "Tiny", "--port", "0", cwd=APPS)
+    assert nameless.returncode == 1 and "is named by its file, FILE.py:Tiny" in nameless.stderr
+    inside = zerowake("inspect", path / "manifest.json")
+    assert inside.returncode == 1 and f"name its folder, {path}\n" in inside.stderr
     incomplete = zerowake("inspect", "s3://")
     assert incomplete.returncode == 1
     assert "'s3://' is no address of a snapshot; wanted scheme://" in incomplete.stderr
