@@ -111,7 +111,8 @@ class CompiledModule:
         if self.eager_calls == 1:
             print(
                 f"{misfit}. The original module is asked instead, which is slower and loads torch; "
-                "if there are more such calls, add an example like this one and freeze again",
+                "if there are more such calls, add an example like this one and freeze again, or "
+                "refuse them with InvalidInput where they make no sense",
                 file=sys.stderr,
             )
         if self._restored is None:
