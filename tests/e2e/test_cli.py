@@ -53,7 +53,10 @@ def test_what_cannot_be_frozen_says_why(target: str, said: list[str], tmp_path: 
         (EMPTY + "@function\nclass App:\n    def predict(self, x): return x\n", ["examples="]),
         (
             EMPTY + "@function(exampels=[1])\nclass App:\n    def predict(self, x): return x\n",
-            ["freeze: @function: unknown name 'exampels'; did you mean 'examples'"],
+            [
+                "freeze: @function: unknown name 'exampels'; did you mean 'examples'",
+                "(app.py:3 in <mod",
+            ],
         ),
         (
             EMPTY + "@function(examples=['x'])\nclass App:\n"
