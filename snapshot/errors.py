@@ -12,6 +12,7 @@ what was wanted and what to do. The whole tree::
     |  |- UntrustedCode           403 code_not_trusted
     |  |- ProofFailed             422 proof_failed
     |  |- UnusableForm            422 form_unusable
+    |  |  |- DamagedForm          422 form_damaged
     |- FreezeError                422 cannot_freeze
     |  |- CannotCompile           422 cannot_compile
     |- WakeFailed                 500 wake_failed
@@ -148,6 +149,12 @@ class UnusableForm(SnapshotError):
     """A compiled form is missing, not for this machine, not trusted or not what it says."""
 
     code = "form_unusable"
+
+
+class DamagedForm(UnusableForm):
+    """A compiled form that lies there for this machine is not what it says, or cannot be read."""
+
+    code = "form_damaged"
 
 
 class CannotCompile(FreezeError):

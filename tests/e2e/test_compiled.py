@@ -188,7 +188,8 @@ def test_a_library_in_place_of_the_trusted_one_is_not_loaded(
     copy, canary = planted(compiled("nets.py:Nets"), tmp_path)
     gateway = launch(copy, "--depth", "cold")
     assert ask(gateway, "process", None)["torch"] is True
-    assert any("does not have the digest that form.json names" in line for line in gateway.log)
+    said = "does not have the digest that form.json names"
+    assert any("WARNING" in line and said in line for line in gateway.log)
     assert not canary.exists()
 
 
