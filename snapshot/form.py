@@ -214,7 +214,9 @@ def _read_form(snapshot: Snapshot) -> Form:
 def _why_none(snapshot: Snapshot) -> str:
     compiling = f"`zerowake compile {snapshot.path}` makes one"
     if (said := _read_why(snapshot)) == NOT_WANTED:
-        return f"it was frozen with --no-compile; {compiling}"
+        return (
+            f"it was frozen with --no-compile, or by --reload, which does not compile; {compiling}"
+        )
     if said:
         return f"it was not compiled: {said}"
     if any((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}")):
