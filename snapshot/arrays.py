@@ -248,6 +248,8 @@ def _from_lists(value: Any, dtype: str, ndim: int) -> Array:
         numbers = sizes == {-1} and all(isinstance(row, int | float) for row in rows)
         if numbers or (value is None and ndim):
             raise WrongRank(f"{len(shape)} dimensions; wanted {ndim}")
+        if not sizes:
+            raise ValueError(f"an empty list of {len(shape)} dimensions; wanted {ndim}")
         if len(sizes) != 1 or -1 in sizes:
             what = "lists of unequal lengths" if -1 not in sizes else "numbers and lists, mixed"
             raise ValueError(f"{what} at dimension {len(shape)}; wanted {ndim} dimensions")

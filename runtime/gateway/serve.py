@@ -61,10 +61,9 @@ def serve(
 
     async def fetch_and_open() -> "list[Opened]":
         paths = {text: await localizing.path() for text, localizing in fetched.items()}
-        paths_or_sources = [paths.get(text, text) for text in targets]
-        return _open(paths_or_sources, config, ingress, bases, reload=reload)
+        return _open(targets, config, ingress, bases, reload=reload, paths=paths)
 
-    opened = [] if fetched else _open(targets, config, ingress, bases, reload=reload)
+    opened = [] if fetched else _open(targets, config, ingress, bases, reload=reload, paths={})
     from zerowake.runtime.gateway.server import run
 
     run(opened, config, ingress, bases, arriving=fetch_and_open if fetched else None, reload=watch)
@@ -77,11 +76,20 @@ def _open(
     bases: "Mapping[Flavour, BaseProcess]",
     *,
     reload: bool,
+    paths: "Mapping[str, str]",
 ) -> "list[Opened]":
-    """Look at what is here, and have the bases import what it needs. Raises as ``serve``."""
+    """Look at what is here, and have the bases import what it needs. Raises as ``serve``.
+
+    paths: of the snapshots that were fetched, by their URLs.
+    """
     from zerowake.runtime.gateway.opening import open_target, shared_modules
 
-    opened = [open_target(text, config, reload=reload, schemas=False) for text in targets]
+    opened = [
+        open_target(paths[text], config, schemas=False, url=text)
+        if text in paths
+        else open_target(text, config, reload=reload, schemas=False)
+        for text in targets
+    ]
     known = [digest for each in opened for digest in each.digests]
     for digest in sorted(set(config.trusted).difference(known)):
         log.warning("--trust %s: no snapshot that is served has this digest", digest)

@@ -53,6 +53,8 @@ def test_tuples_and_ints_for_floats_are_taken() -> None:
     "value, dtype, ndim, said",
     [
         ([[1, 2], [3]], "int64", 2, "unequal lengths at dimension 1"),
+        ([], "int64", 2, "an empty list of 1 dimensions; wanted 2"),
+        ([[]], "int64", 3, "an empty list of 2 dimensions; wanted 3"),
         ([[1, 2], 3], "int64", 2, "mixed at dimension 1"),
         ([1, 2], "int64", 2, "1 dimensions; wanted 2"),
         ([[1]], "int64", 1, "more than 1 dimensions; wanted 1"),
