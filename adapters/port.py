@@ -69,7 +69,7 @@ class Adapter(Ingress, Protocol):
     """An ``Ingress`` of one platform. ``run`` makes one, and calls its methods in this order.
 
     ``configure`` (from a class), then the object: ``open``, ``serve``, ``drain``, ``close``; and
-    ``report_init_error`` instead of what follows, once something has gone wrong before ``serve``.
+    ``report_init_error`` (of the class) instead of what follows, once something has gone wrong.
     """
 
     capabilities: ClassVar[Capabilities]
@@ -84,8 +84,9 @@ class Adapter(Ingress, Protocol):
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None: ...
 
-    def report_init_error(self, error: BaseException) -> None:
-        """Tell the platform why there will be no calls.
+    @staticmethod
+    def report_init_error(environ: Mapping[str, str], error: BaseException) -> None:
+        """Tell the platform why there will be no calls, be it that ``environ`` makes no sense.
 
         The process then ends with exit code 1, or that of a PlatformExit.
         """
