@@ -96,8 +96,8 @@ def load_code(snapshot: Snapshot, *, trusted: frozenset[str], code_dir: Path | N
     if code_dir is None and is_trusted(snapshot.digest, trusted):
         return _read(snapshot.path / "code", code.entry, code.files, "the snapshot")
     how = (
-        f"To run the snapshot's own code, name it: --trust {snapshot.digest}. To run yours, "
-        "give the directory that holds the same files: --code DIR."
+        f"To run the snapshot's own code, name it: --trust {snapshot.digest} (on a platform, "
+        "ZEROWAKE_TRUST takes it). To run yours, give the directory that holds the same files: --code DIR."
     )
     try:
         if code_dir is not None:
