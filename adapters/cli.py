@@ -41,7 +41,7 @@ def add_verbs(verb: Verb) -> None:
         help=f"{', '.join(KNOWN)}, or package.module:Class of your own (default: ${ADAPTER}, or as "
         "the environment shows)",
     )
-    add_serving(run)
+    add_serving(run, drain="what the platform gives: docs/adapters.md")
 
     deploy = verb(
         "deploy",
@@ -176,7 +176,7 @@ def _run(options: argparse.Namespace) -> int:
     from zerowake.adapters.run import run
 
     try:
-        run(options.target, options.adapter, serving(options), os.environ)
+        run(options.target, options.adapter, serving(options), os.environ, options.drain_s)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
     except PlatformExit as error:

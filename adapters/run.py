@@ -31,17 +31,23 @@ FUNCTION, SOURCE = "FUNCTION_TARGET", "FUNCTION_SOURCE"
 
 
 def run(
-    target: str | None, adapter: str | None, config: ServeConfig, environ: Mapping[str, str]
+    target: str | None,
+    adapter: str | None,
+    config: ServeConfig,
+    environ: Mapping[str, str],
+    drain_s: float | None = None,
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
     target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or FUNCTION_TARGET in
-    FUNCTION_SOURCE, or what lies where the platform lays models. Raises what is wrong with it, with
-    the environment, or with the platform's answers, after the platform was told.
+    FUNCTION_SOURCE, or what lies where the platform lays models. drain_s: as in ``config``, which has
+    it from here; None for as long as the platform gives. Raises what is wrong with it, with the
+    environment, or with the platform's answers, after the platform was told.
     """
     kind: type[Adapter] | None = None
     try:
         kind = find(environ, adapter, target or "")
+        config = replace(config, drain_s=kind.capabilities.drain_s if drain_s is None else drain_s)
         _run(kind, target, config, environ)
     except Exception as error:
         # Also where there is no adapter of the name that is asked for: the platform is there.
