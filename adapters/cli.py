@@ -94,6 +94,11 @@ def add_verbs(verb: Verb) -> None:
         metavar="PACKAGE",
         help="bring this installed package as well (repeatable)",
     )
+    bundle.add_argument(
+        "--declared",
+        action="store_true",
+        help="bring all that the packages declare, also what is known to be unused there",
+    )
 
 
 _PLATFORMS = (
@@ -167,6 +172,7 @@ def _bundle(options: argparse.Namespace) -> None:
         eager=options.eager,
         inside=options.with_snapshot,
         extra=tuple(options.extra),
+        declared=options.declared,
         named=tuple(options.trust),
     )
 
@@ -176,7 +182,7 @@ def _run(options: argparse.Namespace) -> int:
     from zerowake.adapters.run import run
 
     try:
-        run(options.target, options.adapter, serving(options), os.environ, options.drain_s)
+        run(options.target, options.adapter, serving(options), os.environ, drain_s=options.drain_s)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
     except PlatformExit as error:

@@ -1,7 +1,7 @@
 """Knative and Cloud Run, which runs containers by Knative's contract.
 
 https://knative.dev/docs/serving/, https://cloud.google.com/run/docs/container-contract. Both set
-K_SERVICE and PORT; only Cloud Run's shorter drain differs.
+K_SERVICE and PORT; Cloud Run's containers are no pods, and have less time to drain.
 """
 
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class Knative(Push):
 
 
 class CloudRun(Knative):
-    """Cloud Run services. Where the environment does not tell it from Knative, it may be named."""
+    """Cloud Run services."""
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         platform="Google Cloud Run",

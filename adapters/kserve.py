@@ -1,8 +1,8 @@
 """KServe's predict protocols: v1 with instances, v2 (Open Inference Protocol) with tensors.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol and
-https://github.com/kserve/open-inference-protocol. A ServingRuntime names us with ``--adapter kserve``;
-its storage initializer has laid the snapshot at /mnt/models. Streams go by /invoke.
+https://github.com/kserve/open-inference-protocol. Its storage initializer has laid the snapshot at
+/mnt/models; a ServingRuntime without one names us with ``--adapter kserve``. Streams go by /invoke.
 """
 
 from collections.abc import Mapping

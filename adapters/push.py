@@ -66,7 +66,7 @@ class Push(HttpIngress):
         return Table(self.routes(), app, limit_nbytes, functions.arrived, self.tell)
 
     @staticmethod
-    def report_init_error(environ: Mapping[str, str], error: BaseException) -> None:
+    def report_error(environ: Mapping[str, str], error: BaseException) -> None:
         """Nobody to tell: the exit code and the log do it."""
 
     # ---------------------------------------------------------------- what several platforms need

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zerowake.adapters import KNOWN, detect, find, name_of
+from zerowake.adapters import KNOWN, detect, find, name_of, under
 from zerowake.adapters.model import snapshot_in
 from zerowake.adapters.stores import open_store
 from zerowake.runtime import logs
@@ -35,28 +35,34 @@ def run(
     adapter: str | None,
     config: ServeConfig,
     environ: Mapping[str, str],
+    root: Path = Path("/"),
     drain_s: float | None = None,
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
     target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or FUNCTION_TARGET in
-    FUNCTION_SOURCE, or what lies where the platform lays models. drain_s: as in ``config``, which has
-    it from here; None for as long as the platform gives. Raises what is wrong with it, with the
-    environment, or with the platform's answers, after the platform was told.
+    FUNCTION_SOURCE, or what lies where the platform lays models. root: of the file system that the
+    platform has laid something in. drain_s: as in ``config``, which has it from here; None for as
+    long as the platform gives. Raises what is wrong with the target, with the environment, or with
+    the platform's answers, after the platform was told.
     """
     kind: type[Adapter] | None = None
     try:
-        kind = find(environ, adapter, target or "")
+        kind = find(environ, adapter, target or "", root)
         config = replace(config, drain_s=kind.capabilities.drain_s if drain_s is None else drain_s)
-        _run(kind, target, config, environ)
+        _run(kind, target, config, environ, root)
     except Exception as error:
         # Also where there is no adapter of the name that is asked for: the platform is there.
-        (kind or find({}, detect(environ))).report_init_error(environ, error)
+        (kind or find({}, detect(environ, root=root))).report_error(environ, error)
         raise
 
 
 def _run(
-    kind: "type[Adapter]", target: str | None, config: ServeConfig, environ: Mapping[str, str]
+    kind: "type[Adapter]",
+    target: str | None,
+    config: ServeConfig,
+    environ: Mapping[str, str],
+    root: Path,
 ) -> None:
     if target in {known.argument for known in KNOWN.values()}:
         target = None  # the platform's word, which names no model
@@ -74,7 +80,7 @@ def _run(
 
         allowed(environ)  # what is wrong with it is said now, not at the first event
     target = target or environ.get(SNAPSHOT) or _named_source(environ)
-    target = target or _laid_out(kind.capabilities.model, environ)
+    target = target or _laid_out(kind.capabilities.model, environ, root)
     if not target and config.alone:  # else functions may come later
         raise ConfigError(
             f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}, or "
@@ -102,8 +108,14 @@ def _named_source(environ: Mapping[str, str]) -> str:
     return f"{environ.get(SOURCE) or 'main.py'}:{function}" if function else ""
 
 
-def _laid_out(place: str, environ: Mapping[str, str]) -> str:
-    """What stands for the model that the platform has laid at ``place``; "" when there is none."""
+def _laid_out(place: str, environ: Mapping[str, str], root: Path) -> str:
+    """What stands for the model that the platform has laid at ``place``; "" when there is none.
+
+    A URL is that of the snapshot itself: nothing is listed in a store.
+    """
     if place.startswith("$"):
-        return environ.get(place[1:], "")
-    return str(snapshot_in(Path(place))) if place and Path(place).is_dir() else ""
+        place = environ.get(place[1:], "")
+    if not place or "://" in place:
+        return place
+    folder = under(root, place)
+    return str(snapshot_in(folder)) if folder.is_dir() else ""

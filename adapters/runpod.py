@@ -87,7 +87,7 @@ class RunPod(Pull):
             self._server.close()
 
     @staticmethod
-    def report_init_error(environ: Mapping[str, str], error: BaseException) -> None:
+    def report_error(environ: Mapping[str, str], error: BaseException) -> None:
         """Nobody to tell: no job is taken, and RunPod replaces a worker that has ended."""
 
     # ---------------------------------------------------------------- jobs in

@@ -35,10 +35,14 @@ def page(text: str) -> str:
 
 
 def _chosen(name: str) -> str:
-    marks = [f"`{mark}`" for mark in KNOWN[name].marks]
-    if KNOWN[name].argument:
-        marks.append(f"the argument `{KNOWN[name].argument}`")
-    return " or ".join(marks) or ("nothing else" if name == "container" else "`--adapter`")
+    known = KNOWN[name]
+    marks = [f"`{mark}`" for mark in known.marks]
+    if known.argument:
+        marks.append(f"the argument `{known.argument}`")
+    if known.folder:
+        marks.append(f"`{known.folder}`")
+    where = {True: " in a pod", False: " outside of a pod", None: ""}[known.pod]
+    return " or ".join(marks) + where or "nothing else"
 
 
 def _limits(can: Capabilities) -> list[str]:

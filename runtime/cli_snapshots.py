@@ -160,11 +160,11 @@ def _freeze_below(out: Path, options: argparse.Namespace, bar: "ProgressBar") ->
 def _freeze_remote(options: argparse.Namespace, bar: "ProgressBar") -> str:
     """Freeze into the cache, upload that and forget it; the URL of the snapshot."""
     from zerowake.runtime.cache import cache_directory
-    from zerowake.runtime.remote import push
+    from zerowake.runtime.remote import check_place, push
     from zerowake.snapshot.publish import staged
     from zerowake.snapshot.store import open_snapshot
 
-    options.open_store(options.out)  # what is missing here is said before ``load`` runs
+    check_place(options.out, options.open_store, bar)  # before ``load`` runs
     with staged(cache_directory(os.environ) / "uploads") as folder:
         path = _freeze_below(folder / "made", options, bar)  # the folder itself is locked
         url = push(path, options.out, options.open_store, bar)
@@ -177,6 +177,7 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
     from zerowake.runtime.compiling import compile_snapshot
     from zerowake.snapshot.errors import CannotCompile, UnusableForm
     from zerowake.snapshot.form import find_form
+    from zerowake.snapshot.remote import is_remote
     from zerowake.snapshot.store import open_snapshot
 
     def note(text: str) -> None:
@@ -195,6 +196,10 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
         compile_snapshot(path, note=note, **wanted)
     except (CannotCompile, UnusableForm, OSError) as error:
         note(f"not compiled: {error}")
+    except KeyboardInterrupt:
+        if not is_remote(options.out):  # else it goes with its folder
+            note(f"the snapshot {path} is there, not compiled; `zerowake compile {path}` does that")
+        raise
     bar.update("compile", 1, 1)
 
 
@@ -206,7 +211,8 @@ def _compile(options: argparse.Namespace) -> None:
     path = Path(local(options.snapshot, options))
     snapshot = open_snapshot(path)
     code.load_code(snapshot, trusted=frozenset(options.trust), code_dir=options.code)
-    print(COMPILING, file=sys.stderr)
+    if snapshot.skeleton.needs_torch:
+        print(COMPILING, file=sys.stderr)
     form = compile_snapshot(
         path, note=lambda text: print(text, file=sys.stderr), **_compiling(options)
     )
@@ -222,6 +228,12 @@ def _check_folder(out: Path) -> None:
         raise ConfigError(f"--out {out}: {there} is a file; name a folder, it is made if need be")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {out}: {there} may not be written; name another folder")
+    for path in (there, *there.absolute().parents):
+        if all(os.path.exists(path / name) for name in ("manifest.json", "skeleton.json")):
+            raise ConfigError(
+                f"--out {out}: {path} is a snapshot, which another one in it would damage; name the "
+                f"folder above it, {path.absolute().parent}"
+            )
 
 
 def _inspect(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from zerowake.runtime.errors import ConfigError, RemoteError
+from zerowake.runtime.errors import ConfigError, RemoteError, UnknownFunction
 
 CHUNK_NBYTES = 1 << 16
 SSE = "text/event-stream"
@@ -52,7 +52,11 @@ class Client:
             request = urllib.request.Request(self._url + path, body, headers, method=method)
             return self._opener.open(request)
         except urllib.error.HTTPError as error:
-            raise RemoteError(_problem(error)) from error
+            problem = _problem(error)
+            ordered = path.startswith("/functions") and error.code == 404
+            if ordered and problem["code"] != UnknownFunction.code:  # there are no such routes
+                problem["detail"] += "; only `zerowake serve` lists functions and takes orders"
+            raise RemoteError(problem) from error
         except (http.client.HTTPException, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
             raise ConfigError(

@@ -8,8 +8,8 @@ of sockets, queues or processes.
 """
 
 import contextlib
+import logging
 import signal
-import sys
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +34,8 @@ from zerowake.runtime.function import Context, Function
 from zerowake.runtime.info import Kind
 from zerowake.runtime.invocation import NOWHERE, Origin
 from zerowake.runtime.logs import print_exception
+
+log = logging.getLogger("zerowake.executor")
 
 
 class Work(NamedTuple):
@@ -119,7 +121,7 @@ class Executor:
         if not isinstance(results, BaseException):
             return list(results)
         if isinstance(results, WrongResultCount):
-            print(results, file=sys.stderr)  # halves may come out right: the counts go to the log
+            log.error("%s", results)  # halves may come out right, so nobody else says the counts
         # Without retry the author says that predict must not run twice on one item.
         if len(values) == 1 or not self._function.settings.retry:
             return [results] * len(values)

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from zerowake.runtime.config import Device, shows_gpu
-from zerowake.snapshot.errors import SnapshotError, UnusableForm
+from zerowake.snapshot.errors import DamagedForm, SnapshotError, UnusableForm
 from zerowake.snapshot.opened import Snapshot
 
 if TYPE_CHECKING:
@@ -28,11 +28,15 @@ class FormName(StrEnum):
 
 
 class Chosen(NamedTuple):
-    """compiled: None where the eager form runs, or a form of no modules but caches; ``reason`` says why."""
+    """compiled: None where the eager form runs, or a form of no modules but caches; ``reason`` says why.
+
+    damaged: there is a form, and that is what is wrong with it.
+    """
 
     name: FormName
     compiled: "Form | None" = None
     reason: str = ""
+    damaged: bool = False
 
     @property
     def needs_torch(self) -> bool:
@@ -84,7 +88,8 @@ def choose(
             raise UnusableForm(_FOR_CPU)
         form = forms.find_form(snapshot, frozenset(trusted), loads=loads)
     except (UnusableForm, SnapshotError, OSError) as error:
-        return Chosen(FormName.EAGER, reason=str(error))
+        damaged = isinstance(error, DamagedForm)
+        return Chosen(FormName.EAGER, reason=str(error), damaged=damaged)
     if on_gpu or not form.modules:
         why = _FOR_CPU if on_gpu else "no module of it is compiled"
         why += f"; {len(form.caches)} files of what the function compiles itself are used"

@@ -116,6 +116,17 @@ class _Lines(io.TextIOBase):
             self.write("\n")
 
 
+class _Records(logging.Handler):
+    """Our own log records, in a process that runs a function."""
+
+    def __init__(self, lines: _Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.record(record.levelname, record.getMessage())
+
+
 class _Bytes(io.RawIOBase):
     """``sys.stdout.buffer``: bytes are decoded as UTF-8, across writes."""
 
@@ -146,6 +157,9 @@ class FunctionOutput:
     def install(self) -> None:
         sys.stdout = self._stdout = _Lines("stdout", self._write)
         sys.stderr = self._stderr = _Lines("stderr", self._write)
+        logger = logging.getLogger("zerowake")  # what is ours is no print of the function
+        logger.handlers = [_Records(self._stderr)]
+        logger.propagate = False
 
     def flush(self) -> None:
         """Write out a last line without its newline, while the invocations are still known."""

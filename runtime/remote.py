@@ -16,11 +16,19 @@ from typing import NoReturn
 
 from zerowake.runtime import process
 from zerowake.runtime.cache import cache_directory
+from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.progress import ProgressBar
 from zerowake.snapshot import remote
-from zerowake.snapshot.errors import StoreError, ZerowakeError
+from zerowake.snapshot.errors import (
+    NoCredentials,
+    NotInStore,
+    StoreDenied,
+    StoreError,
+    ZerowakeError,
+)
 from zerowake.snapshot.remote import is_remote, parse_url
-from zerowake.snapshot.storage import Store
+from zerowake.snapshot.storage import Store, again
+from zerowake.snapshot.store import MANIFEST_FILE
 
 log = logging.getLogger("zerowake.remote")
 
@@ -121,6 +129,25 @@ def _localize_and_exit(
     finally:
         sys.stderr.flush()
         os._exit(code)
+
+
+def check_place(url: str, open_store: OpenStore, bar: ProgressBar) -> None:
+    """Say what stands against an upload below ``url``, as far as it shows without writing.
+
+    Raises ConfigError where ``url`` is a snapshot itself, StoreError.
+    """
+    try:
+        again(lambda: open_store(url).stat(MANIFEST_FILE), None)
+    except NotInStore:  # as it should be
+        return
+    except NoCredentials:
+        raise
+    except StoreDenied as error:  # who may only write is not let look either
+        bar.note(f"note: {error}; whether it can be written shows only at the upload")
+        return
+    raise ConfigError(
+        f"--out {url} is a snapshot; name the folder above it, {url.rstrip('/').rpartition('/')[0]}"
+    )
 
 
 def push(path: Path, url: str, open_store: OpenStore, bar: ProgressBar) -> str:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from zerowake.runtime.errors import TargetError
+from zerowake.runtime.errors import DeclarationError, TargetError
 from zerowake.snapshot.code import in_words
 from zerowake.snapshot.errors import ZerowakeError
 
@@ -128,7 +128,9 @@ def load_function(qualified: str) -> "Function":
             f"{module_name} has a syntax error: {error.msg} "
             f"({Path(error.filename or '?').name}, line {error.lineno})"
         ) from error
-    except ZerowakeError:  # ours is clear as it is: a declaration with an unknown setting, say
+    except DeclarationError as error:  # an unknown setting, say: clear as it is, but for the place
+        raise DeclarationError(in_words(error)) from error
+    except ZerowakeError:
         raise
     except BaseException as error:  # SystemExit included: an app file may call sys.exit()
         if isinstance(error, KeyboardInterrupt):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from zerowake.snapshot.arrays import Kind, is_array, kind_of
+from zerowake.snapshot.arrays import Kind, as_tensor, is_array, kind_of
 from zerowake.snapshot.errors import CannotCompile
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -104,7 +104,7 @@ class Calls:
 
 def _tensors(call: dict[str, Any], names: list[str]) -> list[torch.Tensor]:
     # Copies, for predict ran in inference mode, and export refuses tensors that were made there.
-    return [torch.as_tensor(call[name]).detach().clone().contiguous() for name in names]
+    return [as_tensor(call[name]).detach().clone().contiguous() for name in names]
 
 
 class _Recorder:

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib.util
 import linecache
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -94,7 +95,10 @@ def load_code(snapshot: Snapshot, *, trusted: frozenset[str], code_dir: Path | N
     """
     code = snapshot.manifest.code
     if code_dir is None and is_trusted(snapshot.digest, trusted):
-        return _read(snapshot.path / "code", code.entry, code.files, "the snapshot")
+        try:
+            return _read(snapshot.path / "code", code.entry, code.files, "the snapshot")
+        except UntrustedCode as error:
+            raise UntrustedCode(f"{error} Copy or freeze the snapshot again.") from None
     how = (
         f"To run the snapshot's own code, name it: --trust {snapshot.digest} (on a platform, "
         "ZEROWAKE_TRUST takes it). To run yours, give the directory that holds the same files: --code DIR."
@@ -110,7 +114,20 @@ def load_code(snapshot: Snapshot, *, trusted: frozenset[str], code_dir: Path | N
             )
         return _read(installed, code.entry, code.files, str(installed))
     except UntrustedCode as error:
-        raise UntrustedCode(f"{error} {how}") from None
+        changed = _unlike_its_name(snapshot)
+        other = "" if not trusted else " It has none of the digests that --trust names."
+        raise UntrustedCode(f"{error}{changed}{other} {how}") from None
+
+
+def _unlike_its_name(snapshot: Snapshot) -> str:
+    """A sentence where the folder's name ends in the start of another digest, as freeze gives it."""
+    named = re.search("-([0-9a-f]{12})$", snapshot.path.name)
+    if named is None or snapshot.digest.startswith(f"sha256:{named[1]}"):
+        return ""
+    return (
+        f" Its digest is not that of its name, {snapshot.path.name}: it was changed after it was "
+        "frozen, or renamed; copy or freeze it again if you do not know why."
+    )
 
 
 def in_words(error: BaseException) -> str:

@@ -4,8 +4,8 @@ All that a call brings is checked before the library sees it, for an error in th
 A call of a shape that the library does not take is answered by the original module.
 """
 
+import logging
 import mmap
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -27,6 +27,8 @@ from zerowake.snapshot.form import CONSTANTS, Form, Input, ModuleForm
 from zerowake.snapshot.libtorch import Library, libtorch
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.strided import Array
+
+log = logging.getLogger("zerowake.compiled")
 
 Module = Callable[..., Any]
 
@@ -56,10 +58,11 @@ class CompiledModule:
             object.__setattr__(self, name, value)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes tensors, numpy arrays or nested lists; returns what it was given.
+        """Takes tensors, numpy arrays, DLPack's, buffers or nested lists; returns what it was given.
 
-        Raises TypeError or ValueError naming the argument, IndexError for a row that no table has,
-        RuntimeError with the library's words; and what the original raises where that answers.
+        ``Kind`` says more. Raises TypeError, ValueError or BufferError naming the argument, IndexError
+        for a row that no table has, RuntimeError with the library's words; and what the original
+        raises where that answers.
         """
         form = self._form
         bound = form.signature.bind(*args, **kwargs)
@@ -109,10 +112,10 @@ class CompiledModule:
             raise misfit
         object.__setattr__(self, "eager_calls", self.eager_calls + 1)
         if self.eager_calls == 1:
-            print(
-                f"{misfit}. The original module is asked instead, which is slower and loads torch; "
-                "if there are more such calls, add an example like this one and freeze again",
-                file=sys.stderr,
+            log.warning(
+                "%s. The original module is asked instead, which is slower and loads torch; if there are more such calls, add an example like this one and freeze again, or "
+                "refuse them with InvalidInput where they make no sense",
+                misfit,
             )
         if self._restored is None:
             try:
@@ -144,7 +147,7 @@ class CompiledModule:
             return take(value, wanted.dtype, len(wanted.shape))
         except (WrongPrecision, WrongRank) as error:
             raise NotTaken(f"{self._form.path}: {wanted.name}: {error}") from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, BufferError) as error:
             raise type(error)(f"{self._form.path}: {wanted.name}: {error}") from None
 
     def _check(self, arrays: Sequence[Array]) -> None:

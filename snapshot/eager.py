@@ -5,16 +5,18 @@ So one ``predict`` serves every form: ``self.model([[1, 2]])`` gives nested list
 
 import inspect
 import threading
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils import _pytree as pytree
 
-from zerowake.snapshot.arrays import Kind, is_array, kind_of
+from zerowake.snapshot.arrays import Kind, as_tensor, give, is_array, kind_of
+from zerowake.snapshot.strided import Array, contiguous_strides
 
 
 def accept_arrays(target: Any) -> None:
-    """Let each module that is an attribute of ``target`` take numpy arrays and nested lists.
+    """Let each module that is an attribute of ``target`` take all kinds of arrays (``Kind``).
 
     It then answers in the same kind. A call with a tensor among its arguments is left alone, and
     so are parameters that are annotated as something else than a tensor.
@@ -63,7 +65,7 @@ class _Hooks:
             annotation = self._signature.parameters[name].annotation
             if is_array(value) and _may_be_tensor(annotation):
                 try:
-                    tensor = torch.as_tensor(value, device=place)
+                    tensor = as_tensor(value).to(place)
                 except (TypeError, ValueError):  # a list of something else
                     continue
                 is_float = tensor.is_floating_point()
@@ -77,14 +79,20 @@ class _Hooks:
         kind = kinds.pop() if kinds else Kind.TORCH
         if kind is Kind.TORCH or result is None:
             return None
-        give = torch.Tensor.tolist if kind is Kind.LIST else _to_numpy
-        return pytree.tree_map_only(torch.Tensor, give, result)
+        return pytree.tree_map_only(torch.Tensor, partial(_as, kind), result)
 
 
 def _may_be_tensor(annotation: Any) -> bool:
     return annotation is inspect.Parameter.empty or "Tensor" in str(annotation)
 
 
-def _to_numpy(tensor: torch.Tensor) -> Any:
+def _as(kind: Kind, tensor: torch.Tensor) -> Any:
+    if kind is Kind.LIST:
+        return tensor.tolist()
     tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # it has none
+    if kind is Kind.NUMPY:
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # it has none
+    half = tensor.dtype in (torch.float16, torch.bfloat16)
+    tensor = (tensor.float() if half else tensor).resolve_conj().resolve_neg().contiguous()
+    dtype, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    return give(Array(tensor.data_ptr(), dtype, shape, contiguous_strides(shape), tensor), kind)

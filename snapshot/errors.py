@@ -12,6 +12,7 @@ what was wanted and what to do. The whole tree::
     |  |- UntrustedCode           403 code_not_trusted
     |  |- ProofFailed             422 proof_failed
     |  |- UnusableForm            422 form_unusable
+    |  |  |- DamagedForm          422 form_damaged
     |- FreezeError                422 cannot_freeze
     |  |- CannotCompile           422 cannot_compile
     |- WakeFailed                 500 wake_failed
@@ -19,6 +20,7 @@ what was wanted and what to do. The whole tree::
     |- StoreError                 502 store_failed
     |  |- NotInStore              404 not_in_store
     |  |- StoreDenied             403 store_denied
+    |  |  |- NoCredentials        403 no_credentials
     |  |- StoreChanged            409 store_changed
     |  |- StoreInterrupted        503 store_interrupted
     |- (zerowake.runtime.errors continues below ZerowakeError)
@@ -123,6 +125,12 @@ class StoreDenied(StoreError):
     code = "store_denied"
 
 
+class NoCredentials(StoreDenied):
+    """There are none here at all, so the store was not even asked."""
+
+    code = "no_credentials"
+
+
 class StoreChanged(StoreError):
     """An object was replaced while it was read."""
 
@@ -141,6 +149,12 @@ class UnusableForm(SnapshotError):
     """A compiled form is missing, not for this machine, not trusted or not what it says."""
 
     code = "form_unusable"
+
+
+class DamagedForm(UnusableForm):
+    """A compiled form that lies there for this machine is not what it says, or cannot be read."""
+
+    code = "form_damaged"
 
 
 class CannotCompile(FreezeError):

@@ -18,7 +18,7 @@ from typing import Any
 
 from zerowake.snapshot import conditions, skeleton, state
 from zerowake.snapshot.conditions import Condition
-from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
+from zerowake.snapshot.errors import DamagedForm, DamagedSnapshot, UnusableForm
 from zerowake.snapshot.fingerprint import fingerprint_id
 from zerowake.snapshot.layout import ALIGN_NBYTES
 from zerowake.snapshot.listed import Listed, in_words
@@ -200,7 +200,7 @@ def _read_form(snapshot: Snapshot) -> Form:
     except (DamagedSnapshot, OSError) as error:
         if os.path.lexists(path / FILE):
             said = f"its compiled form cannot be read: {in_words(error)}"
-            raise UnusableForm(f"{said}; {_anew(snapshot)}") from None
+            raise DamagedForm(f"{said}; {_anew(snapshot)}") from None
         raise UnusableForm(_why_none(snapshot)) from None
     try:
         form = parse_form(path, data)
@@ -208,13 +208,15 @@ def _read_form(snapshot: Snapshot) -> Form:
             raise UnusableForm(f"{path / FILE} belongs to another snapshot")
         return form
     except UnusableForm as error:
-        raise UnusableForm(f"{error}; {_anew(snapshot)}") from None
+        raise DamagedForm(f"{error}; {_anew(snapshot)}") from None
 
 
 def _why_none(snapshot: Snapshot) -> str:
     compiling = f"`zerowake compile {snapshot.path}` makes one"
     if (said := _read_why(snapshot)) == NOT_WANTED:
-        return f"it was frozen with --no-compile; {compiling}"
+        return (
+            f"it was frozen with --no-compile, or by --reload, which does not compile; {compiling}"
+        )
     if said:
         return f"it was not compiled: {said}"
     if any((snapshot.path / DIRECTORY).glob(f"[!.]*/{FILE}")):
@@ -367,6 +369,6 @@ def _check_files(form: Form, snapshot: Snapshot, *, hashed: bool = True) -> None
         if odd := _entries(form.path) - {*form.files, FILE}:
             raise UnusableForm(f"{form.path / min(odd)!s:.400} is not listed in {FILE}")
     except UnusableForm as error:
-        raise UnusableForm(f"{error}; {_anew(snapshot)}") from None
+        raise DamagedForm(f"{error}; {_anew(snapshot)}") from None
     except OSError as error:
-        raise UnusableForm(f"{error.filename}: {error.strerror}; {_anew(snapshot)}") from None
+        raise DamagedForm(f"{error.filename}: {error.strerror}; {_anew(snapshot)}") from None

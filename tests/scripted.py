@@ -75,6 +75,11 @@ class StillLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now_s
 
+    @property
+    def timers(self) -> list[float]:
+        """When those that are set are due."""
+        return [timer.when() for timer in self._scheduled if not timer.cancelled()]
+
     def run_in_executor(self, *arguments: Any) -> Any:
         future = super().run_in_executor(*arguments)
         self._told.threads += 1

@@ -117,6 +117,7 @@ class Lambda(Pull):
         self._init_s = INIT_S if on_demand else None
         self._environ = environ
         self._extension: asyncio.Task[None] | None = None
+        self._extension_line = Line(self._address)
         self._lines: list[Line] = []
         self._directly = 0  # how many direct invocations there have been since one of another kind
         self._recall: Callable[[], None] = lambda: None
@@ -144,9 +145,9 @@ class Lambda(Pull):
         self._extension = asyncio.create_task(self._be_extension(registered))
         # The first poll ends the start: until then the platform gives us all its cores.
         await self._until_up(functions, self._init_s)
+        await self._unless_drained(registered.wait())  # not after the first poll: it ends the start
         if self._snap_start and not self._draining:
             await self._be_restored(functions)
-        await self._unless_drained(registered.wait())  # not after the first poll: it ends the start
         if self._draining:
             return
         names = ", ".join(functions.names()) or "what is still fetched"
@@ -171,7 +172,7 @@ class Lambda(Pull):
             self._extension.cancel()
 
     @staticmethod
-    def report_init_error(environ: Mapping[str, str], error: BaseException) -> None:
+    def report_error(environ: Mapping[str, str], error: BaseException) -> None:
         async def report() -> None:
             line = Line(environ[ADDRESS])
             if isinstance(error, HookFailed):
@@ -191,7 +192,8 @@ class Lambda(Pull):
         """Be snapshotted here, and go on in each environment that is made of the snapshot.
 
         https://docs.aws.amazon.com/lambda/latest/dg/snapstart-runtime-hooks.html. No connection to
-        the Runtime API and no random state survives it; times are read anew at each call anyway.
+        the Runtime API and no random state of before is used afterwards. Nor is a time: deadlines are
+        compared with the clock at each event, and no timer of a function that is up is set.
         Raises HookFailed.
         """
         (name,) = functions.names()
@@ -201,6 +203,7 @@ class Lambda(Pull):
         line.close()
         if self._draining:
             return
+        self._extension_line.close()  # so that it asks again, on another one
         import random
 
         random.seed()
@@ -214,7 +217,7 @@ class Lambda(Pull):
 
     async def _be_extension(self, registered: asyncio.Event) -> None:
         """Be an internal extension: without one the platform ends us without a SIGTERM."""
-        line = Line(self._address)
+        line = self._extension_line
         try:
             identifier = await line.register_extension("zerowake")
             registered.set()

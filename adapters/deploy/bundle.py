@@ -55,21 +55,28 @@ def bundle(
     gpu: bool = False,
     inside: bool = False,
     extra: tuple[str, ...] = (),
+    declared: bool = False,
 ) -> list[Part]:
     """Write the bundle of ``snapshot`` into the new or empty folder ``out``; what is in it.
 
     platform: "container" or "lambda". url: where the snapshot is; "" puts it into the folder. inside:
-    and from there into the image. trust: digests whose code may run. Raises ConfigError when the folder holds something, or a package is
+    and from there into the image. trust: digests whose code may run. extra, declared: as ``pinned`` has
+    them. Raises ConfigError when the folder holds something, or a package is
     not installed.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; name a new folder")
-    lines = pinned(snapshot, form, http=platform == "container", url=url, extra=extra)
+    http = platform == "container"
+    every = pinned(snapshot, form, http=http, url=url, extra=extra, declared=True)
+    lines = every if declared else pinned(snapshot, form, http=http, url=url, extra=extra)
     out.mkdir(parents=True, exist_ok=True)
     (out / "requirements.txt").write_text(_requirements(lines, gpu))
     only_libtorch = form.name is FormName.TORCH_FREE
     installed = _installed_nbytes(lines, only_libtorch)
-    parts = [Part("requirements.txt", installed, f"{len(lines)} packages, in the image")]
+    about = f"{len(lines)} packages, in the image"
+    if left_out := [line.partition("==")[0] for line in every if line not in lines]:
+        about += f"; not {', '.join(left_out)}, which nothing uses there (--declared)"
+    parts = [Part("requirements.txt", installed, about)]
     if gpu:
         (out / "torch.txt").write_text(f"torch=={metadata.version('torch').partition('+')[0]}\n")
     wheel = out / f"zerowake-{zerowake.__version__}-py3-none-any.whl"

@@ -214,6 +214,7 @@ def bundle(
     eager: bool,
     inside: bool,
     extra: tuple[str, ...],
+    declared: bool,
     named: tuple[str, ...],
 ) -> None:
     """Write the bundle of a snapshot into ``out`` and print what is in it.
@@ -236,6 +237,7 @@ def bundle(
         gpu=gpu,
         inside=inside,
         extra=extra,
+        declared=declared,
     )
     rows = [(part.name, human_nbytes(part.nbytes), part.about) for part in parts]
     print(columns([("PART", "SIZE", ""), *rows]))

@@ -80,10 +80,10 @@ def _lambda(needs: Needs, place: Place) -> Values:
             f"the image, {INSIDE} (bundle --with-snapshot)"
         )
     _at_most(needs, "timeout", needs.timeout_s, 900, "s", "set timeout_s= lower")
+    more = "Lambda has no more; take another platform"
+    _at_most(needs, "memory", needs.memory_mb, 32768, "MB", more)  # as given, not as rounded
+    _at_most(needs, "disk", needs.disk_mb, 10240, "MB", more)
     managed_mb = step(needs.memory_mb, 1024, 2048)
-    _at_most(needs, "memory", managed_mb, 32768, "MB", "Lambda has no more; take another platform")
-    # An image may be as large as the disk.
-    _at_most(needs, "disk", needs.disk_mb, 10240, "MB", "Lambda has no more; take another platform")
     on_demand_mb = max(needs.memory_mb, ONE_CORE_MB)
     compute = "on-demand" if on_demand_mb <= 10240 else "managed"
     version = hashlib.sha256(" ".join([*needs.trust, place.image]).encode()).hexdigest()

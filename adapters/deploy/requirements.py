@@ -2,11 +2,15 @@
 
 Read off the snapshot: its form, the classes that its skeleton names, and what the author's code
 imports outside of ``load``. Runs nothing of it.
+
+Packages come with what they declare, imported or not: what a probe has not imported, another call may
+(libraries import late), data and shared libraries never are, and some only look whether a package is
+installed. Left out is what is known to be of no use where a function runs (``UNUSED``).
 """
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from importlib import metadata
 
 from zerowake.runtime.errors import ConfigError
@@ -29,24 +33,37 @@ STORES = {
     "abfs": ("fsspec", "adlfs"),
     "hf": ("fsspec", "huggingface-hub"),
 }
+# What a package declares for something that is not done where a function runs: tokenizers downloads
+# (``from_pretrained``) through huggingface-hub, and uvicorn is told to read HTTP with httptools.
+UNUSED = {"tokenizers": frozenset({"huggingface-hub"}), "uvicorn": frozenset({"h11"})}
 LOAD = "load"  # runs where the snapshot is made, not where it is served
 
 
 def pinned(
-    snapshot: Snapshot, form: Chosen, *, http: bool, url: str = "", extra: Iterable[str] = ()
+    snapshot: Snapshot,
+    form: Chosen,
+    *,
+    http: bool,
+    url: str = "",
+    extra: Iterable[str] = (),
+    declared: bool = False,
 ) -> list[str]:
     """``name==version`` of all packages that the function needs, with what these need; sorted.
 
     http: whether requests come over HTTP. url: where the snapshot is fetched from. extra: further
-    distributions, such as what ``predict`` imports by name only. To be installed with --no-deps: for
-    a torch-free form torch comes without what it needs, for only its libraries are used. Raises
-    ConfigError naming what is not installed here.
+    distributions, such as what ``predict`` imports by name only. declared: with what is known to be
+    unused, too; it always comes with packages that are ``extra`` or that the author's code imports. To
+    be installed with --no-deps: for a torch-free form torch comes without what it needs, for only its
+    libraries are used. Raises ConfigError naming what is not installed here.
     """
+    extra = tuple(extra)
     wanted = [*GATEWAY, *(HTTP if http else ()), *extra, *_store(url)]
     if form.needs_torch:
         wanted += TENSORS
     provided = metadata.packages_distributions()
-    for module in sorted(modules(snapshot, form)):
+    held, imported = modules(snapshot, form)
+    whole = set(extra)
+    for module in sorted(held | imported):
         if module == "torch" and not form.needs_torch:
             continue
         if module not in provided:
@@ -55,19 +72,23 @@ def pinned(
                 "brings; install it, or import it in load if only load needs it"
             )
         wanted += provided[module]
-    found = _closure(wanted)
+        if module in imported:
+            whole.update(provided[module])
+    found = _closure(wanted, {} if declared else UNUSED, whole)
     if form.name is FormName.TORCH_FREE:  # torch's libraries, and nothing that its Python needs
         found |= {"torch": _version("torch")}
     return [f"{name}=={found[name]}" for name in sorted(found)]
 
 
-def modules(snapshot: Snapshot, form: Chosen) -> set[str]:
-    """The top-level modules of other packages that an instance imports."""
+def modules(snapshot: Snapshot, form: Chosen) -> tuple[set[str], set[str]]:
+    """The top-level modules of other packages that the object is made of, and that the author's code
+    imports."""
     named = named_modules(snapshot, form.compiled)
     own = names.own_modules(snapshot.manifest.code.files)
     sources = {_module(path): path for path in snapshot.manifest.code.files}
     todo = {_module(snapshot.manifest.code.entry)} | (named & own)
     seen: set[str] = set()
+    found: set[str] = set()
     while todo:
         module = todo.pop()
         seen.add(module)
@@ -76,10 +97,12 @@ def modules(snapshot: Snapshot, form: Chosen) -> set[str]:
             if imported in own:
                 todo |= {imported} - seen
             else:
-                named.add(imported)
-    tops = {name.partition(".")[0] for name in named - own}
-    own_tops = {name.partition(".")[0] for name in own}
-    return tops - own_tops - set(sys.stdlib_module_names) - {"zerowake", ""}
+                found.add(imported)
+    ours = (
+        {name.partition(".")[0] for name in own} | set(sys.stdlib_module_names) | {"zerowake", ""}
+    )
+    held, imports = ({name.partition(".")[0] for name in each} - ours for each in (named, found))
+    return held, imports
 
 
 def _store(url: str) -> tuple[str, ...]:
@@ -110,8 +133,11 @@ def _imports(tree: ast.AST, module: str) -> Iterator[str]:
             yield from _imports(node, module)
 
 
-def _closure(wanted: Iterable[str]) -> dict[str, str]:
-    """Distribution -> version, of these and of what they need here."""
+def _closure(
+    wanted: Iterable[str], unused: Mapping[str, Set[str]], whole: Iterable[str]
+) -> dict[str, str]:
+    """Distribution -> version, of these and of what they declare to need here, but for what is
+    ``unused``: package -> what it declares. whole: packages of which nothing is left out."""
     try:
         from packaging.requirements import Requirement
         from packaging.utils import canonicalize_name
@@ -119,6 +145,7 @@ def _closure(wanted: Iterable[str]) -> dict[str, str]:
         raise ConfigError(
             "zerowake bundle reads requirements with packaging: pip install packaging"
         ) from error
+    complete = {canonicalize_name(name) for name in whole}
     found: dict[str, str] = {}
     done: set[tuple[str, str]] = set()
     todo = [(name, "") for name in wanted]
@@ -129,8 +156,11 @@ def _closure(wanted: Iterable[str]) -> dict[str, str]:
             continue
         done.add((name, extra))
         found[name] = _version(name)
+        left_out = frozenset[str]() if name in complete else unused.get(name, frozenset())
         for text in metadata.requires(name) or ():
             requirement = Requirement(text)
+            if canonicalize_name(requirement.name) in left_out:
+                continue
             if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
                 todo += [(requirement.name, "")]
                 todo += [(requirement.name, each) for each in requirement.extras]

@@ -26,6 +26,7 @@ from botocore.exceptions import (
 )
 
 from zerowake.snapshot.errors import (
+    NoCredentials,
     NotInStore,
     StoreChanged,
     StoreDenied,
@@ -116,7 +117,7 @@ class S3Store:
                 raise StoreInterrupted(f"{url}: {error}") from error
             raise StoreError(f"{url}: {error}") from error
         except (NoCredentialsError, PartialCredentialsError) as error:
-            raise StoreDenied(
+            raise NoCredentials(
                 f"{url}: {error}; set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
                 "or give this machine a role"
             ) from error

@@ -55,12 +55,18 @@ class Opened:
 
 
 def open_target(
-    text: str, config: ServeConfig, *, reload: bool = False, schemas: bool = True
+    text: str,
+    config: ServeConfig,
+    *,
+    reload: bool = False,
+    schemas: bool = True,
+    url: str = "",
 ) -> Opened:
     """A snapshot, or the snapshot of a source as it is now. Raises TargetError, SnapshotError.
 
     reload: the source is being worked on, so nobody waits for a compiler. schemas: look at those
-    as well; who does not want that has ``check_schemas`` do it later.
+    as well; who does not want that has ``check_schemas`` do it later. url: where the snapshot at
+    ``text`` was fetched from, which is what a remedy names.
     """
     path = Path(text)
     if is_target(text):
@@ -77,6 +83,9 @@ def open_target(
         check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
     chosen = choose(snapshot, config.trusted, config.device)
+    if url:
+        reason = chosen.reason.replace(f"compile {snapshot.path}", f"compile {url}")
+        chosen = chosen._replace(reason=reason)
     form = chosen.compiled
     return Opened(
         snapshot=replace(

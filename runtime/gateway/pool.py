@@ -85,7 +85,8 @@ class Pool:
         The old function finishes what it has been given and is then closed.
         """
         if opened.form.reason:
-            log.info("%s runs eagerly: %s", opened.info.name, opened.form.reason)
+            level = logging.WARNING if opened.form.damaged else logging.INFO
+            log.log(level, "%s runs eagerly: %s", opened.info.name, opened.form.reason)
         self._metrics.observe_form(opened.info.name, opened.form.name, opened.form.reason)
         base = self._bases[opened.flavour]
         served = Served(opened, self._config, base.link, self._metrics)
@@ -202,13 +203,12 @@ class Pool:
     def _find(self, name: str) -> Served:
         if served := self._served.get(name):
             return served
-        import difflib  # only a mistake needs it
+        from zerowake.runtime.nodes import nearest  # only a mistake needs it
 
         known = sorted(self._served)
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-        ordered = nearest + [other for other in known if other not in nearest]
         raise UnknownFunction(
-            f"there is no function {name!r}; served are: {', '.join(ordered) or 'none'}"
+            f"there is no function {name!r}{nearest(name, known)}; served are: "
+            f"{', '.join(known) or 'none'}"
         )
 
 

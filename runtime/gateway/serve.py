@@ -50,12 +50,7 @@ def serve(
             log.warning("--env %s: it is not set here, so functions will not see it", name)
     _tell_unknown(os.environ)
     check_device(config.device)
-    sources = [text for text in targets if "://" not in text and _is_source(text)]
-    if reload and not sources:
-        raise ConfigError(
-            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
-            "or leave --reload out"
-        )
+    watch = _watching(targets, config) if reload else None
     fetched = {text: _fetch(text, open_store) for text in targets if "://" in text}
     ingress.open()
     bases = {
@@ -67,13 +62,11 @@ def serve(
 
     async def fetch_and_open() -> "list[Opened]":
         paths = {text: await localizing.path() for text, localizing in fetched.items()}
-        paths_or_sources = [paths.get(text, text) for text in targets]
-        return _open(paths_or_sources, config, ingress, bases, reload=reload)
+        return _open(targets, config, ingress, bases, reload=reload, paths=paths)
 
-    opened = [] if fetched else _open(targets, config, ingress, bases, reload=reload)
+    opened = [] if fetched else _open(targets, config, ingress, bases, reload=reload, paths={})
     from zerowake.runtime.gateway.server import run
 
-    watch = _watching(sources, config) if reload else None
     run(opened, config, ingress, bases, arriving=fetch_and_open if fetched else None, reload=watch)
 
 
@@ -84,11 +77,20 @@ def _open(
     bases: "Mapping[Flavour, BaseProcess]",
     *,
     reload: bool,
+    paths: "Mapping[str, str]",
 ) -> "list[Opened]":
-    """Look at what is here, and have the bases import what it needs. Raises as ``serve``."""
+    """Look at what is here, and have the bases import what it needs. Raises as ``serve``.
+
+    paths: of the snapshots that were fetched, by their URLs.
+    """
     from zerowake.runtime.gateway.opening import open_target, shared_modules
 
-    opened = [open_target(text, config, reload=reload, schemas=False) for text in targets]
+    opened = [
+        open_target(paths[text], config, schemas=False, url=text)
+        if text in paths
+        else open_target(text, config, reload=reload, schemas=False)
+        for text in targets
+    ]
     known = [digest for each in opened for digest in each.digests]
     for digest in sorted(set(config.trusted).difference(known)):
         log.warning("--trust %s: no snapshot that is served has this digest", digest)
@@ -112,17 +114,18 @@ def _open(
     return opened
 
 
-def _is_source(target: str) -> bool:
-    from zerowake.runtime.target import is_target
-
-    return is_target(target)
-
-
 def _watching(
-    sources: list[str], config: ServeConfig
+    targets: list[str], config: ServeConfig
 ) -> "Callable[[Pool], Coroutine[Any, Any, None]]":
     from zerowake.runtime.gateway.reloading import keep_fresh  # nothing of it is needed otherwise
+    from zerowake.runtime.target import is_target
 
+    sources = [text for text in targets if "://" not in text and is_target(text)]
+    if not sources:
+        raise ConfigError(
+            "--reload watches source files, and only snapshots are named; name path/app.py:Class, "
+            "or leave --reload out"
+        )
     return lambda pool: keep_fresh(sources, config, pool)
 
 

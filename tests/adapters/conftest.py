@@ -11,19 +11,19 @@ from platforms import PULL, PUSH, Platform, Process, PullPlatform, PushPlatform
 from stores import S3, seaweedfs
 
 
-@pytest.fixture(params=PUSH, ids=lambda platform: platform.name)
+@pytest.fixture(scope="module", params=PUSH, ids=lambda platform: platform.name)
 def platform(request: pytest.FixtureRequest) -> PushPlatform:
     found: PushPlatform = request.param
     return found
 
 
-@pytest.fixture(params=[*PUSH, *PULL], ids=lambda platform: platform.name)
+@pytest.fixture(scope="module", params=[*PUSH, *PULL], ids=lambda platform: platform.name)
 def anywhere(request: pytest.FixtureRequest) -> Platform:
     found: Platform = request.param
     return found
 
 
-@pytest.fixture(params=PULL, ids=lambda platform: platform.name)
+@pytest.fixture(scope="module", params=PULL, ids=lambda platform: platform.name)
 def pull(request: pytest.FixtureRequest) -> PullPlatform:
     found: PullPlatform = request.param
     return found

@@ -13,26 +13,38 @@ import pytest
 from platforms import PULL, PUSH, Answer, Platform, PullPlatform, PushContainer, PushPlatform, event
 from support import PATIENCE_S
 
+from zerowake.adapters import KNOWN, find
+
+LARGE_NBYTES = 1 << 20  # which every platform takes, and gives back
 Start = Callable[..., Any]  # a container of the platform's kind
 BATCHED, COUNT, ONCE = "zoo.py:Batched", "zoo.py:Count", "zoo.py:Once"
 
 of_several_items = pytest.mark.parametrize(
     "platform", [each for each in PUSH if each.many], ids=lambda platform: platform.name
 )
+of_events = pytest.mark.parametrize(
+    "pull", [each for each in PULL if each.events], ids=lambda pull: pull.name
+)
 
 
-def gated(container: PushContainer, gate: Path) -> "Future[Answer]":
-    """A call that runs until ``gate`` is there."""
-    return container.callers.submit(container.call, {"do": f"gate:{gate}"})
+def total(container: PushContainer, metric: str) -> float:
+    lines = container.request("GET", "/metrics").body.decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(metric))
 
 
-def until_running(container: PushContainer, count: int = 1) -> None:
-    def running() -> bool:
-        text = container.request("GET", "/metrics").body.decode()
-        batches = [line for line in text.splitlines() if line.startswith("zerowake_batch_size_sum")]
-        return sum(float(line.split()[-1]) for line in batches) >= count
+def until_running(container: PushContainer, gate: Path) -> "Future[Answer]":
+    """A call that has begun, and runs until ``gate`` is there."""
+    before = total(container, "zerowake_batch_size_sum")
+    call = container.callers.submit(container.call, {"do": f"gate:{gate}"})
+    container.until(lambda: total(container, "zerowake_batch_size_sum") > before)
+    return call
 
-    container.until(running)
+
+def until_queued(container: PushContainer, values: list[dict[str, str]]) -> "list[Future[Answer]]":
+    """Calls that wait behind the one that runs."""
+    calls = [container.callers.submit(container.call, value) for value in values]
+    container.until(lambda: total(container, "zerowake_queued") == len(values))
+    return calls
 
 
 # ---------------------------------------------------------------------------- requests
@@ -41,6 +53,11 @@ def until_running(container: PushContainer, count: int = 1) -> None:
 def test_a_request_is_answered_with_the_result(anywhere: Platform, on: Start) -> None:
     answer = on(anywhere, BATCHED).call({"do": "ok"})
     assert answer == Answer(200, {"did": "ok", "batch": 1})
+
+
+def test_a_large_call_comes_and_goes_whole(anywhere: Platform, on: Start) -> None:
+    text = "0123456789abcdef" * (LARGE_NBYTES // 16)
+    assert on(anywhere, ONCE).call({"do": text}) == Answer(200, text)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +97,24 @@ def test_one_bad_item_fails_the_request_and_is_named(platform: PushPlatform, on:
     answer = on(platform, BATCHED).many([{"do": "ok"}, {"do": "raise"}, {"do": "ok"}])
     assert answer.status == 500
     assert "instance 1" in answer.error and "this item is bad" in answer.error
+
+
+def test_requests_that_wait_run_as_batches_and_a_bad_one_fails_alone(
+    platform: PushPlatform, on: Start, tmp_path: Path
+) -> None:
+    container, gate = on(platform, BATCHED), tmp_path / "gate"
+    first = until_running(container, gate)
+    calls = until_queued(container, [{"do": do} for do in ("0", "raise", "2", "refuse")])
+    gate.touch()
+    answers = [call.result() for call in (first, *calls)]
+    assert [answer.status for answer in answers] == [200, 200, 500, 200, 422]
+    assert [answers[place].value["did"] for place in (1, 3)] == ["0", "2"]
+    again = tmp_path / "again"
+    first = until_running(container, again)
+    calls = until_queued(container, [{"do": "ok"}] * 4)
+    again.touch()
+    assert [call.result().value["batch"] for call in calls] == [4] * 4
+    assert first.result().status == 200
 
 
 def test_a_body_over_the_limit_is_refused_unread(platform: PushPlatform, on: Start) -> None:
@@ -246,20 +281,23 @@ def test_a_damaged_snapshot_ends_the_process_and_says_why(
     container.until(lambda: "quarantined" in container.log[-1])
 
 
-def test_calls_under_way_finish_before_it_ends(
+def test_under_load_it_ends_when_all_that_it_has_taken_is_answered(
     platform: PushPlatform, start: Start, tmp_path: Path
 ) -> None:
     container = start(platform, BATCHED).until_ready()
     gate = tmp_path / "gate"
-    call = gated(container, gate)
-    until_running(container)
+    first = until_running(container, gate)
+    calls = [first, *until_queued(container, [{"do": f"gate:{gate}"}] * 31)]
     container.process.send_signal(signal.SIGTERM)
     container.until(lambda: container.state() != "ready")
     refused = container.call({"do": "ok"})
     assert refused.status == 503 and "shutting down" in refused.error
+    assert not any(call.done() for call in calls)
     gate.touch()
-    assert call.result() == Answer(200, {"did": f"gate:{gate}", "batch": 1})
+    answers = [call.result() for call in calls]
+    assert {(answer.status, answer.value["did"]) for answer in answers} == {(200, f"gate:{gate}")}
     assert container.stop() == 0
+    assert not [line for line in container.log if "calls still run" in line]
 
 
 # ---------------------------------------------------------------------------- platforms that are asked
@@ -273,6 +311,8 @@ def test_calls_that_wait_run_as_batches_and_a_bad_one_fails_alone(
     assert [answer.status for answer in answers] == [200, 200, 500, 200, 422, 200, 200, 200]
     good = [answer.value for answer in answers if answer.status == 200]
     assert [each["did"] for each in good] == ["0", "1", "3", "5", "6", "7"]
+    if pull.slots == 1:
+        return  # one call at a time is no batch
     container, gate = on(pull, BATCHED), tmp_path / "gate"
     container.caller.call([{"do": f"gate:{gate}"}])
     container.until_said(f"waits for {gate}")
@@ -280,6 +320,46 @@ def test_calls_that_wait_run_as_batches_and_a_bad_one_fails_alone(
     container.until(lambda: container.caller.arrived(waiting))
     gate.touch()
     assert max(container.caller.answer(id_).value["batch"] for id_ in waiting) > 1
+
+
+@of_events
+def test_an_event_calls_the_function_with_its_data(pull: PullPlatform, on: Start) -> None:
+    container = on(pull, BATCHED)
+    told = {"id": "e1", "source": "tests", "detail-type": "t"}
+    assert container.call({**told, "detail": {"do": "ok"}}).status == 200
+    failed = container.call({**told, "detail": {"do": "raise"}})  # and comes again
+    assert failed.status == 500 and "this item is bad" in failed.error
+
+
+@of_events
+def test_a_bad_record_of_an_event_fails_alone(pull: PullPlatform, on: Start) -> None:
+    container = on(pull, BATCHED)
+
+    def queued(*does: str) -> Answer:
+        records = [
+            {"eventSource": "aws:sqs", "messageId": do, "body": json.dumps({"do": do})}
+            for do in does
+        ]
+        return container.call({"Records": records})
+
+    answer = queued("0", "1", "raise", "3", "refuse", "5")
+    failed = [{"itemIdentifier": id_} for id_ in ("raise", "refuse")]
+    assert answer == Answer(200, {"batchItemFailures": failed})
+    assert queued("0", "1") == Answer(200, {"batchItemFailures": []})
+    assert queued("raise").status == 500
+
+
+def test_what_is_asked_is_what_the_adapter_says_of_itself() -> None:
+    for pull in PULL:
+        can = find({}, pull.adapter).capabilities
+        assert (bool(can.events), can.partial_batch) == (pull.events, pull.events)
+        assert can.cancel == pull.cancels and can.streaming and can.shape == "pull"
+    for push in PUSH:
+        can = find({}, push.name).capabilities
+        assert can.events and can.cancel and can.streaming and can.shape == "push"
+        limits = [can.request_nbytes, can.response_nbytes]
+        assert all(limit is None or limit > LARGE_NBYTES for limit in limits)
+    assert {each.name for each in PUSH} | {each.adapter for each in PULL} == KNOWN.keys()
 
 
 @pytest.mark.parametrize("value", [None, 5, [], {}, {"do": 5}, "text"])
@@ -290,7 +370,7 @@ def test_a_malformed_call_is_the_callers_fault(pull: PullPlatform, on: Start, va
 
 def test_a_result_beyond_the_limit_is_an_error_that_says_so(pull: PullPlatform, on: Start) -> None:
     container = on(pull, "zoo.py:Echo")
-    if pull.name == "runpod":
+    if pull.adapter == "runpod":
         container.caller.jobs.server.too_large_nbytes = 6 << 20
     answer = container.call({"value": "x" * (7 << 20)})
     assert answer.status == 502 and "7340" in answer.error
@@ -344,7 +424,7 @@ def test_one_that_cannot_start_takes_no_call_and_ends(pull: PullPlatform, start:
     assert container.process.returncode == 1
     assert container.caller.left() == ids
     container.until_said("the database is not there")
-    if pull.name == "lambda":
+    if pull.adapter == "lambda":
         ((verb, _, told),) = container.caller.api.server.told
         assert verb == "init_error" and "the database is not there" in told["errorMessage"]
 
@@ -360,7 +440,8 @@ def test_under_load_it_ends_with_every_call_answered_or_not_taken(
     container.until_said("draining")
     gate.touch()
     assert container.process.wait(60) == 0, container.log
+    assert not [line for line in container.log if "calls still run" in line]
     left = container.caller.left()
     taken = [id_ for id_ in ids if id_ not in left]
-    assert len(taken) == 8  # its slots
+    assert len(taken) == pull.slots
     assert {container.caller.answer(id_).status for id_ in taken} == {200}

@@ -4,10 +4,11 @@ import json
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-from platforms import PUSH, PushContainer
+from platforms import KNATIVE, PUSH, PushContainer
 from support import free_ports
 
 from zerowake.adapters import KNOWN, azure, detect, find, name_of
@@ -26,10 +27,46 @@ On = Callable[..., PushContainer]
 PLATFORMS = {platform.name: platform for platform in PUSH}
 
 
+KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+# What a container of each platform finds, as far as it could be taken for another's.
+SHOWN: list[tuple[str, dict[str, str], str]] = [
+    ("lambda", {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001", "AWS_REGION": "us-east-1"}, ""),
+    ("sagemaker", {"SAGEMAKER_BIND_TO_PORT": "8080", "SAGEMAKER_SAFE_PORT_RANGE": "1-2"}, ""),
+    ("sagemaker", {"SAGEMAKER_MULTI_MODEL": "true"}, ""),
+    ("sagemaker", {}, "serve"),
+    ("vertex", {"AIP_HTTP_PORT": "8080", "AIP_STORAGE_URI": "gs://b/m", "PORT": "8080"}, ""),
+    ("vertex", {"AIP_HTTP_PORT": "8080", **KUBERNETES}, ""),
+    ("azure", {"FUNCTIONS_CUSTOMHANDLER_PORT": "3000", "FUNCTIONS_WORKER_RUNTIME": "custom"}, ""),
+    ("runpod", {"RUNPOD_WEBHOOK_GET_JOB": "https://r/", "RUNPOD_ENDPOINT_ID": "e"}, ""),
+    ("runpod-http", {"RUNPOD_ENDPOINT_ID": "e", "PORT": "80"}, ""),
+    ("cloud-run", {"PORT": "8080", **KNATIVE}, ""),
+    ("cloud-run", {"PORT": "8080", **KNATIVE, "CLOUD_RUN_TIMEOUT_SECONDS": "300"}, ""),
+    ("knative", {"PORT": "8080", **KNATIVE, **KUBERNETES}, ""),
+    ("container", {"PORT": "8080"}, ""),
+    ("container", {"PORT": "8080", **KUBERNETES}, ""),
+]
+
+
+@pytest.mark.parametrize("name, environ, argument", SHOWN)
+def test_the_environment_says_which_platform_it_is(
+    name: str, environ: dict[str, str], argument: str, tmp_path: Path
+) -> None:
+    assert detect({"PATH": "/bin", **environ}, argument, tmp_path) == name
+
+
+def test_kserve_is_known_by_the_folder_that_it_has_laid_the_model_in(tmp_path: Path) -> None:
+    assert {name for name, _, _ in SHOWN} == KNOWN.keys() - {"kserve"}
+    (tmp_path / "mnt" / "models").mkdir(parents=True)
+    for environ in ({}, KNATIVE):
+        assert detect({**environ, **KUBERNETES}, root=tmp_path) == "kserve"
+        assert detect(environ, root=tmp_path) == ("cloud-run" if environ else "container")
+    assert KNOWN["kserve"].folder == find({}, "kserve").capabilities.model
+
+
 @pytest.mark.parametrize("platform", PUSH, ids=lambda platform: platform.name)
-def test_the_environment_says_which_platform_it_is(platform: Any) -> None:
-    if not platform.options:  # else it has to be named
-        assert detect({"PATH": "/bin", **platform.environ(80)}) == platform.name
+def test_containers_of_tests_run_in_such_environments(platform: Any, tmp_path: Path) -> None:
+    if not platform.options:  # else it is named
+        assert detect(platform.environ(80), root=tmp_path) == platform.name
 
 
 def test_an_adapter_can_be_named() -> None:

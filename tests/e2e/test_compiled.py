@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE_S, Gateway, zerowake
+from support import APPS, PATIENCE_S, Gateway, zerowake
 
 TEXT = [
     [[1, 2, 3], [4, 5, 6]],
@@ -137,7 +137,7 @@ def test_without_a_compiled_form_it_says_so_and_runs_eagerly(
     frozen: Callable[[str], Path], eager: Gateway
 ) -> None:
     assert forms(frozen("nets.py:Nets")) == []
-    said = "nets runs eagerly: it was frozen with --no-compile; `zerowake compile"
+    said = "nets runs eagerly: it was frozen with --no-compile, or by --reload, which does not comp"
     assert any(said in line for line in eager.log)
 
 
@@ -188,7 +188,8 @@ def test_a_library_in_place_of_the_trusted_one_is_not_loaded(
     copy, canary = planted(compiled("nets.py:Nets"), tmp_path)
     gateway = launch(copy, "--depth", "cold")
     assert ask(gateway, "process", None)["torch"] is True
-    assert any("does not have the digest that form.json names" in line for line in gateway.log)
+    said = "does not have the digest that form.json names"
+    assert any("WARNING" in line and said in line for line in gateway.log)
     assert not canary.exists()
 
 
@@ -256,6 +257,22 @@ def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> 
     snapshot = Path(run.stdout.removesuffix("\n"))
     assert only_why(snapshot) == reason
     assert f"eager (it was not compiled: {reason})" in zerowake("inspect", snapshot).stdout
+
+
+def test_an_interrupted_compiler_leaves_the_snapshot_and_says_so(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zerowake", "freeze", APPS / "tiny.py:Tiny", "--out"]
+    with subprocess.Popen([*command, tmp_path], stderr=subprocess.PIPE, text=True) as freezing:
+        assert freezing.stderr is not None
+        while "compiling for this machine" not in freezing.stderr.readline():
+            assert freezing.poll() is None
+        freezing.send_signal(signal.SIGINT)
+        _, error = freezing.communicate(timeout=PATIENCE_S)
+    (snapshot,) = tmp_path.glob("tiny-*")
+    told, end = error.splitlines()[-2:]
+    assert told.startswith(
+        f"note: the snapshot {snapshot} is there, not compiled; `zerowake compile"
+    )
+    assert end == "zerowake freeze: interrupted"
 
 
 def test_answers_that_are_all_unsteady_prove_no_form(tmp_path: Path) -> None:
@@ -439,7 +456,7 @@ def test_modules_of_half_precision(
 
 def test_a_plain_snapshot_is_not_compiled(frozen: Callable[[str], Path]) -> None:
     run = zerowake("compile", frozen("zoo.py:Add"))
-    assert run.returncode == 1 and "it holds no module" in run.stderr
+    assert run.returncode == 1 and run.stderr.startswith("zerowake compile: it holds no module")
 
 
 def test_options_out_of_range() -> None:

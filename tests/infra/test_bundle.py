@@ -1,16 +1,19 @@
 """``zerowake bundle``: the folder holds what the function needs, and the function runs from it."""
 
+import http.server
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from shutil import copytree, ignore_patterns
 from typing import Any
@@ -25,6 +28,7 @@ from zerowake.runtime.forms import Chosen, FormName, choose
 from zerowake.snapshot import installed_torch
 from zerowake.snapshot.store import open_snapshot
 
+EMBED = "examples/embed/app.py:Embed"
 SETUPTOOLS = "setuptools==80.9.0"
 
 
@@ -69,7 +73,8 @@ def test_a_torch_free_function_needs_no_python_of_torch(
     snapshot = open_snapshot(compiled("nets.py:Nets"))
     form = choose(snapshot, (), "cpu")
     assert form.name is FormName.TORCH_FREE
-    assert modules(snapshot, form) <= {"numpy"}
+    held, imported = modules(snapshot, form)
+    assert held | imported <= {"numpy"}
     found = names(pinned(snapshot, form, http=True))
     assert "torch" in found  # its libraries
     assert not found & {"sympy", "networkx", "jinja2", "transformers", "safetensors", "watchfiles"}
@@ -94,7 +99,7 @@ def test_what_only_load_imports_stays_out(frozen: Callable[[str], Path], tmp_pat
     assert run.returncode == 0, run.stderr
     snapshot = open_snapshot(Path(run.stdout.splitlines()[-1]))
     form = choose(snapshot, (), "cpu")
-    assert modules(snapshot, form) == {"yaml"}
+    assert modules(snapshot, form) == (set(), {"yaml"})
     found = names(pinned(snapshot, form, http=True, extra=("tqdm",)))
     assert {"pyyaml", "tqdm"} <= found and not found & {"torch", "numpy", "networkx"}
     assert not names(pinned(snapshot, form, http=False)) & {"uvicorn", "httptools", "uvloop"}
@@ -177,7 +182,9 @@ def environment(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run_in(environment: Path, bundle: Path, name: str, body: bytes, tmp_path: Path) -> Any:
+def run_in(
+    environment: Path, bundle: Path, name: str, body: bytes, tmp_path: Path, **env: str
+) -> Any:
     """The reply of the bundle's function, run by its bootstrap as a platform would."""
     (port,) = free_ports(1)
     environ = {
@@ -185,6 +192,7 @@ def run_in(environment: Path, bundle: Path, name: str, body: bytes, tmp_path: Pa
         "PORT": str(port),
         "ZEROWAKE_STATE": str(tmp_path / "state"),  # it was not made by this user
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        **env,
     }
     log = tmp_path / "log"
     with open(log, "wb") as file:
@@ -206,32 +214,82 @@ def test_a_function_runs_with_its_bundle_and_nothing_else(
     assert run_in(environment, bundle, "add", b'{"a": 1, "b": 2}', tmp_path) == 1003
 
 
-def test_a_torch_free_function_runs_with_the_libraries_of_torch(
-    environment: Path, bundle: Path, compiled: Callable[[str], Path], tmp_path: Path
+def test_it_fetches_its_snapshot_with_nothing_else(
+    environment: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    """As the Dockerfile leaves torch, which is too large to be installed once more."""
-    out = tmp_path / "bundle"
-    run = zerowake("bundle", compiled("nets.py:Nets"), "--out", out)
-    assert run.returncode == 0, run.stderr
-    dockerfile = (out / "Dockerfile").read_text()
-    assert "ARG LIBTORCH_ONLY=1\n" in dockerfile
-    needed = {line for line in (out / "requirements.txt").read_text().splitlines() if "==" in line}
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(bundle))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/snapshot"
+        body = b'{"a": 1, "b": 2}'
+        answer = run_in(environment, bundle, "add", body, tmp_path, ZEROWAKE_SNAPSHOT=url)
+        server.shutdown()
+    assert answer == 1003 and list((tmp_path / "cache" / "zerowake" / "remote").iterdir())
+
+
+def requirements(bundle: Path) -> set[str]:
+    return {line for line in (bundle / "requirements.txt").read_text().splitlines() if "==" in line}
+
+
+def lay_libtorch(environment: Path, bundle: Path) -> None:
+    """What the Dockerfile leaves of torch, which is too large to be installed once more."""
     (packages,) = environment.glob("lib/python*/site-packages")
-    (of_torch,) = {line for line in needed if line.startswith("torch==")}
-    there = set((bundle / "requirements.txt").read_text().splitlines())
-    assert needed - {of_torch} <= there  # so this environment will do
     torch = packages / "torch"
     (torch / "nn").mkdir(parents=True)
     installed = Path(installed_torch.library() or "").parent
     (torch / "lib").symlink_to(installed)
     (torch / "version.py").symlink_to(installed.parent / "version.py")
     (torch / "__init__.py").write_text("from torch import nn\n")
-    (strip,) = (each for each in build_commands(dockerfile) if "LIBTORCH_ONLY" in each)
-    build(strip, environment, out, libtorch_only="1")
+    commands = build_commands((bundle / "Dockerfile").read_text())
+    (strip,) = (each for each in commands if "LIBTORCH_ONLY" in each)
+    build(strip, environment, bundle, libtorch_only="1")
     assert {path.name for path in torch.iterdir()} == {"lib", "version.py", "__init__.py"}
     assert "raise ImportError" in (torch / "__init__.py").read_text()
+
+
+def test_a_torch_free_function_runs_with_the_libraries_of_torch(
+    environment: Path, bundle: Path, compiled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    run = zerowake("bundle", compiled("nets.py:Nets"), "--out", out)
+    assert run.returncode == 0, run.stderr
+    assert "ARG LIBTORCH_ONLY=1\n" in (out / "Dockerfile").read_text()
+    needed = requirements(out)
+    (of_torch,) = {line for line in needed if line.startswith("torch==")}
+    assert needed - {of_torch} <= requirements(bundle)  # so this environment will do
+    lay_libtorch(environment, out)
     body = b'{"net": "text", "x": [[1, 2, 3], [4, 5, 6]]}'
     assert "logits" in run_in(environment, out, "nets", body, tmp_path)
+
+
+def test_a_tokenizer_brings_nothing_that_downloads(
+    environment: Path, bundle: Path, compiled: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """The example, in a copy of the environment and with what else its bundle names."""
+    snapshot, out, folder = compiled(EMBED), tmp_path / "bundle", tmp_path / "zerowake"
+    run = zerowake("bundle", snapshot, "--out", out)
+    assert run.returncode == 0, run.stderr
+    left_out = "filelock, fsspec, h11, hf-xet, "
+    assert f"; not {left_out}" in run.stdout and "--declared" in run.stdout
+    needed, there = requirements(out), requirements(bundle)
+    assert not names([*needed]) & {"huggingface-hub", "hf-xet", "filelock", "tqdm", "pyyaml", "h11"}
+    more = {line for line in needed - there if not line.startswith("torch==")}
+    assert names([*more]) == {"tokenizers"} and there <= needed
+    copytree(environment, folder, symlinks=True, ignore=ignore_patterns("torch"))
+    (packages,) = folder.glob("lib/python*/site-packages")
+    build(f"pip install --no-compile --no-deps --target {packages} {' '.join(more)}", folder, out)
+    lay_libtorch(folder, out)
+    answer = run_in(folder, out, "embed", b'{"text": "a sentence"}', tmp_path)
+    assert len(answer["embedding"]) == 384
+
+
+def test_what_is_left_out_can_be_had(compiled: Callable[[str], Path]) -> None:
+    snapshot = open_snapshot(compiled(EMBED))
+    form = choose(snapshot, (), "cpu")
+    declared = names(pinned(snapshot, form, http=True, declared=True))
+    assert {"huggingface-hub", "tqdm", "h11"} <= declared
+    asked = names(pinned(snapshot, form, http=True, extra=("tokenizers",)))
+    assert "huggingface-hub" in asked  # whoever names it may download
 
 
 @pytest.mark.parametrize("platform", ["container", "lambda"])

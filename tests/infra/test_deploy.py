@@ -164,6 +164,7 @@ def test_a_lambda_gpu_is_the_smallest_that_holds_the_weights(weights_mb: int, gi
     [
         ("lambda", needs(timeout_s=1000), "timeout of 1005 s, at most 900"),
         ("lambda", needs(60_000, gpu=True), "memory"),
+        ("lambda", replace(needs(), memory_mb=99999), "memory of 99999 MB, at most 32768"),
         ("knative", needs(timeout_s=700), "timeout of 705 s"),
         ("cloud-run", needs(40_000), "memory"),
         ("sagemaker", needs(timeout_s=90), "60 s"),

@@ -42,9 +42,13 @@ def objects(platform: str, *settings: str) -> dict[tuple[str, str], Any]:
 
 
 def check(text: str) -> None:
-    command = [str(venv(*CHECKS)), str(Path(__file__).with_name("check_objects.py"))]
-    run = subprocess.run(command, input=text, check=False, capture_output=True, text=True)
+    run = checked(text)
     assert run.returncode == 0, run.stderr
+
+
+def checked(text: str) -> subprocess.CompletedProcess[str]:
+    command = [str(venv(*CHECKS)), str(Path(__file__).with_name("check_objects.py"))]
+    return subprocess.run(command, input=text, check=False, capture_output=True, text=True)
 
 
 def pod_of(workload: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -114,6 +118,27 @@ def test_keda_scales_by_what_its_interceptor_counts() -> None:
     assert route["timeouts"] == {"readiness": "300s", "responseHeader": "35s"}
     assert "replicas" not in made["Deployment", "embed"]["spec"]  # or each upgrade would set it
     assert made["Service", "embed-proxy"]["spec"]["type"] == "ExternalName"
+
+
+def test_routes_that_the_interceptor_would_refuse_are_seen() -> None:
+    route = objects("keda")["InterceptorRoute", "embed"]
+    changes: list[tuple[str, Any]] = [
+        ("target", {"service": "embed", "port": 0}),
+        ("target", {"service": "embed", "port": 80, "portName": "http"}),
+        ("target", {"service": "embed", "port": 80, "replicas": 1}),
+        ("scalingMetric", {"concurrency": {"targetValue": 0}}),
+        ("scalingMetric", {}),
+        ("timeouts", {"readiness": "300"}),
+        ("rules", [{"host": "a"}]),
+        ("timeout", "300s"),
+    ]
+    broken = [
+        {**route, "metadata": {"name": f"n{n}"}, "spec": {**route["spec"], name: value}}
+        for n, (name, value) in enumerate(changes)
+    ]
+    run = checked(yaml.safe_dump_all(broken))
+    seen = [line.partition(":")[0] for line in run.stderr.splitlines()]
+    assert seen == [f"InterceptorRoute/n{n}" for n in range(len(changes))], run.stderr
 
 
 def test_a_gpu_is_asked_for_where_it_is_wanted() -> None:

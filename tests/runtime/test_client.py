@@ -25,6 +25,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         for part in server.parts:
             self.wfile.write(part)
 
+    def do_GET(self) -> None:
+        self.send_error(404)
+
     def log_message(self, *arguments: object) -> None:
         pass
 
@@ -58,6 +61,12 @@ def test_bytes_stay_as_they_are(server: Any) -> None:
     server.content_type, server.parts = "application/octet-stream", [b"data: 1\n", b"\0"]
     _type, chunks = Client(f"127.0.0.1:{server.server_port}").invoke("f", b"1")
     assert b"".join(chunks) == b"data: 1\n\0"
+
+
+def test_what_takes_no_orders_is_told_from_a_gateway(server: Any) -> None:
+    """``zerowake run`` has no such routes."""
+    with pytest.raises(RemoteError, match="404 Not Found; only `zerowake serve` lists functions"):
+        Client(f"127.0.0.1:{server.server_port}").functions()
 
 
 @pytest.mark.parametrize(

@@ -73,21 +73,21 @@ short_once = function(batch=Batch(max_size=16), examples=[1], retry=False)(
 
 
 def test_a_wrong_count_is_halved_too_and_each_time_both_counts_are_told(
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert run(short(), [1, 2, 13, 4]) == [0.5, 1.0, "wrong_result_count", 2.0]
-    said = capsys.readouterr().err.splitlines()
-    assert [line.partition(";")[0] for line in said] == [
+    assert {record.levelname for record in caplog.records} == {"ERROR"}
+    assert [line.partition(";")[0] for line in caplog.messages] == [
         "predict returned 3 results for a batch of 4 item(s)",
         "predict returned 1 results for a batch of 2 item(s)",
         "predict returned 0 results for a batch of 1 item(s)",
     ]
 
 
-def test_without_retry_a_wrong_count_is_everybodys(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_retry_a_wrong_count_is_everybodys(caplog: pytest.LogCaptureFixture) -> None:
     once = short_once()
     assert run(once, [1, 13]) == ["wrong_result_count"] * 2
-    assert len(once.batches) == 1 and "1 results for a batch of 2" in capsys.readouterr().err
+    assert len(once.batches) == 1 and "1 results for a batch of 2" in caplog.text
 
 
 @function(batch=Batch(max_size=4), examples=[1], retry=False)

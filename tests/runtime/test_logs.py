@@ -86,6 +86,18 @@ def test_lines_name_the_invocations_that_run(
     assert not any(key.startswith("invocation") for key in after)
 
 
+def test_what_is_the_runtimes_own_is_no_print(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with output().during("a1"):
+        print("half", end="", file=sys.stderr)
+        logging.getLogger("zerowake.executor").error("two\nlines")
+    first, second = printed(capfd)
+    assert (first["level"], first["message"]) == ("PRINT", "half")
+    assert (second["level"], second["message"]) == ("ERROR", "two\nlines")
+    assert second["invocations"] == ["a1"]
+
+
 def test_text_lines_carry_the_same(capfd: pytest.CaptureFixture[str]) -> None:
     with output("text").during("a1", "b2"):
         print("hello")

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from zerowake.runtime import logs
-from zerowake.runtime.remote import Localizing
+from zerowake.runtime.errors import ConfigError
+from zerowake.runtime.progress import ProgressBar
+from zerowake.runtime.remote import Localizing, check_place
 from zerowake.snapshot.errors import NotInStore, SnapshotNotFound, StoreDenied, StoreError
 from zerowake.snapshot.storage import Found, Store
 
@@ -46,6 +48,28 @@ class Folder:
 
     def write(self, name: str, source: Path) -> None:
         shutil.copyfile(source, self._folder / name)
+
+
+class WriteOnly(Folder):
+    """As S3 has it for who may not list: what is not there is denied."""
+
+    def stat(self, name: str) -> Found:
+        raise StoreDenied("access denied")
+
+
+def test_where_a_snapshot_is_to_be_uploaded(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with ProgressBar() as bar:
+        check_place(URL, lambda url: Folder(tmp_path), bar)
+        assert capfd.readouterr().err == ""
+        check_place(URL, lambda url: WriteOnly(tmp_path), bar)
+        assert "note: access denied; whether it can be written" in capfd.readouterr().err
+        (tmp_path / "manifest.json").touch()
+        with pytest.raises(
+            ConfigError, match=r"is a snapshot; name the folder above it, test://store$"
+        ):
+            check_place(URL, lambda url: Folder(tmp_path), bar)
 
 
 def localizing(open_store: Callable[[str], Store], cache: Path) -> Localizing:

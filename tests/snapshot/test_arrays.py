@@ -53,6 +53,8 @@ def test_tuples_and_ints_for_floats_are_taken() -> None:
     "value, dtype, ndim, said",
     [
         ([[1, 2], [3]], "int64", 2, "unequal lengths at dimension 1"),
+        ([], "int64", 2, "an empty list of 1 dimensions; wanted 2"),
+        ([[]], "int64", 3, "an empty list of 2 dimensions; wanted 3"),
         ([[1, 2], 3], "int64", 2, "mixed at dimension 1"),
         ([1, 2], "int64", 2, "1 dimensions; wanted 2"),
         ([[1]], "int64", 1, "more than 1 dimensions; wanted 1"),
@@ -88,12 +90,13 @@ def test_what_no_list_can_be_is_refused(value: Any, dtype: str, ndim: int, said:
         numpy.ones((2, 3), dtype=numpy.float16),
         numpy.zeros((0, 3)),
         numpy.zeros((3, 0)),
+        numpy.frombuffer(bytearray(9), "f4", offset=1).reshape(1, 2),
     ],
 )
 def test_numpy_arrays_are_made_dense_and_converted(value: Any) -> None:
     taken = take(value, "float32", 2)
     assert taken.shape == value.shape and taken.strides == contiguous_strides(value.shape)
-    assert back(taken) == value.tolist()
+    assert taken.address % 4 == 0 and back(taken) == value.tolist()
     numpy.testing.assert_array_equal(give(taken, Kind.NUMPY), value)
 
 

@@ -11,6 +11,7 @@ from workshop import freeze_source, own_imports
 
 from zerowake.snapshot import code, state
 from zerowake.snapshot.errors import FreezeError, UntrustedCode
+from zerowake.snapshot.store import open_snapshot
 
 
 @pytest.fixture(autouse=True)
@@ -115,8 +116,29 @@ def test_code_runs_when_made_here_or_named(tmp_path: Path, monkeypatch: pytest.M
     named = frozenset({snapshot.digest})
     assert code.load_code(snapshot, trusted=named, code_dir=None).files.keys() == {"app.py"}
     (snapshot.path / "code" / "app.py").write_text("evil = 1")
-    with pytest.raises(UntrustedCode, match=r"app\.py in the snapshot differs"):
+    with pytest.raises(UntrustedCode, match=r"app\.py in the snapshot differs.* Copy or freeze"):
         code.load_code(snapshot, trusted=named, code_dir=None)
+
+
+def test_a_changed_snapshot_and_a_wrong_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = freeze_source(tmp_path, "self.x = 1").snapshot
+    monkeypatch.setenv("ZEROWAKE_STATE", str(tmp_path / "another-user"))
+
+    def refused(path: Path, *trusted: str) -> str:
+        with pytest.raises(UntrustedCode) as refusal:
+            code.load_code(open_snapshot(path), trusted=frozenset(trusted), code_dir=None)
+        return str(refusal.value)
+
+    right = refused(snapshot.path)
+    assert "not that of its name" not in right and "none of the digests" not in right
+    assert "none of the digests that --trust names. To run" in refused(snapshot.path, "sha256:00")
+    manifest = snapshot.path / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"name":"app"', '"name":"apq"'))
+    assert "not that of its name" in refused(snapshot.path, snapshot.digest)
+    plain = snapshot.path.rename(tmp_path / "model")
+    assert "not that of its name" not in refused(plain)
 
 
 def test_code_from_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """``zerowake.snapshot.calls`` and ``compile``: what compiles, and what is said of the rest."""
 
+import array
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from recording import Target, record
 from torch import nn
 
 from zerowake.snapshot import compile, conditions
+from zerowake.snapshot.arrays import Kind
 from zerowake.snapshot.calls import recorded
 from zerowake.snapshot.compile import compile_module
+from zerowake.snapshot.eager import accept_arrays
 from zerowake.snapshot.errors import CannotCompile
 
 
@@ -114,6 +117,16 @@ def test_another_use_than_a_call_is_noted_and_done(tmp_path: Path) -> None:
         assert use(net)
         with pytest.raises(CannotCompile, match=said):
             compile_module(calls, tmp_path, None)
+
+
+def test_buffers_on_the_probe() -> None:
+    target = Target(nn.Identity())
+    accept_arrays(target)
+    (calls,) = recorded(target)
+    target.net(memoryview(array.array("f", [1.0, 2.0])))
+    names, _fixed = calls.arguments()
+    ((found,),) = calls.tensors(names)
+    assert calls.kind(names) is Kind.BUFFER and torch.equal(found, torch.tensor([1.0, 2.0]))
 
 
 def test_a_module_under_two_names_is_one() -> None:

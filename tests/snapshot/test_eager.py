@@ -1,10 +1,12 @@
 """``zerowake.snapshot.eager``: modules that take lists and arrays."""
 
+import array
 import copy
 import threading
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from zerowake.snapshot.eager import accept_arrays
@@ -50,3 +52,44 @@ def test_a_copy_of_a_module_takes_lists_too() -> None:
     target = SimpleNamespace(model=torch.nn.Identity())
     accept_arrays(target)
     assert copy.deepcopy(target.model)([1.0]) == [1.0]
+
+
+class Only:
+    """Offers nothing but DLPack."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+    def __dlpack_device__(self) -> Any:
+        return self.value.__dlpack_device__()
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.value.__dlpack__(**options)
+
+
+def test_buffers_and_arrays_of_other_libraries() -> None:
+    target = SimpleNamespace(model=torch.nn.Identity(), twice=torch.nn.Linear(2, 2).eval())
+    accept_arrays(target)
+    rows = memoryview(array.array("d", [1.0, 2.0])).cast("B").cast("d", (1, 2))
+    wanted = target.twice([[1.0, 2.0]])
+    found = target.twice(rows)  # of float64, as a list's numbers
+    assert isinstance(found, memoryview) and found.tolist() == wanted
+    lent = target.twice(Only(torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)))
+    assert lent.__dlpack_device__() == (1, 0) and torch.from_dlpack(lent).tolist() == wanted
+    assert target.twice(lent)[0][:] == target.twice(wanted)[0]  # the next module's argument
+    assert target.model(array.array("B", [7])) == b"\7"  # whole numbers as they are
+    elsewhere = Only(torch.ones(1))
+    elsewhere.__dlpack_device__ = lambda: (2, 0)  # type: ignore[method-assign]
+    with pytest.raises(BufferError, match="copy it to the CPU"):
+        target.model(elsewhere)
+
+
+def test_what_is_read_only_is_not_written_to() -> None:
+    class Zero(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.zero_()
+
+    target = SimpleNamespace(model=Zero())
+    accept_arrays(target)
+    fixed = b"\1\2"
+    assert target.model(memoryview(fixed)).tolist() == [0, 0] and fixed == b"\1\2"

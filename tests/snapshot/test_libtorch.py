@@ -32,6 +32,8 @@ def run(compiled: Callable[[str], Path], script: str) -> str:
 
 
 def test_no_leak_over_100_000_calls(compiled: Callable[[str], Path]) -> None:
+    # As many of the whole path, in every kind, with errors, take minutes: ``bench/memcheck.py`` makes
+    # them (0.8 MB more after 93,500 calls, and after 100,300).
     said = run(
         compiled,
         """
@@ -114,6 +116,41 @@ for place in range(200):
         raise AssertionError(wrong)
 """,
     )
+
+
+def test_buffers_and_arrays_of_other_libraries(compiled: Callable[[str], Path]) -> None:
+    said = run(
+        compiled,
+        """
+import array
+flat = array.array("i", [1, 2, 3, 4, 5, 6])  # of other whole numbers than the module's
+found = text(memoryview(flat).cast("B").cast("i", (2, 3))).logits
+assert type(found) is memoryview and found.tolist() == text(IDS).logits
+try:
+    text(memoryview(array.array("q", [99, 1])).cast("B").cast("q", (1, 2)))
+except IndexError as error:
+    assert "from 1 to 99" in str(error)
+assert "numpy" not in sys.modules
+import numpy
+class Only:
+    def __init__(self, value): self.value = value
+    def __dlpack_device__(self): return self.value.__dlpack_device__()
+    def __dlpack__(self, **options): return self.value.__dlpack__(**options)
+x = numpy.array(IMAGE, numpy.float32)
+lent = image(Only(x.transpose(3, 2, 1, 0).copy().transpose()))["all"]
+kept = numpy.from_dlpack(lent)
+assert numpy.allclose(kept, image(x)["all"]) and lent.shape == kept.shape
+lent, wanted = None, kept.tolist()
+trash = [numpy.full(22, 7.0, numpy.float32) for _ in range(10_000)]
+assert kept.tolist() == wanted
+try:
+    image(Only(numpy.ones((1, 3, 4, 4), complex)))
+except BufferError as error:
+    print(error)
+print("torch" in sys.modules)
+""",
+    )
+    assert "image: x: a tensor of DLPack type 5" in said and said.endswith("\nFalse\n")
 
 
 def test_inputs_are_not_kept(compiled: Callable[[str], Path]) -> None:

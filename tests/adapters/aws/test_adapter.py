@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,8 @@ from fake_functions import FakeFunctions
 from zerowake.adapters import find
 from zerowake.adapters.aws import adapter, runtime_api
 from zerowake.adapters.aws.adapter import Lambda
+from zerowake.adapters.aws.invocations import Invocations
+from zerowake.adapters.aws.messages import MARGIN_S
 from zerowake.adapters.run import run as run_adapter
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError, FunctionFailed, RemoteError, to_problem
@@ -260,7 +263,7 @@ def test_a_start_that_fails_is_reported_whoever_has_done_so_before() -> None:
             error = task.exception()
             assert isinstance(error, FunctionFailed)
             api.faults = {"init_error": [403]}
-            await asyncio.to_thread(served.report_init_error, {adapter.ADDRESS: api.address}, error)
+            await asyncio.to_thread(served.report_error, {adapter.ADDRESS: api.address}, error)
             verb, headers, told = api.told[0]
             assert (verb, told["errorMessage"]) == ("init_error", "no database")
             assert headers["lambda-runtime-function-error-type"] == "Function.FunctionFailed"
@@ -299,16 +302,88 @@ SNAP_START = {adapter.START: adapter.SNAP_START}
 def test_a_restored_function_begins_on_new_connections() -> None:
     async def test(api: FakeApi) -> None:
         functions = FakeFunctions()
-        async with serving(api, functions, **SNAP_START):
+        async with serving(api, functions, **SNAP_START) as (served, task):
             await api.until(lambda: "restore_next" in api.requests)
             assert functions.moments == [Moment.BEFORE_SNAPSHOT]
-            assert "next" not in api.requests
-            before = api.connections
+            assert sorted(api.requests) == ["event_next", "register", "restore_next"]
+            before = set(api.came_on)
             api.restored.set()
-            await api.until(lambda: api.polling)
+            await api.until(lambda: api.polling and api.requests.count("event_next") == 2)
             assert functions.moments == [Moment.BEFORE_SNAPSHOT, Moment.AFTER_RESTORE]
-            assert api.connections == before + 1
+            await api.until(lambda: not api.open & before)
             assert (await api.answer(api.invoke(1))).body == b"1"
+            assert sorted(api.requests[3:5]) == ["event_next", "next"]  # registered as it is
+            assert before.isdisjoint(api.came_on[3:])
+            served.drain()
+            await asyncio.wait([task])
+            assert task.exception() is None
+
+    run(test)
+
+
+def test_an_extension_that_may_not_ask_twice_is_one_all_the_same() -> None:
+    async def test(api: FakeApi) -> None:
+        async with serving(api, FakeFunctions(), **SNAP_START):
+            await api.until(lambda: "restore_next" in api.requests)
+            api.faults = {"event_next": [403]}
+            api.restored.set()
+            await api.until(lambda: api.requests.count("event_next") == 2)
+            assert (await api.answer(api.invoke(1))).body == b"1"
+
+    run(test)
+
+
+def test_a_restore_is_no_sooner_than_the_extension_waits() -> None:
+    """Its request would span the snapshot."""
+
+    async def test(api: FakeApi) -> None:
+        api.registers.clear()
+        async with serving(api, FakeFunctions(), **SNAP_START):
+            await api.until(lambda: "register" in api.requests)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert api.requests == ["register"]
+            api.registers.set()
+            await api.until(lambda: "restore_next" in api.requests)
+
+    run(test)
+
+
+def test_the_time_of_a_snapshot_means_nothing_after_its_restore(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The wall clock has moved on by a month, and the monotonic one has not."""
+    wall_s = 1e9
+
+    class Clocked(Invocations):
+        def __init__(self, *given: Any, **known: Any) -> None:
+            super().__init__(*given, **known, clock=lambda: wall_s)
+
+    monkeypatch.setattr(adapter, "Invocations", Clocked)
+
+    async def hangs(call: Invocation) -> None:
+        if call.body == b'"hang"':
+            await asyncio.Event().wait()
+        await call.sink.item(call.body)
+
+    async def test(api: FakeApi) -> None:
+        nonlocal wall_s
+
+        def invoke(body: str, left_s: float) -> str:
+            return api.invoke(body, **{"Deadline-Ms": str(int((wall_s + left_s) * 1e3))})
+
+        async with serving(api, FakeFunctions(hangs), **SNAP_START):
+            await api.until(lambda: "restore_next" in api.requests)
+            stale = invoke("hang", 60.0)  # nobody waits for it any more
+            wall_s += 30 * 86400.0
+            api.restored.set()
+            late = await api.answer(stale)
+            assert late.kind == "error" and late.json()["errorType"] == "Function.PredictTimeout"
+            assert (await api.answer(invoke("come", 60.0))).json() == "come"
+            began_s = time.monotonic()
+            late = await api.answer(invoke("hang", MARGIN_S + 0.3))
+            assert late.kind == "error" and late.json()["errorType"] == "Function.PredictTimeout"
+            assert 0.2 < time.monotonic() - began_s < 30
 
     run(test)
 
@@ -330,7 +405,7 @@ def test_hooks_that_fail_are_reported(moment: Moment, verb: str, type_: str, cod
             error = task.exception()
             assert isinstance(error, adapter.HookFailed)
             assert error.exit_code == code
-            await asyncio.to_thread(served.report_init_error, {adapter.ADDRESS: api.address}, error)
+            await asyncio.to_thread(served.report_error, {adapter.ADDRESS: api.address}, error)
             said, headers, told = api.told[0]
             assert (said, headers["lambda-runtime-function-error-type"]) == (verb, type_)
             assert (told["errorType"], told["errorMessage"]) == (type_, "ValueError: no")

@@ -35,7 +35,7 @@ def begin(frozen: Callable[[str], Path]) -> Iterator[Begin]:
     running: list[PullContainer] = []
 
     def start(target: str, *options: str, slots: int = 1, **environ: str) -> PullContainer:
-        platform = PullPlatform("lambda", Lambda)
+        platform = PullPlatform("lambda", Lambda, "lambda")
         told = {"AWS_LAMBDA_MAX_CONCURRENCY": str(slots), **environ}
         container = platform.start(frozen(target), *options, **told)
         running.append(container)

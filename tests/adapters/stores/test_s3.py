@@ -288,6 +288,7 @@ def test_frozen_into_a_store_and_served_elsewhere(
     assert len(gateway.call("tiny", [[1.0, 2.0, 3.0]]).json()[0]) == 40
     reason = gateway.function("tiny")["reason"]
     assert "was not compiled by this user" in reason  # so it is not used, and its digest is named
+    assert f"compile it here: zerowake compile {url}#{digest}" in reason
     form = re.findall("--trust (sha256:[0-9a-f]{64})", reason)[0]
     gateway.stop()
 

@@ -263,6 +263,26 @@ async def test_a_function_that_keeps_instances_does_not_sleep(world: World) -> N
     assert served.depth is Depth.HOT and not instance.ended.is_set()
 
 
+async def test_a_function_that_is_kept_awake_waits_for_no_moment(world: World) -> None:
+    """What ``run`` serves: a container that is frozen, or restored a month later, owes nothing."""
+    served = world.serve(instances=(1, 1), config={"idle_s": 0.01})
+    instance = await world.hot(served)
+    assert not world.loop.timers
+    await world.advance(30 * 86400.0)
+    assert served.depth is Depth.HOT
+    (caller,) = world.submit(served, b"a")
+    await instance.serve(b"a")
+    assert caller.answered == ("ok", [b"a"]) and not world.base.asked
+    assert caller.call.timings_ms == {"queue": 0.0, "predict": 1.0}
+    (slow,) = world.submit(served, b"b")  # its time is counted from now
+    await instance.batch()
+    (due_s,) = world.loop.timers
+    assert due_s == world.loop.now_s + served.info.settings.timeout_s
+    instance.answer(b"b")
+    await world.quiet()
+    assert slow.outcome == "ok" and not world.loop.timers
+
+
 async def test_a_prewarming_that_fails_says_why(world: World) -> None:
     served = world.serve()
     sleeping = asyncio.create_task(served.bring_to(Depth.PREWARMED))
