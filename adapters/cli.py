@@ -26,7 +26,8 @@ def add_verbs(verb: Verb) -> None:
         "ZEROWAKE_SNAPSHOT, ZEROWAKE_ADAPTER and ZEROWAKE_TRUST (digests) stand in for what is not "
         "given here, FUNCTION_TARGET in FUNCTION_SOURCE (main.py) for a function in source. The port "
         "is PORT's (8080), or that of the platform's own variable (docs/adapters.md); ZEROWAKE_OBJECTS "
-        "names the buckets whose objects events may have fetched.",
+        "names the buckets whose objects events may have fetched. The function sees the whole "
+        "environment.",
     )
     run.add_argument(
         "target",
@@ -40,7 +41,7 @@ def add_verbs(verb: Verb) -> None:
         help=f"{', '.join(KNOWN)}, or package.module:Class of your own (default: ${ADAPTER}, or as "
         "the environment shows)",
     )
-    add_serving(run)
+    add_serving(run, drain="what the platform gives: docs/adapters.md")
 
     deploy = verb(
         "deploy",
@@ -82,7 +83,8 @@ def add_verbs(verb: Verb) -> None:
     bundle.add_argument(
         "--with-snapshot",
         action="store_true",
-        help="put the snapshot into the image: for small ones, as each image then carries it",
+        help="put the snapshot into the image: for small ones, as each image then carries it; "
+        "deploy --url /opt/zerowake/snapshot goes with it",
     )
     bundle.add_argument(
         "--with",
@@ -117,8 +119,8 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         "--url",
         default="",
         metavar="URL",
-        help="where containers find the snapshot: s3://BUCKET/KEY, or a folder that is mounted "
-        "(default: SNAPSHOT if that is a URL)",
+        help="where containers find the snapshot: s3://BUCKET/KEY, or the absolute path of a folder that "
+        "is mounted, or in the image: /opt/zerowake/snapshot (default: SNAPSHOT if that is a URL)",
     )
     parser.add_argument("--gpu", action="store_true", help="for an NVIDIA GPU")
     parser.add_argument(
@@ -180,7 +182,7 @@ def _run(options: argparse.Namespace) -> int:
     from zerowake.adapters.run import run
 
     try:
-        run(options.target, options.adapter, serving(options), os.environ)
+        run(options.target, options.adapter, serving(options), os.environ, drain_s=options.drain_s)
     except Terminated:  # told to stop before anything was served: an orderly end as well
         return 0
     except PlatformExit as error:

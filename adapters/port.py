@@ -69,7 +69,7 @@ class Adapter(Ingress, Protocol):
     """An ``Ingress`` of one platform. ``run`` makes one, and calls its methods in this order.
 
     ``configure`` (from a class), then the object: ``open``, ``serve``, ``drain``, ``close``; and
-    ``report_error`` instead of what follows, once something has gone wrong.
+    ``report_error`` (of the class) instead of what follows, once something has gone wrong.
 
     Where the platform snapshots a started container, ``serve`` is what stands still meanwhile: with
     the function up and no call taken, it has ``Functions.hook`` run before the snapshot and after the
@@ -88,8 +88,10 @@ class Adapter(Ingress, Protocol):
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None: ...
 
-    def report_error(self, error: BaseException) -> None:
-        """Tell the platform why there will be no calls: a start or a restore has failed.
+    @staticmethod
+    def report_error(environ: Mapping[str, str], error: BaseException) -> None:
+        """Tell the platform why there will be no calls: a start or a restore has failed, or what
+        ``environ`` says makes no sense.
 
         Which of them, ``error`` says where the platform wants to know. The process then ends with
         exit code 1, or that of a PlatformExit.

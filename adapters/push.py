@@ -65,7 +65,8 @@ class Push(HttpIngress):
         app = Table(Events(self.caller, objects).routes(), app, limit_nbytes, functions.arrived)
         return Table(self.routes(), app, limit_nbytes, functions.arrived, self.tell)
 
-    def report_error(self, error: BaseException) -> None:
+    @staticmethod
+    def report_error(environ: Mapping[str, str], error: BaseException) -> None:
         """Nobody to tell: the exit code and the log do it."""
 
     # ---------------------------------------------------------------- what several platforms need

@@ -9,14 +9,18 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zerowake.adapters import KNOWN, find, name_of, under
+from zerowake.adapters import KNOWN, detect, find, name_of, under
 from zerowake.adapters.model import snapshot_in
 from zerowake.adapters.stores import open_store
 from zerowake.runtime import logs
 from zerowake.runtime.cli_options import digest
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError
+
+if TYPE_CHECKING:
+    from zerowake.adapters.port import Adapter
 
 log = logging.getLogger("zerowake.adapters")
 
@@ -32,15 +36,34 @@ def run(
     config: ServeConfig,
     environ: Mapping[str, str],
     root: Path = Path("/"),
+    drain_s: float | None = None,
 ) -> None:
     """Serve ``target`` until the platform ends us.
 
     target: a source, a snapshot or its URL; None takes ZEROWAKE_SNAPSHOT, or FUNCTION_TARGET in
     FUNCTION_SOURCE, or what lies where the platform lays models. root: of the file system that the
-    platform has laid something in. Raises what is wrong with the target, with the environment, or
-    with the platform's answers, after the platform was told.
+    platform has laid something in. drain_s: as in ``config``, which has it from here; None for as
+    long as the platform gives. Raises what is wrong with the target, with the environment, or with
+    the platform's answers, after the platform was told.
     """
-    kind = find(environ, adapter, target or "", root)
+    kind: type[Adapter] | None = None
+    try:
+        kind = find(environ, adapter, target or "", root)
+        config = replace(config, drain_s=kind.capabilities.drain_s if drain_s is None else drain_s)
+        _run(kind, target, config, environ, root)
+    except Exception as error:
+        # Also where there is no adapter of the name that is asked for: the platform is there.
+        (kind or find({}, detect(environ, root=root))).report_error(environ, error)
+        raise
+
+
+def _run(
+    kind: "type[Adapter]",
+    target: str | None,
+    config: ServeConfig,
+    environ: Mapping[str, str],
+    root: Path,
+) -> None:
     if target in {known.argument for known in KNOWN.values()}:
         target = None  # the platform's word, which names no model
     config = kind.configure(
@@ -49,30 +72,26 @@ def run(
     logs.configure(config.log_format)
     log.info("running on: %s (adapter %s)", kind.capabilities.platform, name_of(kind))
     ingress = kind(environ, config)
-    try:
-        from zerowake.runtime.gateway.serve import serve
+    from zerowake.runtime.gateway.serve import serve
 
-        trusted = _trusted(environ)
-        if OBJECTS in environ:
-            from zerowake.adapters.objects import allowed
+    trusted = _trusted(environ)
+    if OBJECTS in environ:
+        from zerowake.adapters.objects import allowed
 
-            allowed(environ)  # what is wrong with it is said now, not at the first event
-        target = target or environ.get(SNAPSHOT) or _named_source(environ)
-        target = target or _laid_out(kind.capabilities.model, environ, root)
-        if not target and config.alone:  # else functions may come later
-            raise ConfigError(
-                f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}, or "
-                f"{FUNCTION} and {SOURCE} for a function in source"
-            )
-        serve(
-            [target] if target else [],
-            replace(config, trusted=(*config.trusted, *trusted)),
-            ingress,
-            open_store,
+        allowed(environ)  # what is wrong with it is said now, not at the first event
+    target = target or environ.get(SNAPSHOT) or _named_source(environ)
+    target = target or _laid_out(kind.capabilities.model, environ, root)
+    if not target and config.alone:  # else functions may come later
+        raise ConfigError(
+            f"nothing to run: name a snapshot or path/app.py:Class, or set {SNAPSHOT}, or "
+            f"{FUNCTION} and {SOURCE} for a function in source"
         )
-    except Exception as error:
-        ingress.report_error(error)
-        raise
+    serve(
+        [target] if target else [],
+        replace(config, trusted=(*config.trusted, *trusted)),
+        ingress,
+        open_store,
+    )
 
 
 def _trusted(environ: Mapping[str, str]) -> tuple[str, ...]:

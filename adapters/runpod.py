@@ -86,7 +86,8 @@ class RunPod(Pull):
                 task.cancel()
             self._server.close()
 
-    def report_error(self, error: BaseException) -> None:
+    @staticmethod
+    def report_error(environ: Mapping[str, str], error: BaseException) -> None:
         """Nobody to tell: no job is taken, and RunPod replaces a worker that has ended."""
 
     # ---------------------------------------------------------------- jobs in

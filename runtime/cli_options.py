@@ -21,14 +21,16 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came. Goes where Ctrl-C goes: through everything that catches the author's errors."""
 
 
-def add_serving(parser: argparse.ArgumentParser) -> None:
-    """The options of whatever serves functions; ``serving`` reads them."""
+def add_serving(parser: argparse.ArgumentParser, *, drain: str = "") -> None:
+    """The options of whatever serves functions; ``serving`` reads them.
+
+    drain: what --drain-s is where it is not given, if not as in ``ServeConfig``.
+    """
     defaults = ServeConfig()
     parser.add_argument(
         "--drain-s",
         type=seconds,
-        default=defaults.drain_s,
-        help="seconds that calls may still take after SIGTERM (%(default)s)",
+        help=f"seconds that calls may still take after SIGTERM ({drain or f'{defaults.drain_s:g}'})",
     )
     parser.add_argument(
         "--start-timeout-s",
@@ -66,7 +68,7 @@ def serving(options: argparse.Namespace) -> ServeConfig:
     if not options.start_timeout_s:
         raise ConfigError("--start-timeout-s must be greater than 0")
     return ServeConfig(
-        drain_s=options.drain_s,
+        drain_s=ServeConfig().drain_s if options.drain_s is None else options.drain_s,
         start_timeout_s=options.start_timeout_s,
         device=options.device,
         trusted=tuple(options.trust),

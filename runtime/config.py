@@ -17,6 +17,14 @@ LogFormat = Literal["text", "json"]
 Device = Literal["auto", "cpu", "cuda"]
 COMPILE_TOLERANCE = 1e-4  # largest error of a compiled form on the probe
 COMPILE_TIMEOUT_S = 900.0
+PREFIX = "ZEROWAKE_"
+VARIABLES = frozenset(  # of an environment, that we know: others that look like one are told
+    PREFIX + name
+    for name in (
+        "ADAPTER", "LAMBDA_INVOKE_MODE", "OBJECTS", "PARENT", "RUNPOD_CONCURRENCY", "SNAPSHOT", "STATE",
+        "TRUST", "URL",
+    )
+)  # fmt: skip
 BACKLOG = 2048  # connections that may wait until the event loop runs
 _GPU_FILE = re.compile("nvidia[0-9]+|dxg|nvhost-gpu|nvgpu")  # a card, WSL, Jetson
 

@@ -100,8 +100,8 @@ def load_code(snapshot: Snapshot, *, trusted: frozenset[str], code_dir: Path | N
         except UntrustedCode as error:
             raise UntrustedCode(f"{error} Copy or freeze the snapshot again.") from None
     how = (
-        f"To run the snapshot's own code, name it: --trust {snapshot.digest}. To run yours, "
-        "give the directory that holds the same files: --code DIR."
+        f"To run the snapshot's own code, name it: --trust {snapshot.digest} (on a platform, "
+        "ZEROWAKE_TRUST takes it). To run yours, give the directory that holds the same files: --code DIR."
     )
     try:
         if code_dir is not None:

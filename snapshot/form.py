@@ -147,8 +147,8 @@ def find_form(
         needed = "" if state.is_trusted(snapshot.digest, named) else code
         here = "" if state.is_trusted(snapshot.digest, frozenset()) else code
         raise UnusableForm(
-            f"its compiled form was not compiled by this user on this machine; vouch for it with "
-            f"--trust {form.digest}{needed}, or compile it here: zerowake compile "
+            f"its compiled form was not compiled by this user on this machine; vouch for it (on a "
+            f"platform in ZEROWAKE_TRUST) with --trust {form.digest}{needed}, or compile it here: zerowake compile "
             f"{snapshot.path}{here}"
         )
     _check_files(form, snapshot, hashed=not loads)

@@ -390,6 +390,7 @@ class PullPlatform:
         self, caller: Any, snapshot: object, *options: str, **environ: str
     ) -> "PullContainer":
         """As ``start``, where calls may be waiting already."""
+        options = ("--drain-s", "30", *options)  # Lambda gives half a second, busy machines take it
         process = _run(snapshot, [*options], {**caller.environ, **environ})
         container = PullContainer(process, "", platform=self, caller=caller)
         threading.Thread(target=container.collect, daemon=True).start()

@@ -90,14 +90,14 @@ class Lambda(Pull):
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
         is_json = environ.get("AWS_LAMBDA_LOG_FORMAT", "").upper() == "JSON"
-        level = environ.get(LOG_LEVEL, "").upper()
-        if level and level not in LEVELS:
+        level = environ.get(LOG_LEVEL, "")
+        if level and level.upper() not in LEVELS:
             raise ConfigError(f"{LOG_LEVEL} is {level!r:.40}; it is one of {', '.join(LEVELS)}")
         return replace(
             config,
             max_body_nbytes=64 << 20,  # the platform has its own limit, and we are told no other
             log_format="json" if is_json else config.log_format,
-            log_level=LEVELS[level] if level else config.log_level,
+            log_level=LEVELS[level.upper()] if level else config.log_level,
         )
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:
@@ -107,10 +107,10 @@ class Lambda(Pull):
         if not self._address:
             raise ConfigError(f"{ADDRESS} is not set: this is no Lambda environment")
         self._slots = number(CONCURRENCY, environ.get(CONCURRENCY, "1"))
-        mode = environ.get(MODE, "buffered").lower()
-        if mode not in ("buffered", "response_stream"):
+        mode = environ.get(MODE, "BUFFERED")
+        if mode.upper() not in ("BUFFERED", "RESPONSE_STREAM"):
             raise ConfigError(f"{MODE} is {mode!r:.40}; it is BUFFERED or RESPONSE_STREAM")
-        self._streaming = mode == "response_stream"
+        self._streaming = mode.upper() == "RESPONSE_STREAM"
         self._snap_start = environ.get(START) == SNAP_START
         # Only a start on demand is limited; on Managed Instances nobody waits for it.
         on_demand = environ.get(START, "on-demand") == "on-demand" and CONCURRENCY not in environ
@@ -171,17 +171,18 @@ class Lambda(Pull):
         if self._extension is not None:
             self._extension.cancel()
 
-    def report_error(self, error: BaseException) -> None:
+    @staticmethod
+    def report_error(environ: Mapping[str, str], error: BaseException) -> None:
         async def report() -> None:
-            line = Line(self._address)
+            line = Line(environ[ADDRESS])
             if isinstance(error, HookFailed):
                 await line.post_error(error.path, error.problem, error.type)
             else:
                 await line.post_error("/runtime/init/error", to_problem(error))
             line.close()
 
-        if isinstance(error, RuntimeApiError):
-            return  # it is the one that is broken
+        if isinstance(error, RuntimeApiError) or not environ.get(ADDRESS):
+            return  # it is the one that is broken, or nobody is there
         with contextlib.suppress(ZerowakeError):
             asyncio.run(report())
 

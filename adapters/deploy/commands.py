@@ -47,8 +47,13 @@ def place_of(text: str, image: str, url: str) -> Place:
 
     Without the digest that a URL may end in: it is among those to be trusted. Raises ConfigError.
     """
-    url = url or (text if is_remote(text) else "")
-    return Place(plain("--image", image), plain("--url", url.partition("#")[0]))
+    url = (url or (text if is_remote(text) else "")).partition("#")[0]
+    if url and not (is_remote(url) or url.startswith("/")):
+        raise ConfigError(
+            f"--url is {url!r:.80}; wanted a URL (s3://BUCKET/KEY), or the absolute path of a folder in "
+            "the container"
+        )
+    return Place(plain("--image", image), plain("--url", url))
 
 
 def trust_of(snapshot: Snapshot, named: tuple[str, ...]) -> tuple[str, ...]:
@@ -188,6 +193,11 @@ def notes(platform: str, info: FunctionInfo, url: str) -> list[str]:
         said.append(
             f"containers there have no right to read {scheme}:// by themselves: give them {named}, "
             "from the platform's secrets"
+        )
+    if platform == "azure":
+        said.append(
+            "whoever knows the app's address may call it: set external: false for callers of its "
+            "environment only, or ask for a login (az containerapp auth)"
         )
     if info.settings.instances[1] == 1:
         said.append("at most one container runs; @function(instances=(0, 10)) lets it have ten")

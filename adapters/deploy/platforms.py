@@ -16,8 +16,8 @@ Values = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """image: in a registry. url: where containers find the snapshot, a store's or a mounted folder;
-    "" where neither is known yet."""
+    """image: in a registry. url: where containers find the snapshot, a store's, or a folder that is
+    mounted or in the image; "" where neither is known yet."""
 
     image: str = ""
     url: str = ""
@@ -65,15 +65,19 @@ def values(platform: str, needs: Needs, place: Place) -> Values:
 
 # ---------------------------------------------------------------- AWS Lambda
 
+INSIDE = "/opt/zerowake/snapshot"  # where the Dockerfiles have it
 ONE_CORE_MB = 1769  # of Lambda on demand: below it a function has less than a core
 ACCELERATOR_GIB = (3, 6, 12, 16, 24, 48)
 
 
 def _lambda(needs: Needs, place: Place) -> Values:
-    bucket, _, key = place.url.removeprefix("s3://").partition("/")
-    if place.url and not (place.url.startswith("s3://") and bucket and key):
+    inside = place.url if place.url.startswith("/") else ""  # of the image
+    url = "" if inside else place.url
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if url and not (url.startswith("s3://") and bucket and key):
         raise ConfigError(
-            f"--url is {place.url!r}; Lambda takes the snapshot out of S3: s3://BUCKET/KEY"
+            f"--url is {url!r}; Lambda takes the snapshot out of S3, s3://BUCKET/KEY, or out of "
+            f"the image, {INSIDE} (bundle --with-snapshot)"
         )
     _at_most(needs, "timeout", needs.timeout_s, 900, "s", "set timeout_s= lower")
     more = "Lambda has no more; take another platform"
@@ -85,9 +89,10 @@ def _lambda(needs: Needs, place: Place) -> Values:
     version = hashlib.sha256(" ".join([*needs.trust, place.image]).encode()).hexdigest()
     return {
         "compute": "gpu" if needs.gpu else compute,
+        "inside": inside,
         "bucket": bucket,
         "key": key.strip("/"),
-        "disk_mb": max(512, needs.disk_mb),
+        "disk_mb": 512 if inside else max(512, needs.disk_mb),
         "lambda_memory_mb": min(on_demand_mb, 10240),
         "managed_memory_mb": managed_mb,
         "gpu_memory_mb": managed_mb,

@@ -123,6 +123,10 @@ class Edge:
         if self._functions.draining:
             raise Draining("the server is shutting down; calls under way finish")
         if not self._functions.ready:
+            functions = self._functions.describe()
+            if functions and all(each["state"] == "failed" for each in functions):
+                reasons = "; ".join(f"{each['name']}: {each['reason']}" for each in functions)
+                raise problems.NotReady(f"no function can serve: {reasons}", retry_after_s=1.0)
             raise problems.NotReady("no function can serve yet; ask again", retry_after_s=1.0)
         return _json({"status": "ready"})
 

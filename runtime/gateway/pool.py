@@ -111,6 +111,12 @@ class Pool:
                 raise
             raise FunctionFailed(f"the function cannot be served: {error}") from error
 
+    async def over(self) -> FunctionFailed:
+        """Wait until the one function that is served can never run again; why."""
+        await self.arrived()
+        (served,) = self._served.values()
+        return await served.over()
+
     async def load(self, target: str, name: str) -> None:
         opened = await asyncio.to_thread(open_target, target, self._config)
         self.serve(opened.named(name))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zerowake.runtime import logs
-from zerowake.runtime.config import Device, ServeConfig, shows_gpu
+from zerowake.runtime.config import PREFIX, VARIABLES, Device, ServeConfig, shows_gpu
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.port import Ingress
@@ -48,6 +48,7 @@ def serve(
     for name in config.environment:
         if name not in os.environ:
             log.warning("--env %s: it is not set here, so functions will not see it", name)
+    _tell_unknown(os.environ)
     check_device(config.device)
     watch = _watching(targets, config) if reload else None
     fetched = {text: _fetch(text, open_store) for text in targets if "://" in text}
@@ -144,6 +145,20 @@ def _looks_torch_free(target: str) -> bool:
         return any(b'"torch_free": true' in read_file(form, MOST_FORM_NBYTES) for form in forms)
     except (OSError, DamagedSnapshot):  # what is wrong is said later
         return False
+
+
+def _tell_unknown(environ: "Mapping[str, str]") -> None:
+    """Warn of variables that are none of ours and named much like one.
+
+    Not of others: Kubernetes sets ZEROWAKE_PORT where a service is called so, authors their own.
+    """
+    for name in environ:
+        if name.startswith(PREFIX) and name not in VARIABLES:
+            from difflib import get_close_matches
+
+            ours = [known.removeprefix(PREFIX) for known in VARIABLES]
+            for near in get_close_matches(name.removeprefix(PREFIX), ours, 1, cutoff=0.75):
+                log.warning("%s is no variable that is read; %s is", name, PREFIX + near)
 
 
 def check_device(device: Device, devices: Path = Path("/dev")) -> None:

@@ -18,6 +18,7 @@ from zerowake.runtime.depth import Depth
 from zerowake.runtime.errors import (
     Cancelled,
     Draining,
+    FunctionFailed,
     InstanceDied,
     InvocationError,
     PredictTimeout,
@@ -151,6 +152,12 @@ class Served:
         self.recall()
         while self.in_use or any(instance.lent for instance in self._processes.instances):
             await self.next_change()
+
+    async def over(self) -> FunctionFailed:
+        """Wait until the function can never run again; why."""
+        standing = self._processes.standing
+        await standing.over.wait()
+        return FunctionFailed(str(standing.quarantined))
 
     async def next_change(self) -> None:
         """Wait until something has happened to calls or processes."""

@@ -18,6 +18,7 @@ from zerowake.runtime.errors import Draining
 from zerowake.runtime.gateway.base import BaseProcess, Flavour
 from zerowake.runtime.gateway.opening import Opened
 from zerowake.runtime.gateway.port import Ingress
+from zerowake.runtime.gateway.zygote_link import mark_seen
 from zerowake.runtime.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def run(
 
     arriving: brings more functions, which callers wait for. reload: watches the sources and gives the
     pool new snapshots; both run beside the server. Raises what ended the ingress, or is wrong with
-    what was to arrive.
+    what was to arrive; alone, also why the function can never run again, as the platform that starts
+    containers is then to start another one, or to show why none lives.
     """
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if ingress.many_connections:  # else its 4 ms of a start come to nothing
@@ -77,6 +79,7 @@ async def _serve(
     if arriving is not None:
         arrival = asyncio.create_task(_arrive(arriving(), pool, stop))
         pool.expect(arrival)
+    losing = asyncio.create_task(_lose(pool, stop)) if config.alone else None
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
     serving = asyncio.create_task(ingress.serve(pool, metrics))
@@ -85,6 +88,9 @@ async def _serve(
     await asyncio.wait([serving, stopped], return_when=asyncio.FIRST_COMPLETED)
     if watching is not None:
         watching.cancel()
+    if losing is not None:
+        losing.add_done_callback(mark_seen)
+        losing.cancel()
     if arrival is not None:
         arrival.cancel()
     ingress.drain()
@@ -104,6 +110,9 @@ async def _serve(
         with contextlib.suppress(Draining):
             await arrival
     await serving
+    if losing is not None:
+        with contextlib.suppress(Draining, asyncio.CancelledError):
+            await losing
 
 
 async def _arrive(
@@ -120,6 +129,13 @@ async def _arrive(
     while opened:
         pool.serve(opened.pop(0))
     log.info("serving %s", ", ".join(pool.names()))
+
+
+async def _lose(pool: "Pool", stop: asyncio.Event) -> None:
+    """Raises why the function can never run again, once it is so; Draining as ``_arrive``."""
+    why = await pool.over()
+    stop.set()
+    raise why
 
 
 async def _drain(

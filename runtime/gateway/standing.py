@@ -35,14 +35,15 @@ PERMANENT = {
 class Standing:
     """Of one function.
 
-    quarantined: why its snapshot is not used any more. unforkable: why it has no zygote.
-    last_failure: of a start. clock: monotonic seconds. end_all: called when the snapshot is not to be
+    quarantined: why its snapshot is not used any more, and over is set with it. unforkable: why it
+    has no zygote. last_failure: of a start. clock: monotonic seconds. end_all: called when the snapshot is not to be
     used any more.
     """
 
     def __init__(self, name: str, clock: Callable[[], float], end_all: Callable[[], None]) -> None:
         self.health = Health()
         self.quarantined: str | None = None
+        self.over = asyncio.Event()
         self.unforkable: str | None = None
         self.last_failure = ""
         self._name = name
@@ -108,6 +109,7 @@ class Standing:
         if self.quarantined is None:
             self.quarantined = f"the snapshot of {self._name} is quarantined: {reason}"
             log.error("%s", self.quarantined)
+            self.over.set()
         self._end_all()  # each time: what was being forked the last time is there now
 
     @contextlib.contextmanager

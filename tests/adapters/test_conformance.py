@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from platforms import PULL, PUSH, Answer, Platform, PullPlatform, PushContainer, PushPlatform, event
+from support import PATIENCE_S
 
 from zerowake.adapters import KNOWN, find
 
@@ -263,6 +265,20 @@ def test_a_function_that_cannot_start_is_not_ready_and_says_why(
     container.until(lambda: container.state() in (failed, "failed"))
     assert container.process.poll() is None
     assert container.stop() == 0
+
+
+def test_a_damaged_snapshot_ends_the_process_and_says_why(
+    anywhere: Platform, frozen: Callable[[str], Path], containers: list[Any], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(frozen("linear.py:Linear"), tmp_path / "copy")
+    (weights,) = copy.glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    container = anywhere.start(copy)
+    containers.append(container)
+    assert container.process.wait(PATIENCE_S) == 1
+    container.until(lambda: "quarantined" in container.log[-1])
 
 
 def test_under_load_it_ends_when_all_that_it_has_taken_is_answered(

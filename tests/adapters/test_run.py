@@ -47,6 +47,27 @@ def test_what_is_served(served: list[str], environ: dict[str, str], target: str 
 
 
 @pytest.mark.parametrize(
+    ("adapter", "given_s", "drain_s"),
+    [
+        ("lambda", None, 0.5),
+        ("lambda", 2.0, 2.0),
+        ("container", None, 30.0),
+        ("cloud-run", 60.0, 9.0),
+    ],
+)
+def test_a_drain_takes_as_long_as_the_platform_gives(
+    monkeypatch: pytest.MonkeyPatch, adapter: str, given_s: float | None, drain_s: float
+) -> None:
+    served: list[ServeConfig] = []
+    monkeypatch.setattr(
+        "zerowake.runtime.gateway.serve.serve", lambda targets, config, *rest: served.append(config)
+    )
+    environ = {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"}
+    run("/snapshot", adapter, ServeConfig(), environ, drain_s=given_s)
+    assert served[0].drain_s == drain_s
+
+
+@pytest.mark.parametrize(
     ("place", "environ", "argument"),
     [
         ("mnt/models", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, None),

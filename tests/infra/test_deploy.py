@@ -176,9 +176,12 @@ def test_what_a_platform_cannot_give_is_refused(platform: str, found: Needs, sai
         rendered(platform, found, PLACE)
 
 
-def test_lambda_takes_snapshots_out_of_s3_only() -> None:
+def test_lambda_takes_snapshots_out_of_s3_or_the_image() -> None:
     with pytest.raises(ConfigError, match="s3://BUCKET/KEY"):
         rendered("lambda", needs(), Place(url="https://example.com/embed"))
+    made = rendered("lambda", needs(5000), Place(url="/opt/zerowake/snapshot"))["template.yaml"]
+    assert made.count('ZEROWAKE_SNAPSHOT: "/opt/zerowake/snapshot"') == 2 == made.count("opt/zero")
+    assert "SnapshotBucket" not in made and "s3:" not in made and "Size: 512" in made
 
 
 def test_a_template_has_values_and_conditional_lines() -> None:
@@ -212,6 +215,8 @@ def test_the_command_fills_in_a_snapshot(frozen: Callable[[str], Path], tmp_path
         (["lambda"], ["does not talk to it", "--dry-run", "sam deploy --guided"]),
         (["cloud-run", "--dry-run"], ["--image", "--url"]),
         (["lambda", "--dry-run", "--image", 'x"\ny'], ["--image is", "wanted letters"]),
+        (["cloud-run", "--dry-run", "--url", "s3:/b/x", "--image", "i"], ["'s3:/b/x'", "a URL"]),
+        (["knative", "--dry-run", "--url", "b/x", "--image", "i"], ["'b/x'", "absolute path"]),
         (["lambda", "--dry-run", "--gpu"], ["no tensors"]),
     ],
 )

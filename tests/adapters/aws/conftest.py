@@ -36,7 +36,7 @@ def emulate(frozen: Callable[[str], Path]) -> Iterator[Callable[..., Emulator]]:
             pytest.skip("the emulator of Managed Instances needs root and mount namespaces")
         snapshot = frozen(target)
         digest = _digest(snapshot)
-        command = [sys.executable, "-m", "zerowake", "run", str(snapshot)]
+        command = [sys.executable, "-m", "zerowake", "run", str(snapshot), "--drain-s", "30"]
         environ = {"ZEROWAKE_TRUST": digest, **(env or {})}
         found = Emulator(command, [snapshot, *sees], slots=slots, env=environ)
         running.append(found)

@@ -24,6 +24,7 @@ from zerowake.adapters.aws import adapter, runtime_api
 from zerowake.adapters.aws.adapter import Lambda
 from zerowake.adapters.aws.invocations import Invocations
 from zerowake.adapters.aws.messages import MARGIN_S
+from zerowake.adapters.run import run as run_adapter
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.errors import ConfigError, FunctionFailed, RemoteError, to_problem
 from zerowake.runtime.hooks import Moment
@@ -65,7 +66,7 @@ def test_it_is_found_and_configured_by_its_environment() -> None:
     for level, known in adapter.LEVELS.items():
         told = {**environ, adapter.LOG_LEVEL: level}
         assert Lambda.configure(told, ServeConfig()).log_level == known
-    with pytest.raises(ConfigError, match="AWS_LAMBDA_LOG_LEVEL is 'LOUD'"):
+    with pytest.raises(ConfigError, match="AWS_LAMBDA_LOG_LEVEL is 'loud'"):
         Lambda.configure({**environ, adapter.LOG_LEVEL: "loud"}, ServeConfig())
     for wrong in ({adapter.CONCURRENCY: "0"}, {adapter.CONCURRENCY: "x"}, {adapter.MODE: "fast"}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -262,13 +263,33 @@ def test_a_start_that_fails_is_reported_whoever_has_done_so_before() -> None:
             error = task.exception()
             assert isinstance(error, FunctionFailed)
             api.faults = {"init_error": [403]}
-            await asyncio.to_thread(served.report_error, error)
+            await asyncio.to_thread(served.report_error, {adapter.ADDRESS: api.address}, error)
             verb, headers, told = api.told[0]
             assert (verb, told["errorMessage"]) == ("init_error", "no database")
             assert headers["lambda-runtime-function-error-type"] == "Function.FunctionFailed"
 
     async def fails() -> None:
         raise FunctionFailed("no database")
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (adapter.MODE, "STREAM"),
+        (adapter.CONCURRENCY, "many"),
+        (adapter.LOG_LEVEL, "loud"),
+        ("ZEROWAKE_ADAPTER", "lamda"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_reported(name: str, value: str) -> None:
+    async def test(api: FakeApi) -> None:
+        environ = {adapter.ADDRESS: api.address, name: value}
+        with pytest.raises(ConfigError, match=repr(value)):
+            await asyncio.to_thread(run_adapter, "/none", None, ServeConfig(), environ)
+        ((verb, _headers, told),) = api.told
+        assert verb == "init_error" and repr(value) in told["errorMessage"]
 
     run(test)
 
@@ -384,7 +405,7 @@ def test_hooks_that_fail_are_reported(moment: Moment, verb: str, type_: str, cod
             error = task.exception()
             assert isinstance(error, adapter.HookFailed)
             assert error.exit_code == code
-            await asyncio.to_thread(served.report_error, error)
+            await asyncio.to_thread(served.report_error, {adapter.ADDRESS: api.address}, error)
             said, headers, told = api.told[0]
             assert (said, headers["lambda-runtime-function-error-type"]) == (verb, type_)
             assert (told["errorType"], told["errorMessage"]) == (type_, "ValueError: no")

@@ -38,6 +38,7 @@ class FakeFunctions:
     def __init__(self) -> None:
         self.ready = True
         self.draining = False
+        self.reason: str | None = None
         self.refusal: Exception | None = None
         self.calls: list[Invocation] = []
         self.cancelled: asyncio.Queue[Invocation] = asyncio.Queue()
@@ -89,7 +90,8 @@ class FakeFunctions:
         await self.sleep(name, Depth.HOT)
 
     def describe(self) -> list[dict[str, Any]]:
-        return [{"name": name, "depth": "hot", "processes": []} for name in self.infos]
+        state = {"state": "failed" if self.reason else "ready", "reason": self.reason}
+        return [{"name": name, "depth": "hot", "processes": [], **state} for name in self.infos]
 
 
 class Edge:

@@ -34,6 +34,10 @@ def test_probes(edge: Any) -> None:
     edge.functions.ready = False
     unready = edge.request("GET", "/readyz")
     assert (unready.status_code, unready.json()["code"]) == (503, "not_ready")
+    edge.functions.serve("f")
+    assert "ask again" in edge.request("GET", "/readyz").json()["detail"]
+    edge.functions.reason = "its snapshot is quarantined"
+    assert "f: its snapshot is quarantined" in edge.request("GET", "/readyz").json()["detail"]
     edge.functions.draining = True
     assert edge.request("GET", "/livez").status_code == 200
     draining = edge.request("GET", "/readyz")

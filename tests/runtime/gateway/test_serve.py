@@ -30,6 +30,19 @@ def test_an_address_of_another_machine_is_a_matter_of_the_host() -> None:
         http.listen(ServeConfig(host="192.0.2.1", port=0))
 
 
+def test_a_variable_that_is_a_slip_of_ours_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("TRSUT", "TRUST", "PORT"):  # Kubernetes sets the last one
+        monkeypatch.setenv(f"ZEROWAKE_{name}", "x")
+    config = ServeConfig(port=0)
+    with pytest.raises(ConfigError, match="only snapshots"):
+        serving.serve([str(GOOD)], config, http.HttpIngress(config), open_store, reload=True)
+    said = capsys.readouterr().err
+    assert "ZEROWAKE_TRSUT is no variable that is read; ZEROWAKE_TRUST is" in said
+    assert said.count("no variable") == 1
+
+
 def test_reload_of_nothing_but_snapshots_says_what_to_name() -> None:
     config = ServeConfig(port=0)
     with pytest.raises(ConfigError, match=r"name path/app\.py:Class, or leave --reload out"):
