@@ -80,11 +80,12 @@ class Wire(asyncio.Protocol):
             return received, waiting, sent, again
 
         try:
-            before, found = None, told()
-            while before != found:  # else something has arrived between the two questions
-                before = found
+            found = told()
+            while True:
                 unread = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(UNREAD.size))
-                found = told()
+                before, found = found, told()
+                if found == before:  # else something has arrived between the two questions
+                    break
         except (OSError, struct.error):
             return None
         received, waiting, sent, again = found

@@ -66,6 +66,7 @@ def begin(
 
     yield start
     for container in running:
+        container.callers.shutdown(wait=False, cancel_futures=True)
         container.process.kill()
         container.process.wait()
         if isinstance(container.platform, PullPlatform):
