@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # One test looks at /docs with a real browser; where it cannot be installed here, that test says so.
 browser:

@@ -191,8 +191,8 @@ def _compile_frozen(path: Path, options: argparse.Namespace, bar: "ProgressBar")
         if there.dtype == wanted["dtype"] and there.error <= wanted["tolerance"]:
             note(f"compiled already ({there})")
             return
-    bar.begin("compile", COMPILING)
     try:
+        bar.begin("compile", COMPILING)
         compile_snapshot(path, note=note, **wanted)
     except (CannotCompile, UnusableForm, OSError) as error:
         note(f"not compiled: {error}")

@@ -28,7 +28,6 @@ from zerowake.runtime.forms import Chosen, FormName, choose
 from zerowake.snapshot import installed_torch
 from zerowake.snapshot.store import open_snapshot
 
-EMBED = "examples/embed/app.py:Embed"
 SETUPTOOLS = "setuptools==80.9.0"
 
 
@@ -262,12 +261,20 @@ def test_a_torch_free_function_runs_with_the_libraries_of_torch(
     assert "logits" in run_in(environment, out, "nets", body, tmp_path)
 
 
+@pytest.fixture(scope="module")
+def embed() -> Path:
+    """The example, frozen where the demo does it, so that it is compiled once."""
+    run = zerowake("freeze", ROOT / "examples/embed/app.py:Embed", "--out", ROOT / ".demo")
+    assert run.returncode == 0, run.stderr
+    return Path(run.stdout.splitlines()[-1])
+
+
 def test_a_tokenizer_brings_nothing_that_downloads(
-    environment: Path, bundle: Path, compiled: Callable[[str], Path], tmp_path: Path
+    environment: Path, bundle: Path, embed: Path, tmp_path: Path
 ) -> None:
     """The example, in a copy of the environment and with what else its bundle names."""
-    snapshot, out, folder = compiled(EMBED), tmp_path / "bundle", tmp_path / "zerowake"
-    run = zerowake("bundle", snapshot, "--out", out)
+    out, folder = tmp_path / "bundle", tmp_path / "zerowake"
+    run = zerowake("bundle", embed, "--out", out)
     assert run.returncode == 0, run.stderr
     left_out = "filelock, fsspec, h11, hf-xet, "
     assert f"; not {left_out}" in run.stdout and "--declared" in run.stdout
@@ -283,8 +290,8 @@ def test_a_tokenizer_brings_nothing_that_downloads(
     assert len(answer["embedding"]) == 384
 
 
-def test_what_is_left_out_can_be_had(compiled: Callable[[str], Path]) -> None:
-    snapshot = open_snapshot(compiled(EMBED))
+def test_what_is_left_out_can_be_had(embed: Path) -> None:
+    snapshot = open_snapshot(embed)
     form = choose(snapshot, (), "cpu")
     declared = names(pinned(snapshot, form, http=True, declared=True))
     assert {"huggingface-hub", "tqdm", "h11"} <= declared
