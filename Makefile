@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Compiled bytecode is part of a fast start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install demo test check browser bench clean
+.PHONY: install demo test test-long check browser bench clean
 install: $(VENV)/.installed
 
 # torch first and pinned: a CPU build; what follows finds it there and takes no other.
@@ -23,6 +23,10 @@ demo: install
 
 test: check browser
 	$(BIN)/python -m pytest -n 3 --dist loadfile
+
+# What would make the others too slow to be run with each change.
+test-long: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 # One test looks at /docs with a real browser; where it cannot be installed here, that test says so.
 browser:

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.long
 def test_dry_run(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     argv = [sys.executable, str(ROOT / "bench/gpu/first_result.py"), "--dry-run"]

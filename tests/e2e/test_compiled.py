@@ -435,7 +435,10 @@ class Halves:
 """
 
 
-@pytest.mark.parametrize("options", [[], ["--dtype", "float16", "--tolerance", "1e-2"]])
+@pytest.mark.parametrize(
+    "options",
+    [[], pytest.param(["--dtype", "float16", "--tolerance", "1e-2"], marks=pytest.mark.long)],
+)
 def test_modules_of_half_precision(
     tmp_path: Path, launch: Callable[..., Gateway], options: list[str]
 ) -> None:

@@ -1,9 +1,14 @@
 """The demo of the README, from end to end, on the real model."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 from support import PATIENCE_S, ROOT
+
+from zerowake.snapshot.form import find_form
+from zerowake.snapshot.store import open_snapshot
 
 
 def test_the_demo_shows_every_depth_and_leaves_nothing_running() -> None:
@@ -18,4 +23,5 @@ def test_the_demo_shows_every_depth_and_leaves_nothing_running() -> None:
     for part in ("384 numbers", "prewarmed ", "zygote ", "cold ", "base zygote", "predict"):
         assert part in run.stdout
     # The example is what README and the deployment files say of it: it runs without torch.
-    assert "compiled, and it needs no torch" in run.stderr
+    (path,) = re.findall(r"-> (.*)", run.stdout)
+    assert find_form(open_snapshot(Path(path))).torch_free

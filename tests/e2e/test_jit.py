@@ -70,7 +70,12 @@ def test_without_what_is_kept_it_needs_a_compiler(
     gateway.stop()
 
 
-@pytest.mark.parametrize("name", ["*.main.so", "code_state_*", "g++"])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "name", ["*.main.so", pytest.param("code_state_*", marks=LONG), pytest.param("g++", marks=LONG)]
+)
 def test_a_file_that_was_changed_is_refused_and_it_compiles_anew(
     copy: Path, launch: Callable[..., Gateway], tmp_path: Path, name: str
 ) -> None:

@@ -269,6 +269,7 @@ def embed() -> Path:
     return Path(run.stdout.splitlines()[-1])
 
 
+@pytest.mark.long
 def test_a_tokenizer_brings_nothing_that_downloads(
     environment: Path, bundle: Path, embed: Path, tmp_path: Path
 ) -> None:
@@ -290,6 +291,7 @@ def test_a_tokenizer_brings_nothing_that_downloads(
     assert len(answer["embedding"]) == 384
 
 
+@pytest.mark.long
 def test_what_is_left_out_can_be_had(embed: Path) -> None:
     snapshot = open_snapshot(embed)
     form = choose(snapshot, (), "cpu")

@@ -20,6 +20,7 @@ from support import free_ports
 
 from zerowake.snapshot.store import is_whole
 
+pytestmark = pytest.mark.long
 PYTHON = ("adlfs==2026.8.0", "azure-storage-blob==12.31.1")
 ACCOUNT, CONTAINER = "zerowake", "snapshots"
 KEY, GUESSED = (base64.b64encode(word * 4).decode() for word in (b"the real", b"guessed!"))
