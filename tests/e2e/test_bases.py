@@ -71,6 +71,8 @@ def test_the_gateway_listens_while_the_base_stands_still(
 ) -> None:
     gateway = launch(frozen("linear.py:Linear"), "--depth", "cold", ready=False)
     (base,) = gateway.until(lambda: children(gateway))
+    command = Path(f"/proc/{base}/cmdline")
+    gateway.until(lambda: b"preload" in command.read_bytes())  # until it is, the gateway waits
     os.kill(base, signal.SIGSTOP)  # it has torch to import, and then to fork
     gateway.until(lambda: answers(gateway, "/livez"))
     early = gateway.start_call("linear", [1.0, 1.0])
