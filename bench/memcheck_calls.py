@@ -20,23 +20,11 @@ from zerowake.snapshot.mapping import map_file
 from zerowake.snapshot.store import open_snapshot
 from zerowake.snapshot.strided import Array
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+from lenders import Only
+
 PAGE_NBYTES = 4096
 IDS = [[1, 2, 3], [4, 5, 6]]
-
-
-class Only:
-    """Offers nothing but DLPack. old: as it was before version 1.0."""
-
-    def __init__(self, value: Any, old: bool = False) -> None:
-        self.value, self.old = value, old
-
-    def __dlpack_device__(self) -> Any:
-        return self.value.__dlpack_device__()
-
-    def __dlpack__(self, **options: Any) -> Any:
-        if self.old and options:
-            raise TypeError("unexpected keyword argument")
-        return self.value.__dlpack__(**options)
 
 
 def one_round(nets: dict[str, Any], turn: int) -> None:

@@ -33,6 +33,11 @@ class Kind(StrEnum):
         """Whether the function itself is called: no object is made, and nothing of it is frozen."""
         return self in (Kind.HANDLER, Kind.HTTP)
 
+    @property
+    def gives_one_result(self) -> bool:
+        """Whether a call is answered with one value: neither a stream nor a whole reply."""
+        return self not in (Kind.STREAM, Kind.HTTP)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FunctionInfo:

@@ -44,9 +44,10 @@ END_S = 1.0  # for the trailers of a broken stream
 class Invocations:
     """Answers the invocations of one function, which the first of them may have to wait for.
 
-    name: the function's; "" until it is here. app: makes the gateway's, for HTTP. streaming: answer requests, and direct calls of a streaming
-    function, in chunks; the caller must have asked for that, and no event tells. objects: makes
-    what fetches the content that S3's events tell of. clock: unix seconds, as deadlines are told.
+    name: the function's; "" until it is here. app: makes the gateway's, for HTTP. streaming: answer
+    requests, and direct calls of a streaming function, in chunks; the caller must have asked for
+    that, and no event tells. objects: makes what fetches the content that S3's events tell of. clock:
+    unix seconds, as deadlines are told.
     """
 
     def __init__(
@@ -77,9 +78,7 @@ class Invocations:
     @property
     def lends(self) -> bool:
         """Whether the function is one whose process can take calls itself."""
-        if not self.name:
-            return False
-        return self.caller.functions.find(self.name).kind not in (Kind.STREAM, Kind.HTTP)
+        return self.name != "" and self.caller.functions.find(self.name).kind.gives_one_result
 
     async def answer(self, line: Line, event: Event) -> None:
         """Have ``event`` answered exactly once. Raises RuntimeApiError when the API is gone."""

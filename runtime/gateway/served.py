@@ -125,7 +125,7 @@ class Served:
     def lend(self, lease: Lease) -> bool:
         """As ``Functions.lend``."""
         ready = self._processes.ready
-        if len(ready) != 1 or self.info.kind in (Kind.STREAM, Kind.HTTP):
+        if len(ready) != 1 or not self.info.kind.gives_one_result:
             return False
         return ready[0].lend(next(self._numbers), lease)
 

@@ -36,8 +36,8 @@ class Standing:
     """Of one function.
 
     quarantined: why its snapshot is not used any more, and over is set with it. unforkable: why it
-    has no zygote. last_failure: of a start. clock: monotonic seconds. end_all: called when the snapshot is not to be
-    used any more.
+    has no zygote. last_failure: of a start. clock: monotonic seconds. end_all: called when the
+    snapshot is not to be used any more.
     """
 
     def __init__(self, name: str, clock: Callable[[], float], end_all: Callable[[], None]) -> None:

@@ -230,25 +230,35 @@ def test_a_form_that_goes_while_it_is_served_is_told(
     assert 'zerowake_form_info{form="eager",function="nets"' in metrics
 
 
-def test_a_thread_that_wake_leaves_does_not_hold_up_the_compiler(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(
-        "import threading\nfrom zerowake import function\n\n@function(examples=[1])\nclass App:\n"
+def freeze_linear(
+    folder: Path, body: str, *, imports: str = "", examples: str = "[[[1.0, 2.0]]]"
+) -> "subprocess.CompletedProcess[str]":
+    """Freeze, below ``folder``, a class with a Linear as ``model`` and what ``body`` adds to it."""
+    (folder / "app.py").write_text(
+        f"{imports}from zerowake import function\n\n@function(examples={examples})\nclass App:\n"
         "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
-        "    def wake(self):\n        threading.Thread(target=threading.Event().wait).start()\n"
-        "    def predict(self, x: int) -> int:\n        return x\n"
+        f"{body}"
     )
-    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
+    return zerowake("freeze", folder / "app.py:App", "--out", folder / "out")
+
+
+def test_a_thread_that_wake_leaves_does_not_hold_up_the_compiler(tmp_path: Path) -> None:
+    run = freeze_linear(
+        tmp_path,
+        "    def wake(self):\n        threading.Thread(target=threading.Event().wait).start()\n"
+        "    def predict(self, x: int) -> int:\n        return x\n",
+        imports="import threading\n",
+        examples="[1]",
+    )
     assert run.returncode == 0 and "self.model is not called on the probe" in run.stderr, run.stderr
 
 
 def test_what_keeps_a_function_from_being_compiled_is_a_note(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(
-        "from zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
-        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+    run = freeze_linear(
+        tmp_path,
         "    def predict(self, rows: list[list[float]]) -> list:\n"
-        "        return [self.model(rows), self.model.in_features]\n"
+        "        return [self.model(rows), self.model.in_features]\n",
     )
-    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
     assert run.returncode == 0
     assert "note: not compiled: " in run.stderr
     reason = "predict reads self.model.in_features; a compiled module is only called"
@@ -276,13 +286,12 @@ def test_an_interrupted_compiler_leaves_the_snapshot_and_says_so(tmp_path: Path)
 
 
 def test_answers_that_are_all_unsteady_prove_no_form(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(
-        "import os\nfrom zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
-        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+    run = freeze_linear(
+        tmp_path,
         "    def predict(self, rows: list[list[float]]) -> list:\n"
-        "        return [os.urandom(8).hex(), self.model(rows)[0][0] > 0]\n"
+        "        return [os.urandom(8).hex(), self.model(rows)[0][0] > 0]\n",
+        imports="import os\n",
     )
-    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
     assert run.returncode == 0, run.stderr
     said = "all that is answered differs from run to run (items[0][*]); take random numbers from"
     assert "note: not compiled: " in run.stderr and said in run.stderr
@@ -294,15 +303,13 @@ def test_answers_that_are_all_unsteady_prove_no_form(tmp_path: Path) -> None:
 
 
 def test_what_of_the_object_keeps_torch_in_the_process_is_named(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(
-        "from zerowake import function\n\n@function(examples=[[[1.0, 2.0]]])\nclass App:\n"
-        "    def load(self):\n        import torch\n        self.model = torch.nn.Linear(2, 3).eval()\n"
+    run = freeze_linear(
+        tmp_path,
         "        self.labels = {'names': ['a'], 'means': torch.ones(3)}\n"
         "        self.odds = torch.nn.Softmax(1).eval()\n"
         "    def predict(self, rows: list[list[float]]) -> list:\n"
-        "        return [self.model(rows), self.odds([[1.0]])]\n"
+        "        return [self.model(rows), self.odds([[1.0]])]\n",
     )
-    run = zerowake("freeze", tmp_path / "app.py:App", "--out", tmp_path / "out")
     assert "it still needs torch: self.labels['means'] is a tensor; keep it in" in run.stderr
     assert "note: compiled for odds(input: any x 1); other shapes" in run.stderr  # model: any rows
 

@@ -1,10 +1,34 @@
 """``zerowake.runtime.zygote``: what it holds for all, before the gateway says what to import."""
 
 import subprocess
+import textwrap
 from pathlib import Path
 
 from support import run_python
 from workshop import freeze_source
+
+# A base with libtorch is forked, and the kind of the first frame that it sends is printed.
+BASE = """
+import os, socket
+from zerowake.runtime import zygote
+from zerowake.runtime.wire import Connection, encode
+ours, theirs = map(Connection, socket.socketpair())
+ours.socket.sendall(encode({"kind": "import", "modules": ["zerowake.snapshot.libtorch"]}))
+alive, _ours = os.pipe()
+if not os.fork():
+    ours.socket.close()
+    zygote.main([str(theirs.socket.fileno()), str(alive)])
+    os._exit(0)
+theirs.socket.close()
+print(ours.receive().header["kind"])
+"""
+
+
+def run_base(
+    before: str, after: str = "", *arguments: object
+) -> "subprocess.CompletedProcess[str]":
+    """Scripts around the start of a base, in one process."""
+    return run_python(textwrap.dedent(before) + BASE + textwrap.dedent(after), *arguments)
 
 
 def test_it_imports_neither_torch_nor_libtorch() -> None:
@@ -26,23 +50,15 @@ def test_a_libtorch_that_cannot_be_used_is_left_to_those_that_need_it(tmp_path: 
     (tmp_path / "torch" / "version.py").write_text("\n__version__ = '2.0.0'\n")
     command = ["gcc", "-shared", "-x", "c", "-", "-o", tmp_path / "torch/lib/libtorch_cpu.so"]
     subprocess.run(command, input=b"", check=True)
-    found = run_python(
+    found = run_base(
         """
-        import os, socket, sys
+        import sys
         sys.path.insert(0, sys.argv[1])
-        from zerowake.runtime import process, zygote
-        from zerowake.runtime.wire import Connection, encode
-        from zerowake.snapshot.errors import UnusableForm
-        ours, theirs = map(Connection, socket.socketpair())
-        ours.socket.sendall(encode({"kind": "import", "modules": ["zerowake.snapshot.libtorch"]}))
-        alive, _ours = os.pipe()
-        if not os.fork():
-            ours.socket.close()
-            zygote.main([str(theirs.socket.fileno()), str(alive)])
-            os._exit(0)
-        theirs.socket.close()
-        print(ours.receive().header["kind"])
+        """,
+        """
+        from zerowake.runtime import process
         from zerowake.snapshot import libtorch
+        from zerowake.snapshot.errors import UnusableForm
         try:
             libtorch.libtorch()
         except UnusableForm as error:
@@ -55,25 +71,13 @@ def test_a_libtorch_that_cannot_be_used_is_left_to_those_that_need_it(tmp_path: 
 
 
 def test_a_base_with_libtorch_runs_it_once_before_it_is_up() -> None:
-    found = run_python(
+    found = run_base(
         """
-        import os, socket
-        from zerowake.runtime import zygote
-        from zerowake.runtime.wire import Connection, encode
         from zerowake.snapshot.libtorch import LibTorch
         def multiply(library, run_once=LibTorch.run_once):
             run_once(library)
             print("has run", flush=True)
         LibTorch.run_once = multiply
-        ours, theirs = map(Connection, socket.socketpair())
-        ours.socket.sendall(encode({"kind": "import", "modules": ["zerowake.snapshot.libtorch"]}))
-        alive, _ours = os.pipe()
-        if not os.fork():
-            ours.socket.close()
-            zygote.main([str(theirs.socket.fileno()), str(alive)])
-            os._exit(0)
-        theirs.socket.close()
-        print(ours.receive().header["kind"])
         """
     )
     assert found.stdout.splitlines() == ["has run", "up"]

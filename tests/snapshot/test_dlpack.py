@@ -8,25 +8,11 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from lenders import Only
 
 from zerowake.snapshot import dlpack
 from zerowake.snapshot.arrays import Kind, as_tensor, give, is_array, kind_of, span, take
 from zerowake.snapshot.strided import Array, contiguous_strides
-
-
-class Only:
-    """Offers nothing but DLPack. old: as before version 1.0, with no word of versions."""
-
-    def __init__(self, value: Any, old: bool = False) -> None:
-        self.value, self.old = value, old
-
-    def __dlpack_device__(self) -> Any:
-        return self.value.__dlpack_device__()
-
-    def __dlpack__(self, **options: Any) -> Any:
-        if self.old and options:
-            raise TypeError("unexpected keyword argument")
-        return self.value.__dlpack__(**options)
 
 
 class Raw:

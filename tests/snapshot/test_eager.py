@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lenders import Only
 
 from zerowake.snapshot.eager import accept_arrays
 
@@ -52,19 +53,6 @@ def test_a_copy_of_a_module_takes_lists_too() -> None:
     target = SimpleNamespace(model=torch.nn.Identity())
     accept_arrays(target)
     assert copy.deepcopy(target.model)([1.0]) == [1.0]
-
-
-class Only:
-    """Offers nothing but DLPack."""
-
-    def __init__(self, value: torch.Tensor) -> None:
-        self.value = value
-
-    def __dlpack_device__(self) -> Any:
-        return self.value.__dlpack_device__()
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.value.__dlpack__(**options)
 
 
 def test_buffers_and_arrays_of_other_libraries() -> None:
