@@ -68,4 +68,4 @@ class CloudRun(Knative):
     @staticmethod
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
         config = Knative.configure(environ, config)
-        return replace(config, drain_s=min(config.drain_s, CLOUD_RUN_DRAIN_S))
+        return config._replace(drain_s=min(config.drain_s, CLOUD_RUN_DRAIN_S))

@@ -6,7 +6,6 @@ gives its ``routes``; whatever they do not know, the gateway's app answers: /inv
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zerowake.adapters.port import Capabilities, Port
@@ -85,7 +84,7 @@ def listening(
 ) -> ServeConfig:
     """``config`` with the address of a platform. Raises ConfigError for a port that is none."""
     chosen = port(environ, where.variable, where.default)
-    return replace(config, host=host, port=chosen, port_from=where.variable)
+    return config._replace(host=host, port=chosen, port_from=where.variable)
 
 
 def port(environ: Mapping[str, str], name: str, default: int) -> int:

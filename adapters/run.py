@@ -7,7 +7,6 @@ and one instance start side by side, and the platform's own protocol brings the 
 import argparse
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +48,7 @@ def run(
     kind: type[Adapter] | None = None
     try:
         kind = find(environ, adapter, target or "", root)
-        config = replace(config, drain_s=kind.capabilities.drain_s if drain_s is None else drain_s)
+        config = config._replace(drain_s=kind.capabilities.drain_s if drain_s is None else drain_s)
         _run(kind, target, config, environ, root)
     except Exception as error:
         # Also where there is no adapter of the name that is asked for: the platform is there.
@@ -67,7 +66,7 @@ def _run(
     if target in {known.argument for known in KNOWN.values()}:
         target = None  # the platform's word, which names no model
     config = kind.configure(
-        environ, replace(config, alone=True, environment=tuple(environ), port_from=PORT)
+        environ, config._replace(alone=True, environment=tuple(environ), port_from=PORT)
     )
     logs.configure(config.log_format)
     log.info("running on: %s (adapter %s)", kind.capabilities.platform, name_of(kind))
@@ -88,7 +87,7 @@ def _run(
         )
     serve(
         [target] if target else [],
-        replace(config, trusted=(*config.trusted, *trusted)),
+        config._replace(trusted=(*config.trusted, *trusted)),
         ingress,
         open_store,
     )

@@ -5,7 +5,6 @@ whatever else takes the worker out; RunPod measures a cold start from the first 
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import ClassVar
 
 from zerowake.adapters.port import Capabilities, Port
@@ -42,7 +41,7 @@ class RunPodHttp(Push):
         super().open()
         health = port(self.environ, HEALTH_PORT, self.config.port)
         if health != self.config.port:
-            self._sockets.append(listen(replace(self.config, port=health, port_from=HEALTH_PORT)))
+            self._sockets.append(listen(self.config._replace(port=health, port_from=HEALTH_PORT)))
 
     def routes(self) -> list[Route]:
         path = self.environ.get("HEALTH_CHECK_PATH") or "/ping"

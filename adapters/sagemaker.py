@@ -8,7 +8,6 @@ snapshot that is served under the name that SageMaker gives it, and awake.
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -61,7 +60,7 @@ class SageMaker(Push):
     def configure(environ: Mapping[str, str], config: ServeConfig) -> ServeConfig:
         config = listening(config, environ, PORT)
         if _is_multi(environ):  # models come and go, and are forks of what they share
-            config = replace(config, alone=False, depth=Depth.HOT)
+            config = config._replace(alone=False, depth=Depth.HOT)
         return config
 
     def __init__(self, environ: Mapping[str, str], config: ServeConfig) -> None:

@@ -5,7 +5,6 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from zerowake.runtime.cli_options import (
@@ -113,8 +112,7 @@ def _serve(options: argparse.Namespace) -> int:
     from zerowake.runtime.gateway.http import HttpIngress
     from zerowake.runtime.gateway.serve import serve
 
-    config = replace(
-        serving(options),
+    config = serving(options)._replace(
         host=options.host,
         port=options.port,
         depth=options.depth,

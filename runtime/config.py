@@ -7,7 +7,6 @@ on this machine, as far as its device files tell.
 import logging
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -59,8 +58,7 @@ class InstanceSpec(NamedTuple):
         return cls(**{**fields, "trusted": tuple(fields["trusted"])})
 
 
-@dataclass(frozen=True, slots=True)
-class ServeConfig:
+class ServeConfig(NamedTuple):
     """How ``zerowake serve`` and ``zerowake run`` serve.
 
     host, port: where it listens; port 0 takes a free one. port_from: the option or the variable that

@@ -5,7 +5,6 @@ Gateway and instances ask the same question and get the same answer. Imports no 
 
 import contextlib
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -93,5 +92,5 @@ def choose(
     if on_gpu or not form.modules:
         why = _FOR_CPU if on_gpu else "no module of it is compiled"
         why += f"; {len(form.caches)} files of what the function compiles itself are used"
-        return Chosen(FormName.EAGER, replace(form, modules=()), why)
+        return Chosen(FormName.EAGER, form._replace(modules=()), why)
     return Chosen(FormName.TORCH_FREE if form.torch_free else FormName.COMPILED, form)

@@ -4,11 +4,9 @@ Freeze writes it; gateway, instances and ``inspect`` read it. A snapshot may com
 every field is checked. Knows no classes, processes or HTTP.
 """
 
-import dataclasses
 import re
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from zerowake.runtime.errors import DeclarationError
 from zerowake.runtime.settings import Settings
@@ -39,8 +37,7 @@ class Kind(StrEnum):
         return self not in (Kind.STREAM, Kind.HTTP)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FunctionInfo:
+class FunctionInfo(NamedTuple):
     """One function, from its snapshot.
 
     name: it is served under this one; ``settings.name`` is what the author called it.
@@ -65,7 +62,7 @@ class FunctionInfo:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's ``function`` object; the name stands beside it."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields = self._asdict()
         del fields["name"]
         return {
             **fields,
@@ -79,7 +76,7 @@ class FunctionInfo:
     def of(cls, manifest: Manifest) -> "FunctionInfo":
         """Raises DamagedSnapshot, naming the field that is missing, unknown or of a wrong kind."""
         given = manifest.function
-        known = {field.name for field in dataclasses.fields(cls)} - {"name"}
+        known = {*cls._fields} - {"name"}
         if odd := known ^ given.keys():
             state = "is missing" if min(odd) in known else "is unknown"
             raise DamagedSnapshot(f"manifest.json: function: {min(odd)} {state}")

@@ -12,7 +12,6 @@ import tempfile
 import traceback
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
@@ -101,7 +100,7 @@ def answer(
     if device != "cpu":
         from zerowake.snapshot.device import resolve_device
 
-        device, form = resolve_device(device), form and replace(form, modules=())
+        device, form = resolve_device(device), form and form._replace(modules=())
     trusted = frozenset() if code_dir else frozenset((snapshot.digest,))
     imported = import_function(snapshot, trusted=trusted, code_dir=code_dir)
     # A form that cannot answer the probe by itself is none.

@@ -12,9 +12,8 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from zerowake.snapshot import conditions, skeleton, state
 from zerowake.snapshot.conditions import Condition
@@ -39,8 +38,7 @@ _WHY_NBYTES = 2000
 _CACHED = r"caches(/(?!\.)[\w.+=-]{1,200}){1,8}"
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(NamedTuple):
     """One array that a module takes. shape: sizes, or names of sizes that vary (``ranges``).
 
     below: values are row numbers of a table of so many rows; 0 where they are none. An error in a
@@ -53,8 +51,7 @@ class Input:
     below: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Weight:
+class Weight(NamedTuple):
     """How a constant lies in memory; offset: in CONSTANTS, None where the snapshot holds it."""
 
     dtype: str
@@ -68,8 +65,7 @@ class Weight:
         return ELEMENTS[self.dtype][0] * reach(self.shape, self.strides)
 
 
-@dataclass(frozen=True, slots=True)
-class ModuleForm:
+class ModuleForm(NamedTuple):
     """One compiled module.
 
     path: the attribute of the object where it stands. signature: what its forward takes.
@@ -93,8 +89,7 @@ class ModuleForm:
     constants: Mapping[str, Weight]
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(NamedTuple):
     """A checked form. torch_free: the probe was answered without importing torch.
 
     snapshot: the digest of the one that it belongs to. files: SHA-256 by name.

@@ -10,8 +10,8 @@ import itertools
 import mmap
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from zerowake.snapshot import state
 from zerowake.snapshot.errors import DamagedSnapshot, UnusableForm
@@ -20,8 +20,7 @@ from zerowake.snapshot.mapping import map_file, open_file, populate
 _counter = itertools.count(1)
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """most: the bytes that it may have."""
 
     path: Path

@@ -10,7 +10,6 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from zerowake.snapshot.errors import DamagedSnapshot, UnsupportedVersion
@@ -69,8 +68,7 @@ class Code(NamedTuple):
     files: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(NamedTuple):
     """``function`` and ``environment`` are plain JSON of whoever froze; nothing here reads them."""
 
     name: str

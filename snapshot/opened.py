@@ -3,18 +3,17 @@
 Knows no file system; ``store`` makes one.
 """
 
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from zerowake.snapshot.manifest import Manifest
 from zerowake.snapshot.skeleton import Skeleton
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """``digest`` ("sha256:<hex>") is the manifest's, and so names everything else."""
 
     path: Path
     digest: str
     manifest: Manifest
-    skeleton: Skeleton = field(repr=False, compare=False)
+    skeleton: Skeleton

@@ -9,7 +9,7 @@ import gc
 import mmap
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,7 +128,7 @@ def restore_module(
     if snapshot.digest != digest:
         raise SnapshotError(f"{path} holds another snapshot by now")
     root = [module_node(snapshot, attribute)]
-    skeleton = prune(replace(snapshot.skeleton, root=root), {})
+    skeleton = prune(snapshot.skeleton._replace(root=root), {})
     classes = import_names(skeleton, names.own_modules(code.files))
     makers = _weights(snapshot, mappings, "cpu").makers()
     import torch

@@ -10,8 +10,7 @@ it, or nodes in ``early``, which can exist empty before they are filled; so one 
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 FILE = "skeleton.json"
 ASSETS = "assets/"
@@ -79,8 +78,7 @@ _AS_TOLD = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Skeleton:
+class Skeleton(NamedTuple):
     """``early``: indices of nodes; ``names``: (kind, "module:qualname"); ``root``: a value."""
 
     root: Any

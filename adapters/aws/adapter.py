@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -93,8 +92,7 @@ class Lambda(Pull):
         level = environ.get(LOG_LEVEL, "")
         if level and level.upper() not in LEVELS:
             raise ConfigError(f"{LOG_LEVEL} is {level!r:.40}; it is one of {', '.join(LEVELS)}")
-        return replace(
-            config,
+        return config._replace(
             max_body_nbytes=64 << 20,  # the platform has its own limit, and we are told no other
             log_format="json" if is_json else config.log_format,
             log_level=LEVELS[level.upper()] if level else config.log_level,

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from zerowake.runtime.config import ServeConfig
 from zerowake.runtime.forms import Chosen, choose, named_modules
@@ -26,8 +26,7 @@ TORCH_MODULES = ("torch", "zerowake.snapshot.weights", "zerowake.snapshot.stagin
 LIBTORCH_MODULE = "zerowake.snapshot.libtorch"
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """A snapshot whose structure, code and description were checked, and its form here.
 
     Its large tables (skeleton, tensors, a form's constants) are left out, for hundreds of functions
@@ -42,11 +41,9 @@ class Opened:
 
     def named(self, name: str) -> "Opened":
         """The same, to be served under another name."""
-        manifest = replace(self.snapshot.manifest, name=name)
-        return replace(
-            self,
-            snapshot=replace(self.snapshot, manifest=manifest),
-            info=replace(self.info, name=name),
+        manifest = self.snapshot.manifest._replace(name=name)
+        return self._replace(
+            snapshot=self.snapshot._replace(manifest=manifest), info=self.info._replace(name=name)
         )
 
     @property
@@ -78,7 +75,7 @@ def open_target(
     if config.alone:
         # The platform has more containers where a model needs them; requests may wait for each other.
         most = info.settings.instances[1] if info.kind is Kind.HTTP else 1
-        info = replace(info, settings=replace(info.settings, instances=(1, most)))
+        info = info._replace(settings=replace(info.settings, instances=(1, most)))
     if schemas:
         check_schemas(info)
     code.load_code(snapshot, trusted=frozenset(config.trusted), code_dir=config.code_dir)
@@ -88,9 +85,8 @@ def open_target(
         chosen = chosen._replace(reason=reason)
     form = chosen.compiled
     return Opened(
-        snapshot=replace(
-            snapshot,
-            manifest=replace(snapshot.manifest, tensors=()),
+        snapshot=snapshot._replace(
+            manifest=snapshot.manifest._replace(tensors=()),
             skeleton=Skeleton(None, [], [], []),
         ),
         info=info,

@@ -62,7 +62,7 @@ def test_the_reason_of_a_failure_is_kept(
 def test_another_dtype_in_its_place_is_told(
     snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = replace(find_form(snapshot), dtype="bfloat16")
+    made = find_form(snapshot)._replace(dtype="bfloat16")
     monkeypatch.setattr(compiling, "_make", lambda *given: made)
     notes: list[str] = []
     compiling.compile_snapshot(snapshot.path, dtype="bfloat16", note=notes.append)

@@ -1,6 +1,5 @@
 """``zerowake.runtime.info``: what a stranger's manifest may say of its function."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ def manifest(**changed: Any) -> Manifest:
     """A sound manifest whose function is described with ``changed`` fields; None leaves one out."""
     fields = {**function_info("good").to_json(), **changed}
     function = {name: value for name, value in fields.items() if value is not None}
-    return dataclasses.replace(open_snapshot(GOOD).manifest, function=function)
+    return open_snapshot(GOOD).manifest._replace(function=function)
 
 
 def test_what_is_written_is_read_again() -> None:
