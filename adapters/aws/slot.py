@@ -12,7 +12,6 @@ from typing import Any
 
 from zerowake.adapters.aws.messages import (
     MARGIN_S,
-    RESPONSE_NBYTES,
     Event,
     error_request,
     next_request,
@@ -24,6 +23,9 @@ from zerowake.runtime.invocation import Invocation
 
 READ_NBYTES = 1 << 18
 WAIT_NBYTES = 1 << 15  # of a call that is not complete
+# What a connection takes at once, with the poll behind it. Of an answer that goes out in pieces nobody
+# could tell whether the poll did, if this process ended meanwhile: the gateway sends it.
+SEND_NBYTES = 1 << 15
 SEND_S = 30.0  # for the API to take in an answer
 
 
@@ -131,11 +133,7 @@ class Slot:
         raise NotImplementedError("a function that yields is not lent slots")
 
     def finish(self, result: bytes | None = None) -> None:
-        """Answer, unless it is too large: what has an event still is answered by the gateway."""
         assert self._given is not None and result is not None
-        if len(result) > RESPONSE_NBYTES:
-            self.over = True
-            return
         self._answer(response_request(self._host, self._given, result, self._content_type))
 
     def fail(self, problem: dict[str, object]) -> None:
@@ -157,8 +155,10 @@ class Slot:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes + 1)
 
     def _answer(self, request: bytes) -> None:
+        """Unless it is too large or too late: what has an event still is answered by the gateway."""
         assert self._given is not None
-        if time.time() >= self._given.deadline_s - MARGIN_S:  # the gateway answers
+        late = time.time() >= self._given.deadline_s - MARGIN_S
+        if late or len(request) > SEND_NBYTES:
             self.over = True
             return
         self.event, self.unacknowledged = b"", request

@@ -10,14 +10,14 @@ from zerowake import function
 
 @function(examples=[{"do": "ok"}])
 class Alone:
-    def predict(self, do: str, gate: str = "") -> str:
+    def predict(self, do: str, gate: str = "", times: int = 1) -> str:
         if gate:
             print("waits for", gate)
             while not os.path.exists(gate):
                 time.sleep(0.005)
         if do == "die told":
             _die_once_told()
-        return do
+        return do * times
 
 
 def _die_once_told() -> None:

@@ -353,6 +353,17 @@ def test_an_answer_beyond_the_limit(begin: Begin) -> None:
     assert container.call({"value": large}) == Answer(200, {"echo": large})
 
 
+@pytest.mark.parametrize("do", ["ok", "die told"])
+def test_an_answer_that_would_go_out_in_pieces_is_the_gateways(begin: Begin, do: str) -> None:
+    """Whose process might end between two of them, and with it the poll behind."""
+    container = begin("last.py:Alone")
+    assert container.call({"do": do, "times": 100_000}) == Answer(200, do * 100_000)
+    container.until(lambda: api(container).polling == 1 and not lent(container))
+    assert container.call({"do": "ok"}).value == "ok"
+    container.until(lambda: lent(container) == 1)
+    assert api(container).refused == []
+
+
 @pytest.mark.parametrize("status", [400, 403, 413])
 def test_an_answer_that_is_not_taken(begin: Begin, status: int) -> None:
     """Nobody hears it; one that is too large for the platform is told as an error."""
