@@ -298,13 +298,15 @@ def _compile(path: Path, out: Path, dtype: str | None, told: dict[str, Any]) -> 
         with contextlib.suppress(Exception):  # examples need not fit together
             Executor(function, target).answer(list(islice(cycle(bodies), count)))
     from zerowake.snapshot.compile import compile_module
+    from zerowake.snapshot.toolchain import remembered
 
     modules, left = [], []
-    for each in calls:
-        try:
-            modules.append(compile_module(each, out, dtype))
-        except CannotCompile as error:
-            left.append(str(error))
+    with remembered(state.state_dir() / "compiler"):
+        for each in calls:
+            try:
+                modules.append(compile_module(each, out, dtype))
+            except CannotCompile as error:
+                left.append(str(error))
     inside = within_modules(
         snapshot.skeleton, {module_node(snapshot, m["path"]): m["path"] for m in modules}
     )

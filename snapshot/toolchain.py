@@ -1,0 +1,57 @@
+"""What Inductor sees and makes of the C++ compiler once, kept for the forms that are compiled later.
+
+Ten libraries that show which vector instructions can be used take it 9 s, and headers that have been
+read already 5 s each. Those it keeps below /tmp, where another user could put them first, and where one
+that was broken off in the making fails whatever is compiled after it.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from zerowake.snapshot import publish
+
+_MOST_HEADERS = 4  # of 150 MB; one form uses two of them, or four
+
+
+@contextmanager
+def remembered(folder: Path) -> Iterator[None]:
+    """Have this process find both in ``folder``, and leave them there; nobody else may write to it.
+
+    An instruction that cannot be used is tried again each time: there may have been no memory for it.
+    """
+    from torch._inductor import codecache, cpu_vec_isa
+    from torch._inductor.cpu_vec_isa import VecISA
+
+    check = VecISA.check_build
+
+    def check_build(isa: VecISA, code: str) -> bool:
+        flags = isa.build_arch_flags()  # torch's and the compiler's version go with them
+        seen_with = f"{cpu_vec_isa._get_isa_dry_compile_fingerprint(flags)}\n{code}"
+        seen = folder / hashlib.sha256(seen_with.encode()).hexdigest()
+        if works := seen.exists() or check(isa, code):
+            seen.touch()
+        return works
+
+    with (
+        publish.staged(folder) as headers,
+        patch.object(VecISA, "check_build", check_build),
+        patch.object(codecache, "_HEADER_DIR", str(headers)),
+        patch.object(codecache, "_HEADER_LOCK_DIR", str(headers / "locks")),
+    ):
+        kept = {file.name: file for file in folder.glob("*.gch")}
+        for name, file in kept.items():
+            with contextlib.suppress(OSError):  # another process has just removed it
+                os.link(file, headers / name)
+        yield
+        for made in headers.glob("*.gch"):
+            if made.name not in kept:
+                made.replace(folder / made.name)
+    by_age = sorted(folder.glob("*.gch"), key=lambda file: file.stat().st_mtime)
+    for old in by_age[:-_MOST_HEADERS]:
+        with contextlib.suppress(OSError):  # another process was first
+            old.unlink()
