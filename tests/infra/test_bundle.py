@@ -45,7 +45,7 @@ def test_our_wheel_is_small_and_whole(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (source / name).write_bytes((ROOT / name).read_bytes())
     run = subprocess.run(
-        [str(venv(SETUPTOOLS)), "-m", "pip", "wheel", "--no-deps", "--no-build-isolation",
+        [sys.executable, "-m", "pip", "--python", str(venv(SETUPTOOLS)), "wheel", "--no-deps", "--no-build-isolation",
          "--wheel-dir", str(tmp_path), str(source)],
         check=False, capture_output=True, text=True,
     )  # fmt: skip
