@@ -47,7 +47,10 @@ def remembered(folder: Path) -> Iterator[None]:
         for name, file in kept.items():
             with contextlib.suppress(OSError):  # another process has just removed it
                 os.link(file, headers / name)
-        yield
+        try:
+            yield
+        finally:
+            codecache._precompile_header.cache_clear()  # of where they are
         for made in headers.glob("*.gch"):
             if made.name not in kept:
                 made.replace(folder / made.name)

@@ -53,6 +53,16 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             os.environ[name] = value
 
 
+@pytest.fixture
+def toolchain() -> Iterator[None]:
+    """For tests that compile in their own process: what all processes of one run have seen already."""
+    from zerowake.snapshot.state import state_dir
+    from zerowake.snapshot.toolchain import remembered
+
+    with remembered(state_dir() / "compiler"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """``frozen("zoo.py:Add")``: the snapshot of a function of tests/apps, made once."""

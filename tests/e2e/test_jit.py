@@ -123,7 +123,7 @@ def test_what_nobody_vouches_for_or_is_for_elsewhere_is_not_used(
     gateway.stop()
 
 
-def test_it_is_shown_verified_and_made_anew(copy: Path) -> None:
+def test_it_is_shown_and_verified(copy: Path) -> None:
     form = find_form(open_snapshot(copy))
     assert form.modules == () and not form.torch_free and len(form.caches) > 10
     shown = zerowake("inspect", copy)
@@ -131,6 +131,10 @@ def test_it_is_shown_verified_and_made_anew(copy: Path) -> None:
     assert "  used here\n" in shown.stdout
     verified = zerowake("verify", copy)
     assert verified.returncode == 0 and "compiled: the proof is right" in verified.stdout
+
+
+@pytest.mark.long
+def test_it_is_made_anew(copy: Path) -> None:
     made = zerowake("compile", copy)
     assert made.returncode == 0, made.stderr
     assert "what the function compiles itself on the probe is kept: " in made.stderr

@@ -19,6 +19,8 @@ from zerowake.snapshot.compile import compile_module
 from zerowake.snapshot.eager import accept_arrays
 from zerowake.snapshot.errors import CannotCompile
 
+pytestmark = pytest.mark.usefixtures("toolchain")
+
 
 def refusal(module: nn.Module, out: Path, *calls: tuple[Any, ...] | dict[str, Any]) -> str:
     with pytest.raises(CannotCompile) as caught:

@@ -12,6 +12,8 @@ from torch import nn
 from zerowake.snapshot import compile, products
 from zerowake.snapshot.compile import compile_module
 
+pytestmark = pytest.mark.usefixtures("toolchain")
+
 
 class Product(nn.Module):
     def __init__(self, weight: torch.Tensor) -> None:
@@ -60,26 +62,29 @@ def test_weights_are_packed_and_right_for_any_number_of_rows(
         assert all(trials[place].agrees([torch.randn(rows, 70)]) for rows in (2, 7, 8, 17, 300))
 
 
-class Rows(Product):
-    """Of a number that is known when it is compiled."""
+class Products(nn.Module):
+    """Of all rows with each weight; with the last also of a number that is known when it is compiled."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:4] @ self.weight
+    def __init__(self, *weights: torch.Tensor) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList(weights)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [*(x @ weight for weight in self.weights), x[:4] @ self.weights[-1]]
 
 
 @pytest.mark.parametrize("compiled_with", [1, 3])
-@pytest.mark.parametrize("kind", [Product, Rows])
 def test_products_are_right_with_any_number_of_threads(
-    tmp_path: Path, trials: list[Any], kind: type[Product], compiled_with: int
+    tmp_path: Path, trials: list[Any], compiled_with: int
 ) -> None:
     """Many columns and few rows: they are parted between threads as well."""
     torch.manual_seed(6)
     before = torch.get_num_threads()
     torch.set_num_threads(compiled_with)
     try:
-        module = kind(torch.randn(4096, 32) / 64)
+        module = Products(torch.randn(4096, 32) / 64)
         form = compile_module(record(module, (torch.randn(9, 4096),)), tmp_path, None)
-        assert len(packed(form)) == 1
+        assert len(packed(form)) == 2
         for threads in (1, 2, 3, 4, 8):
             torch.set_num_threads(threads)
             assert all(trials[0].agrees([torch.randn(rows, 4096)]) for rows in (4, 6, 40))
@@ -96,18 +101,23 @@ def test_this_torch_has_what_fixes_the_number_of_threads() -> None:
 
 
 @pytest.mark.parametrize(
-    "weight, is_packed",
+    "weights, count",
     [
-        (torch.arange(3000.0).sin().view(100, 30)[20:84], True),
-        (torch.arange(3000.0).sin().view(30, 100)[:, 20:84].t(), False),  # not dense
-        (torch.arange(1920.0).sin().view(30, 64).t(), True),
+        (
+            (
+                torch.arange(3000.0).sin().view(100, 30)[20:84],
+                torch.arange(1920.0).sin().view(30, 64).t(),
+            ),
+            3,
+        ),
+        ((torch.arange(3000.0).sin().view(30, 100)[:, 20:84].t(),), 0),  # not dense
     ],
 )
 def test_weights_that_are_part_of_a_memory(
-    tmp_path: Path, trials: list[Any], weight: torch.Tensor, is_packed: bool
+    tmp_path: Path, trials: list[Any], weights: tuple[torch.Tensor, ...], count: int
 ) -> None:
-    form = compile_module(record(Product(weight), (torch.randn(5, 64),)), tmp_path, None)
-    assert bool(packed(form)) == is_packed and len(trials) == 1
+    form = compile_module(record(Products(*weights), (torch.randn(5, 64),)), tmp_path, None)
+    assert len(packed(form)) == count and len(trials) == 1
     assert trials[0].agrees([torch.randn(12, 64)])
 
 
