@@ -136,8 +136,11 @@ def check_place(url: str, open_store: OpenStore, bar: ProgressBar) -> None:
 
     Raises ConfigError where ``url`` is a snapshot itself, StoreError.
     """
+    store = open_store(url)
+    if store.read_only:
+        raise StoreError(f"--out {url}: {store.read_only}")
     try:
-        again(lambda: open_store(url).stat(MANIFEST_FILE), None)
+        again(lambda: store.stat(MANIFEST_FILE), None)
     except NotInStore:  # as it should be
         return
     except NoCredentials:

@@ -53,7 +53,11 @@ class Store(Protocol):
 
     All methods raise NotInStore, StoreDenied, StoreInterrupted for what may go well when it is
     tried again, and StoreError for the rest; the messages name the object.
+
+    read_only: why nothing is ever written to it, and what to do instead; "" where that is not so.
     """
+
+    read_only: str
 
     def stat(self, name: str) -> Found: ...
 

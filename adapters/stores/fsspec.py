@@ -46,6 +46,8 @@ class FsspecStore:
     uploader: makes the file system for uploads, when one is made.
     """
 
+    read_only = ""
+
     def __init__(self, system: Any, root: str, url: str, uploader: Callable[[], Any]) -> None:
         self._system = system
         self._root = root.rstrip("/")

@@ -27,6 +27,11 @@ TIMEOUT_S = 30.0  # without a byte
 class HttpStore:
     """The files below ``url``. Proxies and certificates are found as urllib finds them."""
 
+    read_only = (
+        "web servers are only read from; freeze into a folder and copy it there, or name an object "
+        "store (s3://, gs://, az://)"
+    )
+
     def __init__(self, url: str) -> None:
         if "?" in url:
             raise StoreError(
@@ -56,10 +61,7 @@ class HttpStore:
                 nbytes -= len(data)
 
     def write(self, name: str, source: Path) -> None:
-        raise StoreError(
-            f"{self._at(name)}: web servers are only read from; freeze into a folder and copy it "
-            "there, or name an object store (s3://, gs://, az://)"
-        )
+        raise StoreError(f"{self._at(name)}: {self.read_only}")
 
     def _at(self, name: str) -> str:
         return f"{self._url}/{quote(name)}"

@@ -46,6 +46,8 @@ class S3Store:
     uploader: makes the client for uploads, when one is made.
     """
 
+    read_only = ""
+
     def __init__(self, bucket: str, prefix: str, client: Any, uploader: Callable[[], Any]) -> None:
         self._bucket = bucket
         self._prefix = prefix

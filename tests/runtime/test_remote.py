@@ -34,6 +34,8 @@ def logger(monkeypatch: pytest.MonkeyPatch) -> None:
 class Folder:
     """Objects in a folder."""
 
+    read_only = ""
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
@@ -48,6 +50,10 @@ class Folder:
 
     def write(self, name: str, source: Path) -> None:
         shutil.copyfile(source, self._folder / name)
+
+
+class ReadOnly(Folder):
+    read_only = "it is only read from"
 
 
 class WriteOnly(Folder):
@@ -65,6 +71,8 @@ def test_where_a_snapshot_is_to_be_uploaded(
         assert capfd.readouterr().err == ""
         check_place(URL, lambda url: WriteOnly(tmp_path), bar)
         assert "note: access denied; whether it can be written" in capfd.readouterr().err
+        with pytest.raises(StoreError, match=rf"^--out {URL}: it is only read from$"):
+            check_place(URL, lambda url: ReadOnly(tmp_path), bar)
         (tmp_path / "manifest.json").touch()
         with pytest.raises(
             ConfigError, match=r"is a snapshot; name the folder above it, test://store$"

@@ -28,6 +28,8 @@ URL = Remote("test://snapshot")
 class FolderStore:
     """Objects in a folder. broken: how many reads of a name still end early, or fail."""
 
+    read_only = ""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.broken: dict[str, list[int | Exception]] = {}
@@ -137,6 +139,8 @@ def test_giving_up(store: FolderStore, tmp_path: Path) -> None:
 def test_progress_counts_anew() -> None:
     class Dripping:
         """Gives 300 kB at a time and then breaks off."""
+
+        read_only = ""
 
         def stat(self, name: str) -> Found:
             return Found(9_000_000, "")
