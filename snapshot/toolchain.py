@@ -11,11 +11,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from unittest.mock import patch
 
 from zerowake.snapshot import publish
 
 _MOST_HEADERS = 4  # of 150 MB; one form uses two of them, or four
+# What torch 2.11 to 2.13 have; with another one, each form begins anew.
+_OF_CODECACHE = ("_HEADER_DIR", "_HEADER_LOCK_DIR", "_precompile_header")
+_OF_ISA = ("VecISA", "_get_isa_dry_compile_fingerprint")
 
 
 @contextmanager
@@ -25,11 +29,13 @@ def remembered(folder: Path) -> Iterator[None]:
     An instruction that cannot be used is tried again each time: there may have been no memory for it.
     """
     from torch._inductor import codecache, cpu_vec_isa
-    from torch._inductor.cpu_vec_isa import VecISA
 
-    check = VecISA.check_build
+    if not _has(codecache, _OF_CODECACHE) or not _has(cpu_vec_isa, _OF_ISA):
+        yield
+        return
+    check = cpu_vec_isa.VecISA.check_build
 
-    def check_build(isa: VecISA, code: str) -> bool:
+    def check_build(isa: "cpu_vec_isa.VecISA", code: str) -> bool:
         flags = isa.build_arch_flags()  # torch's and the compiler's version go with them
         seen_with = f"{cpu_vec_isa._get_isa_dry_compile_fingerprint(flags)}\n{code}"
         seen = folder / hashlib.sha256(seen_with.encode()).hexdigest()
@@ -39,7 +45,7 @@ def remembered(folder: Path) -> Iterator[None]:
 
     with (
         publish.staged(folder) as headers,
-        patch.object(VecISA, "check_build", check_build),
+        patch.object(cpu_vec_isa.VecISA, "check_build", check_build),
         patch.object(codecache, "_HEADER_DIR", str(headers)),
         patch.object(codecache, "_HEADER_LOCK_DIR", str(headers / "locks")),
     ):
@@ -54,7 +60,11 @@ def remembered(folder: Path) -> Iterator[None]:
         for made in headers.glob("*.gch"):
             if made.name not in kept:
                 made.replace(folder / made.name)
-    by_age = sorted(folder.glob("*.gch"), key=lambda file: file.stat().st_mtime)
-    for old in by_age[:-_MOST_HEADERS]:
-        with contextlib.suppress(OSError):  # another process was first
+    with contextlib.suppress(OSError):  # another process was first
+        by_age = sorted(folder.glob("*.gch"), key=lambda file: file.stat().st_mtime)
+        for old in by_age[:-_MOST_HEADERS]:
             old.unlink()
+
+
+def _has(module: ModuleType, names: tuple[str, ...]) -> bool:
+    return all(hasattr(module, name) for name in names)

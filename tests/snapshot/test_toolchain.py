@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from torch._inductor import codecache
+from torch._inductor import codecache, cpu_vec_isa
 from torch._inductor.cpu_vec_isa import VecAVX2, VecISA
 
+from zerowake.snapshot import toolchain
 from zerowake.snapshot.toolchain import remembered
 
 GOOD, BAD = 'extern "C" void here() {}', "here"
@@ -58,3 +59,18 @@ def test_the_oldest_headers_go(tmp_path: Path) -> None:
         with remembered(tmp_path):
             Path(codecache._HEADER_DIR, f"{place}.gch").touch()
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{n}.gch" for n in range(2, 6)]
+
+
+def test_this_torch_is_known() -> None:
+    assert toolchain._has(codecache, toolchain._OF_CODECACHE)
+    assert toolchain._has(cpu_vec_isa, toolchain._OF_ISA)
+
+
+def test_with_another_torch_each_form_begins_anew(
+    tmp_path: Path, checked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(codecache, "_HEADER_LOCK_DIR")
+    for _ in range(2):
+        with remembered(tmp_path / "new"):
+            assert VecAVX2().check_build(GOOD)
+    assert checked == [GOOD] * 2 and not (tmp_path / "new").exists()
