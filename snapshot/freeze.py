@@ -14,9 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from zerowake.snapshot import (
     comparison,
@@ -30,14 +28,16 @@ from zerowake.snapshot import (
     store,
 )
 from zerowake.snapshot.code import CodeFiles, in_words
-from zerowake.snapshot.dismantle import Parts, dismantle
-from zerowake.snapshot.eager import accept_arrays
+from zerowake.snapshot.dismantle import dismantle
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
 from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.store import Progress
-from zerowake.snapshot.tensors import Run, align, fill_nodes, gather
+from zerowake.snapshot.walker import Leaf, Parts
+
+if TYPE_CHECKING:
+    from zerowake.snapshot.tensors import Run
 
 _LARGE = {  # files of limited size, and what to do when one is too large
     skeleton.FILE: "Keep large data in arrays, bytes, or lists and dictionaries of nothing but "
@@ -92,10 +92,11 @@ def freeze(
         raise FreezeError(f"the name is {recipe.name!r}; wanted letters, digits, '-', '_' and '.'")
     target = recipe.make()
     parts = dismantle(target, names.own_modules(recipe.code.files))
-    runs = gather(parts.leaves)
-    if align(runs):
-        runs = gather(parts.leaves)
-    accept_arrays(target)  # only now: hooks are no part of what load has left
+    runs = _runs(parts.leaves) if parts.leaves else []
+    if "torch" in sys.modules:
+        from zerowake.snapshot.eager import accept_arrays
+
+        accept_arrays(target)  # only now: hooks are no part of what load has left
     wakes = callable(getattr(target, "wake", None))
     wake = (lambda: wake_up(target, recipe.name)) if wakes else None
     first, second = run_twice(runs, wake, lambda: _answers(recipe, target))
@@ -124,6 +125,13 @@ def freeze(
     return final
 
 
+def _runs(leaves: list[Leaf]) -> "list[Run]":
+    from zerowake.snapshot.tensors import align, gather
+
+    runs = gather(leaves)
+    return gather(leaves) if align(runs) else runs
+
+
 def _answers(recipe: Recipe, target: object) -> list[Answers]:
     try:
         return proof.answer_all(target, recipe.cases, recipe.probe)
@@ -137,7 +145,7 @@ def _answers(recipe: Recipe, target: object) -> list[Answers]:
 def _write(
     recipe: Recipe,
     parts: Parts,
-    runs: list[Run],
+    runs: "list[Run]",
     evidence: Proof,
     staging: Path,
     progress: Progress,
@@ -145,7 +153,10 @@ def _write(
     """Write all files of the snapshot into ``staging``, synced; returns its digest."""
     runs = sorted(runs, key=lambda run: run.first_use)  # stable: never used ones keep their order
     places = layout.place([run.piece for run in runs])
-    fill_nodes(parts.leaves, runs, {id(runs[p.piece]): i for i, p in enumerate(places)})
+    if parts.leaves:
+        from zerowake.snapshot.tensors import fill_nodes
+
+        fill_nodes(parts.leaves, runs, {id(runs[p.piece]): i for i, p in enumerate(places)})
     if len(parts.skeleton.nodes) > skeleton.MAX_NODES:
         raise FreezeError(
             f"{recipe.name} consists of {len(parts.skeleton.nodes):,} objects; the format takes "
@@ -193,7 +204,7 @@ def _write(
 
 
 def _write_weights(
-    runs: list[Run], places: list[layout.Place], staging: Path, progress: Progress
+    runs: "list[Run]", places: list[layout.Place], staging: Path, progress: Progress
 ) -> Iterator[manifest.Segment]:
     total, done = sum(run.piece.nbytes for run in runs), 0
     for segment in sorted({p.segment for p in places}):
@@ -248,8 +259,9 @@ def _environment() -> dict[str, str | int]:
     found: dict[str, str | int] = {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "threads": torch.get_num_threads(),
     }
+    if torch := sys.modules.get("torch"):
+        found["threads"] = torch.get_num_threads()
     for library in names.LIBRARIES:
         if version := getattr(sys.modules.get(library), "__version__", None):
             found[library] = str(version)
@@ -263,7 +275,7 @@ def _version() -> str:
         return "0"
 
 
-def _no_space(runs: list[Run], where: Path) -> FreezeError:
+def _no_space(runs: "list[Run]", where: Path) -> FreezeError:
     needed = sum(run.piece.nbytes for run in runs) + _SPARE_NBYTES
     free = shutil.disk_usage(where).free
     return FreezeError(

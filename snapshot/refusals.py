@@ -7,16 +7,20 @@ import io
 import socket
 import threading
 import types
-
-import torch
+from typing import TYPE_CHECKING
 
 from zerowake.snapshot.layout import TORCH_DTYPES
+
+if TYPE_CHECKING:
+    import torch
 
 REMEDY = "make it in wake(self), or keep only plain data"
 
 
-def odd_module(module: torch.nn.Module) -> tuple[str, str] | None:
+def odd_module(module: "torch.nn.Module") -> tuple[str, str] | None:
     """What keeps a module from being frozen, and the remedy."""
+    import torch
+
     where = type(module).__module__
     if isinstance(module, torch.jit.ScriptModule):
         return "is a ScriptModule, which has no Python structure to freeze", "freeze its source"
@@ -30,8 +34,10 @@ def odd_module(module: torch.nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def odd_tensor(tensor: torch.Tensor) -> tuple[str, str] | None:
+def odd_tensor(tensor: "torch.Tensor") -> tuple[str, str] | None:
     """What keeps a tensor from being frozen, and the remedy."""
+    import torch
+
     plain = "keep a plain tensor"
     if tensor.is_quantized:
         return "is a quantised tensor", "freeze the float model for now"
@@ -68,6 +74,6 @@ def odd_object(obj: object) -> str | None:
         return "is a running generator"
     if type(obj).__module__ == "_thread" or type(obj).__module__ == "threading":
         return "is a lock"
-    if isinstance(obj, torch.Generator):
+    if (type(obj).__module__, type(obj).__name__) == ("torch._C", "Generator"):
         return "is a random generator"
     return None

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from zerowake.snapshot.dismantle import Leaf
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.layout import ALIGN_NBYTES, TORCH_DTYPES, Piece
 from zerowake.snapshot.strided import reach
+from zerowake.snapshot.walker import Leaf
 
 _ITEM_MAX = 16  # the widest element, complex128
 # numpy's kind and size of an element to safetensors' dtype; others are stored as plain bytes

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import APPS, run_python
 from workshop import freeze_source, prove_here, recipe
 
 from zerowake.snapshot import freeze as freezing
@@ -228,6 +229,31 @@ for path in {paths!r}:
     )
     lines = run.stdout.splitlines()
     assert lines[0].endswith("set()") and lines[1] == "1" and lines[3] == "1"
+
+
+@pytest.mark.parametrize("target", ["zoo.py:Add", "zoo.py:Batched", "told.py:told"])
+def test_what_holds_nothing_of_torch_is_frozen_without_it(tmp_path: Path, target: str) -> None:
+    run_python(
+        """
+        import sys
+
+        class Missing:
+            def find_spec(self, name, path=None, target=None):
+                if name in ("torch", "numpy"):
+                    raise ImportError(f"{name} is asked for")
+
+        sys.meta_path.insert(0, Missing())
+        from zerowake.__main__ import main
+        sys.argv[1:] = ["freeze", *sys.argv[1:], "--no-compile"]
+        sys.exit(main())
+        """,
+        APPS / target,
+        "--out",
+        tmp_path,
+    )
+    (path,) = tmp_path.iterdir()
+    made = open_snapshot(path)
+    assert not made.skeleton.needs_torch and "threads" not in made.manifest.environment
 
 
 def test_without_a_probe_nothing_is_proven(tmp_path: Path) -> None:
