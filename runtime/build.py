@@ -6,6 +6,7 @@ The verbs are ``snapshot.freeze``'s; this file brings the author's code and the 
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,8 @@ def freeze_target(
             f"{function.name} has no probe; give @function(examples=[...]) or --probe FILE, so that "
             "the snapshot can be proved to answer as the original does"
         )
-    process.set_threads(function.settings.threads)
+    set_threads = partial(process.set_threads, function.settings.threads)
+    set_threads()
     info = function.describe(target.qualified, name or function.name, _as_json(inputs, function))
     cases, answering = _cases(function, inputs), _Probe(function)
     recipe = Recipe(
@@ -65,6 +67,7 @@ def freeze_target(
         cases=cases,
         probe=answering,
         prove=prove,
+        ready=set_threads,  # again: ``load`` may have imported torch; as in the proof
         unproven=function.kind is Kind.HTTP,
     )
     frozen = freeze(recipe, out, progress=progress, note=note)

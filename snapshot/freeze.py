@@ -59,6 +59,7 @@ class Recipe:
         streams). Random state is seeded before each call.
     prove: restores the snapshot at a path in a fresh process and answers all cases there, with
         ``proof.answer_all`` and as many threads as here.
+    ready: called before ``wake``, when torch is imported if the object holds something of it.
     unproven: whether there may be no cases, of what must not be called to be tried.
     function: what the runtime wants to find again in the manifest; plain JSON.
     """
@@ -70,6 +71,7 @@ class Recipe:
     cases: list[list[bytes]]
     probe: Probe
     prove: Callable[[Path], list[Answers]]
+    ready: Callable[[], None] = lambda: None
     unproven: bool = False
 
 
@@ -97,6 +99,7 @@ def freeze(
         from zerowake.snapshot.eager import accept_arrays
 
         accept_arrays(target)  # only now: hooks are no part of what load has left
+    recipe.ready()
     wakes = callable(getattr(target, "wake", None))
     wake = (lambda: wake_up(target, recipe.name)) if wakes else None
     first, second = run_twice(runs, wake, lambda: _answers(recipe, target))

@@ -4,6 +4,7 @@ Not where the bytes of a tensor or array will lie: they are handed on as ``leave
 """
 
 import base64
+import enum
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,7 @@ class TensorWalker(Walker):
             return "tensor", TensorWalker.tensor
         if isinstance(obj, torch.nn.Module):
             return "module", TensorWalker.module
-        if isinstance(obj, np.generic):
+        if isinstance(obj, np.generic) and not isinstance(obj, enum.Enum):  # a member is by name
             return "scalar", TensorWalker.scalar
         return super().kind(obj, path)
 

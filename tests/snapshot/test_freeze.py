@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import APPS, run_python
+from support import APPS, run_python, zerowake
 from workshop import freeze_source, prove_here, recipe
 
 from zerowake.snapshot import freeze as freezing
@@ -254,6 +255,31 @@ def test_what_holds_nothing_of_torch_is_frozen_without_it(tmp_path: Path, target
     (path,) = tmp_path.iterdir()
     made = open_snapshot(path)
     assert not made.skeleton.needs_torch and "threads" not in made.manifest.environment
+
+
+def test_torch_that_load_has_imported_computes_with_as_many_threads_as_restored(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "app.py").write_text(
+        textwrap.dedent("""
+        from zerowake import function
+
+        @function(threads=3, examples=[1])
+        class App:
+            def load(self):
+                import torch
+                self.weight = torch.ones(3)
+            def predict(self, item: int) -> int:
+                import torch
+                return torch.get_num_threads()
+        """)
+    )
+    run = zerowake(
+        "freeze", tmp_path / "app.py:App", "--no-compile", "--out", tmp_path / "out", cwd=tmp_path
+    )
+    assert run.returncode == 0, run.stderr
+    (path,) = (tmp_path / "out").iterdir()
+    assert b'"text":"3"' in (path / "proof.json").read_bytes()
 
 
 def test_without_a_probe_nothing_is_proven(tmp_path: Path) -> None:

@@ -133,6 +133,23 @@ def test_classes_of_the_author(tmp_path: Path) -> None:
     assert app.bound() is app
 
 
+def test_members_that_are_numpy_numbers_stay_members(tmp_path: Path) -> None:
+    made = freeze_source(
+        tmp_path,
+        """
+        import enum, numpy as np
+
+        class Level(np.float64, enum.Enum):
+            LOW = 1.0
+
+        class App:
+            def load(self):
+                self.level = Level.LOW
+        """,
+    )
+    assert made.restored.level is made.original.level
+
+
 def test_torch_and_numpy_values(tmp_path: Path) -> None:
     made = freeze_source(
         tmp_path,
