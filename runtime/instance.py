@@ -288,9 +288,9 @@ class Loop:
                 else:
                     call.finish(answer.result)
                 header = {"kind": "result", "call": -slot.number, "predict_ms": predict_ms}
+                header["queue_ms"] = 1e3 * (now - call.arrived_s)
                 if not slot.event:
                     header |= {"answered": slot.polled, "read": slot.read_nbytes}
-                    header["queue_ms"] = 1e3 * (now - call.arrived_s)
                     answer = Answer(problem=answer.problem)
                 frames.append(_result(header, answer))
             self._tell(frames)

@@ -89,7 +89,9 @@ class Lent:
                 told = AnswerTooLarge(str(error))
                 await self._invocations.fail(self._line, self._event, told)
         if self._calling is not None and self._event is not None:
+            timings_ms = self._calling.call.timings_ms
             await self._invocations.complete(self._line, self._event, self._calling)
+            self._took(timings_ms.get("predict", 0.0))
 
     async def _regain(self, polled: bool, unacknowledged: bytes) -> None:
         """Raises Refused."""

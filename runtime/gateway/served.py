@@ -316,10 +316,11 @@ class Served:
             case "result":
                 call = instance.batch.pop(header["call"])
                 call.timings_ms["predict"] = header["predict_ms"]
+                if "queue_ms" in header:  # of one that it has taken itself
+                    call.timings_ms["queue"] = header["queue_ms"]
                 problem = header.get("problem")
                 if "answered" in header:
                     call.done = True
-                    call.timings_ms["queue"] = header["queue_ms"]
                     lease = instance.lent[-header["call"]]
                     lease.answered(call, problem, header["answered"], header["read"])
                 elif problem:

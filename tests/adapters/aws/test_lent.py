@@ -14,6 +14,8 @@ from emulator import children
 from fake_api import LOST, RESET, FakeApi
 from platforms import Answer, LambdaCaller, PullContainer, PullPlatform
 
+from zerowake.adapters.aws.adapter import LONG_MS
+
 WARM = [None] * 20  # malformed, so that any function answers it
 
 
@@ -362,6 +364,26 @@ def test_an_answer_that_would_go_out_in_pieces_is_the_gateways(begin: Begin, do:
     assert container.call({"do": "ok"}).value == "ok"
     container.until(lambda: lent(container) == 1)
     assert api(container).refused == []
+
+
+def test_a_long_call_with_a_large_answer_counts_as_any_other(begin: Begin, tmp_path: Path) -> None:
+    """Beside it nothing else would be looked at: the process gives back all that it was lent."""
+    container = begin("last.py:Alone", slots=2)
+    gate = tmp_path / "gate"
+    ids = container.caller.call([{"do": "ok", "gate": str(gate), "times": 100_000}])
+    container.until_said("waits for")
+    time.sleep(2 * LONG_MS / 1e3)
+    gate.touch()
+    (answer,) = answered(container, ids)
+    assert answer.status == 200
+    container.until(lambda: api(container).polling == 2 and not lent(container))
+    (id_,) = container.caller.call([_request("GET", "/metrics")])
+    body = container.caller.answer(id_).value["body"]
+    waited, ran = (
+        next(line.split()[1] for line in body.splitlines() if line.startswith(f"zerowake_{name}"))
+        for name in ("queue_seconds_count", "predict_seconds_count")
+    )
+    assert waited == ran
 
 
 @pytest.mark.parametrize("status", [400, 403, 413])
