@@ -74,3 +74,11 @@ def test_with_another_torch_each_form_begins_anew(
         with remembered(tmp_path / "new"):
             assert VecAVX2().check_build(GOOD)
     assert checked == [GOOD] * 2 and not (tmp_path / "new").exists()
+
+
+def test_with_another_class_of_instructions_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(VecISA, "check_build")
+    with remembered(tmp_path / "new"):
+        assert not (tmp_path / "new").exists()
