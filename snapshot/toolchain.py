@@ -64,6 +64,7 @@ def remembered(folder: Path) -> Iterator[None]:
             codecache._precompile_header.cache_clear()  # of where they are
         for made in headers.glob("*.gch"):
             if made.name not in kept:
+                publish.sync(made)
                 made.replace(folder / made.name)
     with contextlib.suppress(OSError):  # another process was first
         by_age = sorted(folder.glob("*.gch"), key=lambda file: file.stat().st_mtime)
