@@ -167,6 +167,10 @@ def _read_probe(path: Path, function: Function) -> list[bytes]:
             values = [parse_json(b"\n" * n + line, what) for n, line in lines if line.strip()]
     except BadRequest as error:
         raise FreezeError(f"{error}; wanted a JSON list, or JSON lines") from None
+    if not values:
+        raise FreezeError(
+            f"{what} holds no input; wanted a JSON list, or JSON lines, of one or more"
+        )
     bodies = [encode_json(value) for value in values]
     for index, body in enumerate(bodies):
         try:

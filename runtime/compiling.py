@@ -190,8 +190,9 @@ def _in_new_process(
     said = out / FILE  # for now: the form itself takes its place
     # Inductor keeps what it has compiled, below /tmp by default, where others could put it first.
     # Here it goes with the staging directory: it is 1.5 MB a module, and of no use to the next.
+    # Whatever the variable says: torch sets it, to that very folder, when load has dynamo imported.
     cache = out / ".inductor"
-    environ = {jit.INDUCTOR_CACHE: str(cache), **os.environ}
+    environ = {**os.environ, jit.INDUCTOR_CACHE: str(cache)}
     environ[process.PARENT] = str(os.getpid())
     # A session of its own: a compiler that hangs or takes too long goes with its children.
     with subprocess.Popen(

@@ -10,6 +10,7 @@ from zerowake.adapters.deploy import bundle as bundles
 from zerowake.adapters.deploy.needs import Needs, estimate
 from zerowake.adapters.deploy.platforms import PLATFORMS, Place, values
 from zerowake.adapters.deploy.render import plain, render, template
+from zerowake.adapters.deploy.requirements import imports_torch
 from zerowake.adapters.stores import open_store
 from zerowake.runtime.cache import cache_directory, ensure_snapshot
 from zerowake.runtime.errors import ConfigError
@@ -120,6 +121,7 @@ def needs_of(
         gpu=gpu,
         memory_mb=memory_mb,
         processes=info.settings.instances[1] if info.kind is Kind.HTTP else 1,
+        torch=imports_torch(snapshot, form),
     )
 
 

@@ -65,14 +65,15 @@ def estimate(
     gpu: bool = False,
     memory_mb: int | None = None,
     processes: int = 1,
+    torch: bool = False,
 ) -> Needs:
     """The needs of a function with these settings.
 
     memory_mb: instead of the estimate. processes: more than one, where a container has several that
-    each take one call at a time.
+    each take one call at a time. torch: whether the author's code imports it, whatever the form.
     """
     weights_mb = math.ceil(weights_nbytes / 2**20)
-    overhead_mb = GPU_OVERHEAD_MB if gpu else OVERHEAD_MB[form]
+    overhead_mb = GPU_OVERHEAD_MB if gpu else OVERHEAD_MB[FormName.EAGER if torch else form]
     overhead_mb += (processes - 1) * PROCESS_MB
     max_size = settings.batch.max_size if settings.batch else 1
     return Needs(

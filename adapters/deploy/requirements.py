@@ -64,8 +64,8 @@ def pinned(
     held, imported = modules(snapshot, form)
     whole = set(extra)
     for module in sorted(held | imported):
-        if module == "torch" and not form.needs_torch:
-            continue
+        if module == "torch" and form.name is FormName.TORCH_FREE:
+            continue  # its libraries come below; a plain function that imports it needs all of it
         if module not in provided:
             raise ConfigError(
                 f"the code of {snapshot.manifest.name} imports {module}, which no installed package "
@@ -103,6 +103,13 @@ def modules(snapshot: Snapshot, form: Chosen) -> tuple[set[str], set[str]]:
     )
     held, imports = ({name.partition(".")[0] for name in each} - ours for each in (named, found))
     return held, imports
+
+
+def imports_torch(snapshot: Snapshot, form: Chosen) -> bool:
+    """Whether the process has torch: of its form's own, or because the author's code imports it."""
+    if form.name is FormName.PLAIN:
+        return "torch" in modules(snapshot, form)[1]
+    return form.needs_torch
 
 
 def _store(url: str) -> tuple[str, ...]:

@@ -389,6 +389,8 @@ def test_freeze_notes_slow_examples_and_answers_unlike_the_annotation(tmp_path: 
         ('{"a": 1}\n\n{"a": }\n', "Expecting value at line 3 column 7"),
         ('[{"a": 1},\n nil]', "Expecting value at line 2 column 2"),
         ('{"a": 1}\n{"a": "x"}', "input 1: the input does not fit: /a"),
+        ("[]", "holds no input"),
+        ("\n", "holds no input"),
     ],
 )
 def test_a_probe_that_is_no_json_names_its_file_and_line(

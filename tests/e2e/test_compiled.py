@@ -302,7 +302,11 @@ def test_answers_that_are_all_unsteady_prove_no_form(tmp_path: Path) -> None:
     assert f"compiled: not replayed: it was not compiled: {only_why(snapshot)}" in verified.stdout
 
 
-def test_what_of_the_object_keeps_torch_in_the_process_is_named(tmp_path: Path) -> None:
+def test_what_of_the_object_keeps_torch_in_the_process_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "inductor"  # torch sets this itself, to a folder below /tmp
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(shared))
     run = freeze_linear(
         tmp_path,
         "        self.labels = {'names': ['a'], 'means': torch.ones(3)}\n"
@@ -312,6 +316,7 @@ def test_what_of_the_object_keeps_torch_in_the_process_is_named(tmp_path: Path) 
     )
     assert "it still needs torch: self.labels['means'] is a tensor; keep it in" in run.stderr
     assert "note: compiled for odds(input: any x 1); other shapes" in run.stderr  # model: any rows
+    assert not [path for path in shared.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize(

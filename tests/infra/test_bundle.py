@@ -22,6 +22,7 @@ import pytest
 from parts import venv
 from support import PATIENCE_S, ROOT, free_ports, zerowake
 
+from zerowake.adapters.deploy.commands import needs_of
 from zerowake.adapters.deploy.requirements import GATEWAY, HTTP, TENSORS, modules, pinned
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName, choose
@@ -104,6 +105,28 @@ def test_what_only_load_imports_stays_out(frozen: Callable[[str], Path], tmp_pat
     assert not names(pinned(snapshot, form, http=False)) & {"uvicorn", "httptools", "uvloop"}
     with pytest.raises(ConfigError, match="no-such-package"):
         pinned(snapshot, form, http=True, extra=("no-such-package",))
+
+
+def test_a_function_without_tensors_that_imports_torch_brings_it(
+    frozen: Callable[[str], Path], tmp_path: Path
+) -> None:
+    (tmp_path / "late.py").write_text(
+        "from zerowake import function\n\n\n"
+        "@function(examples=[1.0])\n"
+        "class Late:\n"
+        "    def predict(self, x: float) -> float:\n"
+        "        import torch\n\n"
+        "        return float(torch.ones(3).sum() * x)\n"
+    )
+    run = zerowake("freeze", tmp_path / "late.py:Late", "--out", tmp_path)
+    assert run.returncode == 0, run.stderr
+    snapshot = open_snapshot(Path(run.stdout.splitlines()[-1]))
+    form = choose(snapshot, (), "cpu")
+    assert form.name is FormName.PLAIN
+    assert {"torch", "sympy", "jinja2"} <= names(pinned(snapshot, form, http=True))
+    add = open_snapshot(frozen("zoo.py:Add"))
+    without = needs_of(add, choose(add, (), "cpu")).memory_mb
+    assert needs_of(snapshot, form).memory_mb > 2 * without > 0
 
 
 @pytest.fixture(scope="module")
