@@ -84,7 +84,7 @@ def form_of(snapshot: Snapshot, trust: tuple[str, ...], *, gpu: bool, eager: boo
     """
     form = choose(snapshot, trust, "cuda" if gpu else "cpu")
     if form.name is FormName.PLAIN:
-        if gpu:
+        if gpu and not imports_torch(snapshot, form):
             name = snapshot.manifest.name
             raise ConfigError(f"{name} has no tensors, so a GPU is of no use to it; drop --gpu")
         return form

@@ -75,7 +75,7 @@ class Processes:
         self.name = snapshot.manifest.name
         self.instances: list[Instance] = []
         self.starting = 0
-        self.standing = Standing(self.name, clock, self._end_all)
+        self.standing = Standing(self.name, clock, self._end_all, orders=not config.alone)
         self._path, self._digest = snapshot.path, snapshot.digest
         self._config = config
         self._base = base

@@ -37,10 +37,17 @@ class Standing:
 
     quarantined: why its snapshot is not used any more, and over is set with it. unforkable: why it
     has no zygote. last_failure: of a start. clock: monotonic seconds. end_all: called when the
-    snapshot is not to be used any more.
+    snapshot is not to be used any more. orders: ``zerowake wake`` reaches this gateway.
     """
 
-    def __init__(self, name: str, clock: Callable[[], float], end_all: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Callable[[], float],
+        end_all: Callable[[], None],
+        *,
+        orders: bool = True,
+    ) -> None:
         self.health = Health()
         self.quarantined: str | None = None
         self.over = asyncio.Event()
@@ -49,6 +56,7 @@ class Standing:
         self._name = name
         self._clock = clock
         self._end_all = end_all
+        self._sooner = f", or at once with: zerowake wake {name}" if orders else ""
         self._counted: ZerowakeError | None = None  # the error that last_failure tells
         self._slow: list[str] = []  # what is said of starts that take long
 
@@ -75,8 +83,7 @@ class Standing:
         if not health.failed or lives or health.may_start(now):
             return None
         return FunctionFailed(
-            f"{self._name} does not run: {health.failed}. It is tried again after a pause, "
-            f"or at once with: zerowake wake {self._name}",
+            f"{self._name} does not run: {health.failed}. It is tried again after a pause{self._sooner}",
             retry_after_s=max(1, round(health.next_start_s - now)),
         )
 

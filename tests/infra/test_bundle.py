@@ -22,7 +22,7 @@ import pytest
 from parts import venv
 from support import PATIENCE_S, ROOT, free_ports, zerowake
 
-from zerowake.adapters.deploy.commands import needs_of
+from zerowake.adapters.deploy.commands import form_of, needs_of
 from zerowake.adapters.deploy.requirements import GATEWAY, HTTP, TENSORS, modules, pinned
 from zerowake.runtime.errors import ConfigError
 from zerowake.runtime.forms import Chosen, FormName, choose
@@ -127,6 +127,9 @@ def test_a_function_without_tensors_that_imports_torch_brings_it(
     add = open_snapshot(frozen("zoo.py:Add"))
     without = needs_of(add, choose(add, (), "cpu")).memory_mb
     assert needs_of(snapshot, form).memory_mb > 2 * without > 0
+    assert form_of(snapshot, (), gpu=True, eager=False).name is FormName.PLAIN
+    with pytest.raises(ConfigError, match="add has no tensors, so a GPU is of no use to it"):
+        form_of(add, (), gpu=True, eager=False)
 
 
 @pytest.fixture(scope="module")

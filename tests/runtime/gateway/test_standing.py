@@ -17,10 +17,10 @@ from zerowake.snapshot.errors import SnapshotError
 class World:
     """A standing at a time of the test's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, orders: bool = True) -> None:
         self.now_s = 100.0
         self.ended = 0
-        self.standing = Standing("f", lambda: self.now_s, self._end_all)
+        self.standing = Standing("f", lambda: self.now_s, self._end_all, orders=orders)
 
     def _end_all(self) -> None:
         self.ended += 1
@@ -68,7 +68,9 @@ def test_an_error_that_many_get_is_one_failure(
     assert world.standing.failed is None and world.standing.refusal(lives=False) is None
 
 
-def test_starts_that_keep_failing_are_a_refusal_until_one_may_be_tried(world: World) -> None:
+@pytest.mark.parametrize("orders", [True, False])
+def test_starts_that_keep_failing_are_a_refusal_until_one_may_be_tried(orders: bool) -> None:
+    world = World(orders)
     standing = world.standing
     for _ in range(3):
         standing.start_failed(OSError(24, "Too many open files"))
@@ -76,6 +78,7 @@ def test_starts_that_keep_failing_are_a_refusal_until_one_may_be_tried(world: Wo
     refusal = standing.refusal(lives=False)
     assert refusal is not None and "does not run: 3 starts in a row failed" in str(refusal)
     assert refusal.retry_after_s == 30
+    assert ("zerowake wake f" in str(refusal)) is orders
     assert standing.refusal(lives=True) is None
     world.now_s += 30
     assert standing.refusal(lives=False) is None and world.ended == 0
