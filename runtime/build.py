@@ -21,6 +21,7 @@ from zerowake.runtime.target import heavy_imports, load_function, parse_target
 from zerowake.snapshot import code, comparison, proof
 from zerowake.snapshot.errors import FreezeError, ProofFailed, UnusableForm, ZerowakeError
 from zerowake.snapshot.form import check_form, find_form, lies_here
+from zerowake.snapshot.freeze import Recipe, freeze
 from zerowake.snapshot.opened import Snapshot
 from zerowake.snapshot.proof import Answers
 from zerowake.snapshot.store import Progress, open_snapshot, verify
@@ -43,8 +44,6 @@ def freeze_target(
     target = parse_target(text)
     files = code.collect(target.entry, target.root)
     advised = heavy_imports(target)
-    from zerowake.snapshot.freeze import Recipe, freeze  # torch: only now, or it would seem light
-
     code.install(files)
     function = load_function(target.qualified)
     for advice in advised if function.kind is not Kind.HTTP else ():  # which has no load

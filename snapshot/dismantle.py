@@ -1,10 +1,20 @@
 """Objects into a skeleton: what ``load`` has left, taken apart into nodes, leaves and assets."""
 
 import sys
+from dataclasses import dataclass
 
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.skeleton import Skeleton
-from zerowake.snapshot.walker import Parts, Walker
+from zerowake.snapshot.walker import Leaf, Walker
+
+
+@dataclass(slots=True, eq=False)
+class Parts:
+    """``leaves``: their nodes are the skeleton's, still without place; ``assets``: bytes by path."""
+
+    skeleton: Skeleton
+    leaves: list[Leaf]
+    assets: dict[str, bytes]
 
 
 def dismantle(root: object, own: frozenset[str]) -> Parts:
@@ -25,7 +35,7 @@ def dismantle(root: object, own: frozenset[str]) -> Parts:
 
 
 def _walker(own: frozenset[str]) -> Walker:
-    if not {"torch", "numpy"} & sys.modules.keys():  # so nothing here is of theirs
+    if not {"torch", "numpy"} & sys.modules.keys():  # then no object can be of theirs
         return Walker(own)
     from zerowake.snapshot.tensor_walker import TensorWalker
 

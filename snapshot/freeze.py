@@ -28,13 +28,13 @@ from zerowake.snapshot import (
     store,
 )
 from zerowake.snapshot.code import CodeFiles, in_words
-from zerowake.snapshot.dismantle import dismantle
+from zerowake.snapshot.dismantle import Parts, dismantle
 from zerowake.snapshot.errors import FreezeError
 from zerowake.snapshot.proof import Answers, Probe, Proof
 from zerowake.snapshot.record import run_twice
 from zerowake.snapshot.restore import wake_up
 from zerowake.snapshot.store import Progress
-from zerowake.snapshot.walker import Leaf, Parts
+from zerowake.snapshot.walker import Leaf
 
 if TYPE_CHECKING:
     from zerowake.snapshot.tensors import Run

@@ -1,6 +1,7 @@
 """The probe of the original object, twice: what it answers, and what it does to its stored runs.
 
-Knows no file and no skeleton, and imports no torch for an object that has none.
+Knows no file and no skeleton. Imports no torch for an object without stored runs; where there are
+some, ``recorder`` sees what happens to them.
 """
 
 import contextlib

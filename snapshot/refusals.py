@@ -1,6 +1,7 @@
 """What cannot be frozen, by name: the words for objects that people leave behind most often.
 
-Knows no path and no skeleton; ``dismantle`` asks and says where it was.
+Knows no path and no skeleton; the walkers ask and say where it was. Imports torch only once it is
+given something of it.
 """
 
 import io

@@ -18,6 +18,8 @@ from zerowake.snapshot.walker import Leaf, Node, Walker
 
 
 class TensorWalker(Walker):
+    """A ``Walker`` that knows the kinds of torch and numpy as well."""
+
     def kind(self, obj: Any, path: str) -> tuple[str, Callable[[Any, Any, str], Node]]:
         if found := _EXACT.get(type(obj)):
             return found

@@ -1,8 +1,8 @@
-"""What Inductor sees and makes of the C++ compiler once, kept for the forms that are compiled later.
+"""What Inductor finds out about the C++ compiler, and its precompiled headers, kept for later compiles.
 
-Ten libraries that show which vector instructions can be used take it 9 s, and headers that have been
-read already 5 s each. Those it keeps below /tmp, where another user could put them first, and where one
-that was broken off in the making fails whatever is compiled after it.
+Trying which vector instructions can be used takes it 9 s (ten libraries), each precompiled header 5 s.
+It keeps headers below /tmp, where another user could put them first, and where one that was broken off
+in the making fails whatever is compiled after it.
 """
 
 import contextlib
@@ -29,9 +29,10 @@ _OF_ISA = (
 
 @contextmanager
 def remembered(folder: Path) -> Iterator[None]:
-    """Have this process find both in ``folder``, and leave them there; nobody else may write to it.
+    """Meanwhile Inductor finds in ``folder`` what has been tried and precompiled, and more is left there.
 
-    An instruction that cannot be used is tried again each time: there may have been no memory for it.
+    folder: made if need be; nobody else may write to it. Headers are left only if the body does not
+    raise. Instructions that could not be used are tried again each time: there may have been no memory.
     """
     from torch._inductor import codecache, cpu_vec_isa
 

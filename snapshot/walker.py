@@ -1,7 +1,7 @@
-"""Objects into nodes of a skeleton, each once: those that are made without torch and numpy.
+"""Objects into nodes of a skeleton, each once.
 
 Every object must be of a kind that ``rebuild`` can make from plain state; any other is refused
-with its path and the remedy. ``tensor_walker`` adds the kinds of torch and numpy.
+with its path and the remedy. Imports no torch and no numpy: ``tensor_walker`` adds their kinds.
 """
 
 import base64
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from zerowake.snapshot import names, refusals, tokenizer
 from zerowake.snapshot.errors import ForbiddenClass, FreezeError
 from zerowake.snapshot.refusals import REMEDY
-from zerowake.snapshot.skeleton import ASSETS, SHELLS, Skeleton
+from zerowake.snapshot.skeleton import ASSETS, SHELLS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,15 +42,6 @@ class Leaf:
     value: "torch.Tensor | np.ndarray[Any, Any]"
     path: str
     node: Node
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Parts:
-    """``leaves``: their nodes are the skeleton's, still without place; ``assets``: bytes by path."""
-
-    skeleton: Skeleton
-    leaves: list[Leaf]
-    assets: dict[str, bytes]
 
 
 class Walker:

@@ -1,7 +1,7 @@
 """What is said on AWS Lambda's Runtime API (2018-06-01): requests as bytes, invocations out of replies.
 
 https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html. Pure: ``Line`` says it over asyncio in the
-gateway, ``Slot`` over a blocking socket in an instance, which is to import nothing else for it.
+gateway, ``Slot`` over the bare socket in an instance, which is to import nothing else for it.
 """
 
 import contextlib
