@@ -12,7 +12,8 @@ import importlib
 import math
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, cast
 
 from zerowake.runtime.invocation import Invocation, Sink
@@ -30,7 +31,8 @@ class Slot(Sink, Protocol):
     is on its way. event: the call that it has brought, as it came, until it is answered; b"" before
     and after. sent_nbytes, read_nbytes: all that it has written and taken out. unacknowledged: an answer that was sent, and may
     have to be sent again. refused: what the platform says of an answer that it has not taken, until it
-    is told. over: it is to be given back.
+    is told. over: it is to be given back. begins: to be called with the bytes of an answer, before any of it
+    is sent, where a connection may not take all of it at once.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Slot(Sink, Protocol):
     unacknowledged: bytes
     refused: dict[str, Any] | None
     over: bool
+    begins: Callable[[int], None]
 
     def fileno(self) -> int: ...
 
@@ -79,8 +82,12 @@ class Feed:
         """Read one more. by: ``module:Class`` of a ``Slot``, made with ``told``."""
         module, _, name = by.partition(":")
         slot: Slot = getattr(importlib.import_module(module), name)(number, descriptor, **told)
+        slot.begins = partial(self._begins, number)
         self._slots[descriptor] = slot
         self._ready.register(slot, select.POLLIN)
+
+    def _begins(self, number: int, nbytes: int) -> None:
+        self._connection.send({"kind": "begins", "slot": number, "nbytes": nbytes})
 
     def recall(self) -> None:
         """Give back all of them: at once what waits for a call, the others once they have answered."""

@@ -51,6 +51,7 @@ class Lent:
         self._back: asyncio.Future[Handed | None] = asyncio.get_running_loop().create_future()
         self._event: Event | None = None  # the last that was taken
         self._sent_nbytes = 0  # before it
+        self._answer_nbytes: int | None = None  # of a long answer to it
         self._read_nbytes = 0  # before its answer was acknowledged
         self._taken = False  # and not answered by the process, as far as that has said so
         self._polled = True  # with its last answer
@@ -112,6 +113,8 @@ class Lent:
         else:  # nothing of what the API says to its answer was read
             polled = not self._recalled if self._taken else self._polled
             limit_s = max(LATE_S, min(SAID_S, self._invocations.left_s(event)))
+            if polled and self._answer_nbytes is not None:
+                line.complete_poll(self._sent_nbytes + self._answer_nbytes)
             if await line.regain_answer(limit_s, polled=polled):
                 self._stop_calling()
             elif not self._taken:  # it counts as answered, and nobody may have heard of it
@@ -131,7 +134,7 @@ class Lent:
         if found is None:
             raise ValueError("no response")
         self._event = told = Event.of(found[0])
-        self._sent_nbytes = sent_nbytes
+        self._sent_nbytes, self._answer_nbytes = sent_nbytes, None
         caller, name = self._invocations.caller, self._invocations.name
         self._calling = caller.calling(name, told.id, told.origin)
         self._calling.taken(told.body)
@@ -139,6 +142,9 @@ class Lent:
         left_s = self._invocations.left_s(told)
         self._timer = asyncio.get_running_loop().call_later(left_s, self._at_deadline)
         return self._calling.call
+
+    def begins(self, nbytes: int) -> None:
+        self._answer_nbytes = nbytes
 
     def answered(
         self, call: Invocation, problem: dict[str, Any] | None, polled: bool, read_nbytes: int

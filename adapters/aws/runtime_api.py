@@ -128,6 +128,17 @@ class Line:
             self._poll = expected.pop()
         return Answer(unacknowledged, expected[0]) if unacknowledged else None
 
+    def complete_poll(self, nbytes: int) -> None:
+        """Write what lacks of the poll behind an answer that was written to the end.
+
+        nbytes: all that was written since ``lend``, with the answer, but without the poll.
+        """
+        counts = self._wire.counts() if self._wire is not None else None
+        if self._wire is not None and counts is not None:
+            begun = counts.written - self._counts.written - nbytes
+            if 0 <= begun < len(self._poll_request):
+                self._wire.write(self._poll_request[begun:])
+
     async def regain_answer(self, limit_s: float, *, polled: bool) -> bool:
         """After ``lend``, of a process that has ended in its answer: whether the API has taken that.
 

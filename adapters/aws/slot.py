@@ -8,10 +8,12 @@ import contextlib
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from zerowake.adapters.aws.messages import (
     MARGIN_S,
+    RESPONSE_NBYTES,
     Event,
     error_request,
     next_request,
@@ -23,8 +25,8 @@ from zerowake.runtime.invocation import Invocation
 
 READ_NBYTES = 1 << 18
 WAIT_NBYTES = 1 << 15  # of a call that is not complete
-# What a connection takes at once, with the poll behind it. Of an answer that goes out in pieces nobody
-# could tell whether the poll did, if this process ended meanwhile: the gateway sends it.
+# What a connection takes at once, with the poll behind it. The length of an answer that may go out in
+# pieces is told before: nobody could say else how much of the poll did, if this process ended meanwhile.
 SEND_NBYTES = 1 << 15
 SEND_S = 30.0  # for the API to take in an answer
 
@@ -47,6 +49,7 @@ class Slot:
         self.sent_nbytes = self.read_nbytes = 0
         self.refused: dict[str, Any] | None = None
         self.over = False
+        self.begins: Callable[[int], None] = lambda nbytes: None
         self._host = address
         self._function = function
         self._content_type = content_type
@@ -133,7 +136,11 @@ class Slot:
         raise NotImplementedError("a function that yields is not lent slots")
 
     def finish(self, result: bytes | None = None) -> None:
+        """Answer, unless it is too large: what has an event still is answered by the gateway."""
         assert self._given is not None and result is not None
+        if len(result) > RESPONSE_NBYTES:
+            self.over = True
+            return
         self._answer(response_request(self._host, self._given, result, self._content_type))
 
     def fail(self, problem: dict[str, object]) -> None:
@@ -155,12 +162,12 @@ class Slot:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, nbytes + 1)
 
     def _answer(self, request: bytes) -> None:
-        """Unless it is too large or too late: what has an event still is answered by the gateway."""
         assert self._given is not None
-        late = time.time() >= self._given.deadline_s - MARGIN_S
-        if late or len(request) > SEND_NBYTES:
+        if time.time() >= self._given.deadline_s - MARGIN_S:  # the gateway answers
             self.over = True
             return
+        if len(request) > SEND_NBYTES:
+            self.begins(len(request))
         self.event, self.unacknowledged = b"", request
         self.polled = self.polls_on
         try:

@@ -119,6 +119,8 @@ class Instance:
             case "recalled":
                 for slot in header["slots"]:
                     self.lent[slot].recalled()
+            case "begins":
+                self.lent[header["slot"]].begins(header["nbytes"])
             case "refused":
                 self.lent[header["slot"]].refused(header["status"], header["said"])
             case "handed":

@@ -137,6 +137,9 @@ class Lease(Protocol):
         """
         ...
 
+    def begins(self, nbytes: int) -> None:
+        """It begins to answer, with so many bytes: more than may go out at once."""
+
     def answered(
         self, call: Invocation, problem: dict[str, Any] | None, polled: bool, read_nbytes: int
     ) -> None:

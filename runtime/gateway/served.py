@@ -342,7 +342,7 @@ class Served:
                 if runs := header["runs"]:
                     self._watch_time(instance)
                     self._metrics.observe_batch(self.name, len(runs))
-            case "handed" | "refused" | "recalled":
+            case "handed" | "refused" | "recalled" | "begins":
                 instance.slot_told(frame)
                 self._advance()
             case "began":

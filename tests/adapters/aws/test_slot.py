@@ -17,7 +17,6 @@ EVENT = (
 def test_nothing_can_be_sent_behind_a_part_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway, which has the connection too, sends it again on another one."""
     monkeypatch.setattr(slots, "SEND_S", 0.05)
-    monkeypatch.setattr(slots, "SEND_NBYTES", 8 << 20)  # as if the connection were full already
     theirs, platform = socket.socketpair()
     with theirs, platform:
         slot = Slot(1, os.dup(theirs.fileno()), address="h:1", function="f", content_type="t")
