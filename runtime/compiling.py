@@ -298,11 +298,11 @@ def _compile(path: Path, out: Path, dtype: str | None, told: dict[str, Any]) -> 
             each.is_probe = False
         with contextlib.suppress(Exception):  # examples need not fit together
             Executor(function, target).answer(list(islice(cycle(bodies), count)))
+    from zerowake.snapshot import toolchain
     from zerowake.snapshot.compile import compile_module
-    from zerowake.snapshot.toolchain import remembered
 
     modules, left = [], []
-    with remembered(state.state_dir() / "compiler"):
+    with toolchain.remembered(toolchain.home()):
         for each in calls:
             try:
                 modules.append(compile_module(each, out, dtype))

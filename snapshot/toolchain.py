@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from unittest.mock import patch
 
-from zerowake.snapshot import publish
+from zerowake.snapshot import publish, state
 
 _MOST_HEADERS = 4  # of 150 MB; one form uses two of them, or four
 # What torch 2.11 to 2.13 have; with another one, each form begins anew.
@@ -25,6 +25,11 @@ _OF_ISA = (
     "VecISA.build_arch_flags",
     "_get_isa_dry_compile_fingerprint",
 )
+
+
+def home() -> Path:
+    """The folder of this user. Raises SnapshotError, NoState, as ``state_dir``."""
+    return state.state_dir() / "compiler"
 
 
 @contextmanager

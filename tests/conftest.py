@@ -56,10 +56,9 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def toolchain() -> Iterator[None]:
     """For tests that compile in their own process: what all processes of one run have seen already."""
-    from zerowake.snapshot.state import state_dir
-    from zerowake.snapshot.toolchain import remembered
+    from zerowake.snapshot.toolchain import home, remembered
 
-    with remembered(state_dir() / "compiler"):
+    with remembered(home()):
         yield
 
 

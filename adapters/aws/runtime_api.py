@@ -108,16 +108,13 @@ class Line:
 
     def was_written(self, nbytes: int) -> bool:
         """Whether something was written to it since ``lend`` beyond ``nbytes``, as far as is known."""
-        counts = self._wire.counts() if self._wire is not None else None
-        return counts is None or counts.written != self._counts.written + nbytes
+        since = self._since_lent()
+        return since is None or since.written != nbytes
 
     def was_read(self, nbytes: int) -> bool:
         """Whether more than ``nbytes`` were taken out of it since ``lend``."""
-        counts = self._wire.counts() if self._wire is not None else None
-        read_nbytes = self._counts.read + nbytes
-        return (
-            counts is not None and counts.read > read_nbytes + 1
-        )  # the connection's end counts as one
+        since = self._since_lent()
+        return since is not None and since.read > nbytes + 1  # the connection's end counts as one
 
     def regain(self, *, polled: bool, unacknowledged: bytes = b"") -> Answer | None:
         """After ``lend``, as ``Lease.handed`` tells it: the answer that is to be ``taken``, if any."""
@@ -133,11 +130,18 @@ class Line:
 
         nbytes: all that was written since ``lend``, with the answer, but without the poll.
         """
-        counts = self._wire.counts() if self._wire is not None else None
-        if self._wire is not None and counts is not None:
-            begun = counts.written - self._counts.written - nbytes
+        if self._wire is not None and (since := self._since_lent()) is not None:
+            begun = since.written - nbytes
             if 0 <= begun < len(self._poll_request):
                 self._wire.write(self._poll_request[begun:])
+
+    def _since_lent(self) -> Counts | None:
+        """What was written to it and read from it since ``lend``; None where that is not known."""
+        counts = self._wire.counts() if self._wire is not None else None
+        if counts is None:
+            return None
+        before = self._counts
+        return Counts(counts.written - before.written, counts.read - before.read)
 
     async def regain_answer(self, limit_s: float, *, polled: bool) -> bool:
         """After ``lend``, of a process that has ended in its answer: whether the API has taken that.
